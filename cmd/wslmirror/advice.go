@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+const defaultInterface = "loopback0"
+
+// surroundings is what an ordinary user can see of where he is.
+type surroundings struct {
+	wsl bool
+	// mode is WSL's networking mode as wslinfo prints it, "" if it is unknown.
+	mode string
+	link bool
+	// systemd says that systemd is the init of this distribution.
+	systemd bool
+}
+
+// lookAround finds out where this is. It may run wslinfo, which is a program of
+// Windows behind WSL's interop, so the daemon must never call it.
+func lookAround(iface string) surroundings {
+	var s surroundings
+	info, err := exec.LookPath("wslinfo")
+	release := strings.ToLower(kernelRelease())
+	s.wsl = err == nil || strings.Contains(release, "microsoft") || strings.Contains(release, "wsl")
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		out, _ := exec.CommandContext(ctx, info, "--networking-mode").Output()
+		s.mode = strings.TrimSpace(string(out))
+	}
+	s.link = linkIndex(iface) != 0
+	_, err = os.Stat("/run/systemd/system") // sd_booted(3)
+	s.systemd = err == nil
+	return s
+}
+
+// linkIndex is the index of the link of that name, or 0.
+func linkIndex(name string) int {
+	l, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return l.Index
+}
+
+const (
+	adviceNotWSL = `  This is not WSL: there is nothing for wslmirror to repair.
+`
+	adviceNAT = `  The networking mode is %MODE%, where Windows passes localhost on by itself:
+  there is nothing for wslmirror to repair. For the mirrored mode, write in
+  %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
+      [wsl2]
+      networkingMode=mirrored
+`
+	adviceMissing = `  The networking mode is mirrored, but there is no loopback0: WSL's network is not
+  up. If it stays so, run 'wsl --shutdown' in Windows and start WSL again.
+`
+	adviceStart = `  This is mirrored networking, so a port that a container publishes may not
+  answer on localhost in Windows. To start wslmirror, now and at every boot:
+      sudo systemctl enable --now wslmirror
+`
+	adviceStartByHand = `  This is mirrored networking, so a port that a container publishes may not
+  answer on localhost in Windows. This distribution runs without systemd. Either
+  turn it on, in /etc/wsl.conf, and then run 'wsl --shutdown' in Windows:
+      [boot]
+      systemd=true
+  or start wslmirror by hand:
+      sudo wslmirror run
+`
+	adviceStandby = `  Nothing to do: all distributions of the VM share one network, and the wslmirror
+  of another one looks after it. If that one ends, this one takes over at once.
+`
+	adviceError = `  It keeps trying. Its log says more:
+      journalctl -u wslmirror -e
+`
+	adviceElsewhere = `  The daemon sees %LINK%, but here there is none: this command runs in another
+  network namespace than the daemon.
+`
+)
+
+// advice says what to do, "" if there is nothing to say.
+func advice(s status.Snapshot, here surroundings) string {
+	elsewhere := strings.ReplaceAll(adviceElsewhere, "%LINK%", clean(s.Interface.Name))
+	switch {
+	case s.State == status.Active && !here.link:
+		return elsewhere
+	case s.State == status.Active:
+		return ""
+	case s.State == status.Error:
+		return adviceError
+	case s.State == status.Standby:
+		return adviceStandby
+	case !here.wsl && !here.link:
+		return adviceNotWSL
+	case here.link && s.State == status.Waiting:
+		return "" // it has come in this very moment
+	case here.link && here.systemd:
+		return adviceStart
+	case here.link:
+		return adviceStartByHand
+	case here.mode == "mirrored":
+		return adviceMissing
+	default:
+		mode := here.mode
+		if mode == "" {
+			mode = "not mirrored"
+		}
+		return strings.ReplaceAll(adviceNAT, "%MODE%", clean(mode))
+	}
+}

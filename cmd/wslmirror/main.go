@@ -1,0 +1,125 @@
+// Command wslmirror makes 127.0.0.1 mean the same in Windows and in Linux, in
+// WSL2's mirrored networking mode.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// version is stamped by the linker: -ldflags "-X main.version=1.2.3".
+var version = "devel"
+
+// The exit codes.
+const (
+	exitOK        = 0
+	exitFailure   = 1
+	exitUsage     = 2
+	exitNotActive = 3
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// A verb is one of the program's commands. It returns the exit code.
+type verb struct {
+	name string
+	run  func(args []string, stdout io.Writer) (int, error)
+}
+
+var verbs = []verb{
+	{"run", runDaemon},
+	{"status", showStatus},
+	{"cleanup", cleanup},
+	{"version", printVersion},
+	{"help", printHelp},
+}
+
+// run is main without the process: it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	code, err := dispatch(args, stdout)
+	if err == nil {
+		return code
+	}
+	fmt.Fprintf(stderr, "wslmirror: %v\n", err)
+	var h hinted
+	if errors.As(err, &h) {
+		fmt.Fprintf(stderr, "hint: %s\n", h.hint)
+	}
+	return code
+}
+
+func dispatch(args []string, stdout io.Writer) (int, error) {
+	if len(args) == 0 {
+		return exitUsage, usageError("a command is missing")
+	}
+	name, args := args[0], args[1:]
+	switch name {
+	case "--help", "-help", "-h":
+		name = "help"
+	case "--version", "-version":
+		name = "version"
+	}
+	for _, v := range verbs {
+		if v.name == name {
+			return v.run(args, stdout)
+		}
+	}
+	if strings.HasPrefix(name, "-") {
+		return exitUsage, usageError("flag %s has no place before the command", name)
+	}
+	return exitUsage, usageError("there is no command %q", name)
+}
+
+// hinted is an error with what the user can do about it.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+func usageError(format string, args ...any) error {
+	return hinted{fmt.Errorf(format, args...), "see 'wslmirror help'"}
+}
+
+// parse parses the arguments of a verb, which takes flags only.
+func parse(flags *flag.FlagSet, args []string) error {
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	if err := flags.Parse(args); err != nil {
+		return hinted{err, "see 'wslmirror help'"}
+	}
+	if flags.NArg() > 0 {
+		return usageError("%s takes no argument %q", flags.Name(), flags.Arg(0))
+	}
+	return nil
+}
+
+func printVersion(args []string, stdout io.Writer) (int, error) {
+	if err := parse(flag.NewFlagSet("version", flag.ContinueOnError), args); err != nil {
+		return usageExit(err, stdout)
+	}
+	fmt.Fprintf(stdout, "wslmirror %s\n", version)
+	return exitOK, nil
+}
+
+func printHelp(args []string, stdout io.Writer) (int, error) {
+	if err := parse(flag.NewFlagSet("help", flag.ContinueOnError), args); err != nil {
+		return usageExit(err, stdout)
+	}
+	fmt.Fprint(stdout, usage)
+	return exitOK, nil
+}
+
+// usageExit answers a failed parse: --help is a question, not a mistake.
+func usageExit(err error, stdout io.Writer) (int, error) {
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(stdout, usage)
+		return exitOK, nil
+	}
+	return exitUsage, err
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+func showStatus(args []string, stdout io.Writer) (int, error) {
+	flags := flag.NewFlagSet("status", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	if err := parse(flags, args); err != nil {
+		return usageExit(err, stdout)
+	}
+	s, err := current(*dir)
+	if err != nil {
+		return exitFailure, hinted{err, "ask the service manager: systemctl status wslmirror"}
+	}
+	if *asJSON {
+		out := json.NewEncoder(stdout)
+		out.SetIndent("", "  ")
+		err = out.Encode(s)
+	} else {
+		err = printStatus(stdout, s, lookAround(s.Interface.Name))
+	}
+	if err != nil {
+		return exitFailure, fmt.Errorf("print: %w", err)
+	}
+	switch s.State {
+	case status.Active:
+		return exitOK, nil
+	case status.Error:
+		return exitFailure, nil
+	}
+	return exitNotActive, nil
+}
+
+// staleAfter is the age at which a snapshot is not believed, though the daemon
+// has just been asked for a new one.
+const staleAfter = time.Minute
+
+// current is the state now, by the word of the daemon that publishes in dir.
+func current(dir string) (status.Snapshot, error) {
+	switch err := status.Refresh(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return stopped(), nil
+	case errors.Is(err, status.ErrSilent):
+		s, readErr := status.Read(dir)
+		if readErr != nil {
+			s = stopped()
+		}
+		s.State, s.Reason = status.Error, err.Error()
+		return s, nil
+	case err != nil:
+		return status.Snapshot{}, err
+	}
+	s, err := status.Read(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return stopped(), nil // it has stopped in this very moment
+	}
+	if err != nil {
+		return status.Snapshot{}, err
+	}
+	if age := time.Since(s.Updated); age > staleAfter {
+		s.State = status.Error
+		s.Reason = fmt.Sprintf("the daemon runs, but last published its state %s ago", age.Round(time.Second))
+	}
+	return s, nil
+}
+
+// stopped is the state where there is no daemon.
+func stopped() status.Snapshot {
+	s := status.Snapshot{
+		State:     status.Stopped,
+		Interface: status.Interface{Name: defaultInterface},
+		Table:     status.Table{Family: nft.TableFamily, Name: nft.TableName},
+		Ports:     []status.Port{},
+		Path:      "proxy",
+		Version:   version,
+	}
+	s.Interface.Index = linkIndex(defaultInterface)
+	s.Interface.Present = s.Interface.Index != 0
+	return s
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// printStatus prints s for people: the state, the way of a packet, the figures,
+// and what to do if all is not well.
+func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
+	var b bytes.Buffer
+	mark := map[status.State]string{status.Active: "●", status.Error: "✗"}[s.State]
+	if mark == "" {
+		mark = "○"
+	}
+	fmt.Fprintf(&b, "%s %s: %s\n", mark, s.State, clean(s.Sentence()))
+	if s.State == status.Active {
+		fmt.Fprintf(&b, `
+  Windows              Linux
+  localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ 127.0.0.1:PORT
+                                  (before the engines' own rules)
+`, clean(s.Interface.Name))
+	}
+	fmt.Fprintln(&b)
+	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	if s.Interface.Present {
+		row("interface", "%s, index %d", clean(s.Interface.Name), s.Interface.Index)
+	} else {
+		row("interface", "%s, not there", clean(s.Interface.Name))
+	}
+	if s.Table.Installed {
+		row("table", "%s %s, installed", clean(s.Table.Family), clean(s.Table.Name))
+		row("counted", "%d new connections, %s in their first packets", s.Rule.Packets, bytesText(s.Rule.Bytes))
+		row("path", "%s", clean(s.Path))
+	}
+	if !s.Since.IsZero() {
+		row("since", "%s (%s)", s.Since.Local().Format("2006-01-02 15:04:05"), ago(time.Since(s.Since)))
+	}
+	row("version", "%s", clean(s.Version))
+	t.Flush()
+	if a := advice(s, here); a != "" {
+		fmt.Fprintf(&b, "\n%s", a)
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// clean makes what came from elsewhere fit for a terminal: no control
+// characters reach it.
+func clean(s string) string {
+	return string(bytes.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, []byte(s)))
+}
+
+func bytesText(n uint64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1000*1000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1000)
+	case n < 1000*1000*1000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}
+
+func ago(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "in the future: the clock was set" // the VM's clock can jump
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+}

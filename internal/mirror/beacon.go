@@ -1,0 +1,56 @@
+package mirror
+
+import (
+	"io"
+	"net"
+)
+
+// beaconName is an abstract unix socket. Such names belong to the network
+// namespace (unix(7)), which the distributions of one WSL VM share, though they
+// share no files and no process IDs.
+//
+// Whoever owns the table listens there, and the others connect and wait for the
+// connection to end. They need it because the kernel sends no event when it
+// removes a table whose owner has died. It accepts no connection and reads
+// nothing: to hang in the backlog is enough to notice the end.
+//
+// It decides nothing. If somebody else listens there, or nobody, the others
+// find out by the resync.
+const beaconName = "@wslmirror"
+
+// lightBeacon listens.
+func lightBeacon() (io.Closer, error) { return net.Listen("unix", beaconName) }
+
+// A beaconWatch is a connection to somebody else's beacon.
+type beaconWatch struct {
+	conn net.Conn
+	done chan struct{}
+}
+
+// watchBeacon connects, and calls gone when the connection has ended, by
+// whichever side.
+func watchBeacon(gone func()) (*beaconWatch, error) {
+	conn, err := net.Dial("unix", beaconName)
+	if err != nil {
+		return nil, err
+	}
+	w := &beaconWatch{conn: conn, done: make(chan struct{})}
+	go func() {
+		conn.Read(make([]byte, 1))
+		close(w.done)
+		gone()
+	}()
+	return w, nil
+}
+
+// over reports whether the connection has ended.
+func (w *beaconWatch) over() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *beaconWatch) close() { w.conn.Close() }

@@ -1,0 +1,178 @@
+// Package mirror is the daemon: it observes the kernel, decides what should be
+// there, and applies the difference.
+//
+// It holds no state of its own that matters. Events only wake it; each time it
+// reads everything again. So it does not matter which events were lost, in
+// which order they came, or what was changed behind its back.
+package mirror
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// The daemon's times. A backOff is the pause after a failed pass and doubles
+// from the first value to the last.
+const (
+	resync       = 5 * time.Minute
+	firstBackOff = 10 * time.Millisecond
+	lastBackOff  = 30 * time.Second
+)
+
+// Under a storm of events at most passesPerSecond readings are made, after a
+// burst that is done at once: a container's start is a handful of events, and
+// its user should not wait.
+const (
+	passesPerSecond = 4
+	burst           = 10
+)
+
+// Config is what a Daemon is told.
+type Config struct {
+	// Interface is the link by which Windows' localhost traffic comes.
+	Interface string
+	Log       logrus.FieldLogger
+	// Publish is told the outcome of every pass.
+	Publish func(status.Snapshot)
+	// Alive is called every AliveEvery from the loop itself, so that a watchdog
+	// sees a loop that hangs. 0 turns it off.
+	Alive      func()
+	AliveEvery time.Duration
+}
+
+// A Daemon is one run of the loop.
+type Daemon struct {
+	cfg     Config
+	watcher *netwatch.Watcher
+	kernel  kernel
+	asking  chan chan<- struct{}
+	last    status.Snapshot
+	backOff time.Duration
+}
+
+// kernel is what the loop does to the system, apart from it so that the loop's
+// timing can be tested without a system.
+type kernel interface {
+	// observe reads what is there.
+	observe() (Observed, error)
+	// apply makes it so, or returns errLost.
+	apply(Observed, Desired) error
+	// undo takes away all that apply has made.
+	undo() error
+}
+
+// errLost says that another daemon owns the table, and that its end will not
+// wake this one: look again soon.
+var errLost = errors.New("another wslmirror owns the table")
+
+// New makes a Daemon.
+func New(cfg Config) *Daemon {
+	watcher := netwatch.NewWatcher(sources()...)
+	watcher.Broken = func(source string, err error) {
+		cfg.Log.WithError(err).WithField("source", source).Warn("events were lost, subscribing again")
+	}
+	return newDaemon(cfg, watcher, &system{iface: cfg.Interface, log: cfg.Log, wake: watcher.Wake})
+}
+
+func newDaemon(cfg Config, watcher *netwatch.Watcher, k kernel) *Daemon {
+	return &Daemon{cfg: cfg, watcher: watcher, kernel: k, asking: make(chan chan<- struct{})}
+}
+
+// Run keeps the kernel as it should be until ctx is done, and then undoes what
+// it has done. An error of the kernel does not end it: it tries again, less and
+// less often, and whenever something changes. The error is that of undoing.
+//
+// All sockets are opened on the calling goroutine's thread.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.watcher.Close()
+	limit := rate.NewLimiter(passesPerSecond, burst)
+	again := time.NewTimer(0)
+	defer again.Stop()
+	var alive <-chan time.Time
+	if d.cfg.AliveEvery > 0 {
+		t := time.NewTicker(d.cfg.AliveEvery)
+		defer t.Stop()
+		alive = t.C
+	}
+	for {
+		var asking []chan<- struct{}
+		select {
+		case <-ctx.Done():
+			return d.kernel.undo()
+		case <-alive:
+			d.cfg.Alive()
+			continue
+		case <-d.watcher.C():
+		case <-again.C:
+		case a := <-d.asking:
+			asking = append(asking, a)
+		}
+		if err := limit.Wait(ctx); err != nil {
+			continue // done
+		}
+		asking = append(asking, d.pending()...)
+		again.Reset(d.pass())
+		for _, a := range asking {
+			close(a)
+		}
+	}
+}
+
+// pending takes the requests that this pass will answer too.
+func (d *Daemon) pending() (asking []chan<- struct{}) {
+	for {
+		select {
+		case a := <-d.asking:
+			asking = append(asking, a)
+		default:
+			return asking
+		}
+	}
+}
+
+// Refresh returns when the kernel has been read anew and published, or when ctx
+// is done.
+func (d *Daemon) Refresh(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case d.asking <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// pass looks once and returns how long to wait for the next look, if no event
+// comes before.
+func (d *Daemon) pass() time.Duration {
+	// Subscribe before reading, or a change between the two goes unseen.
+	err := d.watcher.Subscribe()
+	obs, observeErr := d.kernel.observe()
+	want, lost := Desired{}, false
+	if observeErr == nil {
+		want = decide(obs)
+		applyErr := d.kernel.apply(obs, want)
+		if lost = errors.Is(applyErr, errLost); lost {
+			want, applyErr = Desired{State: status.Standby}, nil
+		}
+		err = errors.Join(err, applyErr)
+	}
+	err = errors.Join(err, observeErr)
+	d.publish(obs, want, err)
+	if err != nil || lost {
+		d.backOff = min(max(2*d.backOff, firstBackOff), lastBackOff)
+		return d.backOff
+	}
+	d.backOff = 0
+	return resync
+}

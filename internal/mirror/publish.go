@@ -1,0 +1,51 @@
+package mirror
+
+import (
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// publish tells the outcome of a pass to Config.Publish, and to the log if it
+// is another one than the last time.
+func (d *Daemon) publish(obs Observed, want Desired, err error) {
+	now := time.Now()
+	s := status.Snapshot{
+		State: want.State,
+		Interface: status.Interface{
+			Name: d.cfg.Interface, Index: obs.Link.Index, Present: obs.Link.Present(),
+		},
+		Path:    "proxy",
+		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: want.Table != nil && err == nil},
+		Rule:    status.Rule{Packets: obs.Kernel.Packets, Bytes: obs.Kernel.Bytes},
+		Since:   d.last.Since,
+		Updated: now,
+	}
+	if !obs.Ours {
+		s.Rule = status.Rule{} // what another daemon has counted
+	}
+	if err != nil {
+		s.State = status.Error
+		s.Reason = strings.ReplaceAll(err.Error(), "\n", "; ") // joined errors
+	}
+	if s.State != d.last.State {
+		s.Since = now
+	}
+	if s.State != d.last.State || s.Reason != d.last.Reason || s.Interface != d.last.Interface {
+		log := d.cfg.Log.WithFields(logrus.Fields{"state": s.State, "interface": s.Interface.Name})
+		if s.Interface.Present {
+			log = log.WithField("index", s.Interface.Index)
+		}
+		if err != nil {
+			log.WithError(err).Error("could not look or could not repair, trying again")
+		} else {
+			log.Info(s.Sentence())
+		}
+	}
+	d.last = s
+	d.cfg.Publish(s)
+}

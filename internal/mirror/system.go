@@ -1,0 +1,141 @@
+package mirror
+
+import (
+	"errors"
+	"io"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// sources is what wakes the daemon.
+func sources() []netwatch.Source {
+	return []netwatch.Source{
+		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
+		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
+		netwatch.ClockSet(),
+	}
+}
+
+// system is the real kernel.
+type system struct {
+	iface string
+	log   logrus.FieldLogger
+	wake  func()
+
+	holder *nft.Holder
+	beacon io.Closer    // lit while we own the table
+	watch  *beaconWatch // on the beacon of the daemon that owns it
+}
+
+func (s *system) observe() (Observed, error) {
+	if s.holder == nil {
+		var err error
+		if s.holder, err = nft.Open(); err != nil {
+			return Observed{}, err
+		}
+	}
+	link, err := netwatch.FindLink(s.iface)
+	if err != nil {
+		return Observed{}, err
+	}
+	kernel, err := nft.Read()
+	if err != nil {
+		return Observed{}, err
+	}
+	return Observed{Link: link, Kernel: kernel, Ours: kernel.Owner == s.holder.PortID()}, nil
+}
+
+func (s *system) apply(obs Observed, want Desired) error {
+	var err error
+	switch {
+	case want.Table != nil:
+		err = s.install(obs, *want.Table)
+	case obs.Ours:
+		err = s.holder.Remove()
+	}
+	if errors.Is(err, nft.ErrOwned) {
+		return errLost
+	}
+	if err != nil {
+		// Whatever became of the table, the kernel forgets it with its socket.
+		return errors.Join(err, s.release())
+	}
+	s.showBeacon(want.Table != nil)
+	return s.watchBeacon(want.State == status.Standby)
+}
+
+// install puts t into the kernel if it is not there already.
+func (s *system) install(obs Observed, t nft.Table) error {
+	if obs.Ours && obs.Kernel.Table.Equal(t) {
+		return nil
+	}
+	if err := s.holder.Replace(t, obs.Kernel); err != nil {
+		return err
+	}
+	log := s.log.WithFields(logrus.Fields{"interface": obs.Link.Name, "index": obs.Link.Index})
+	log.Debug("installed the table")
+	// Only now, because a flow that began before is not helped by the rule, and
+	// one that is forgotten before could begin again too early.
+	n, err := nft.ForgetFlows()
+	if err != nil {
+		// Without nf_conntrack_netlink: new flows work, old ones wait for their
+		// timeout. No reason to take the table away.
+		log.WithError(err).Warn("flows that began before now keep their old way until they time out")
+	} else if n > 0 {
+		log.WithField("flows", n).Info("freed flows that had been sent to a container")
+	}
+	return nil
+}
+
+// showBeacon lets the other daemons of this VM know whether we own the table.
+func (s *system) showBeacon(lit bool) {
+	switch {
+	case lit && s.beacon == nil:
+		var err error
+		if s.beacon, err = lightBeacon(); err != nil {
+			s.log.WithError(err).Debug("no beacon: another daemon would take over later than it could")
+		}
+	case !lit && s.beacon != nil:
+		s.beacon.Close()
+		s.beacon = nil
+	}
+}
+
+// watchBeacon watches for the end of the daemon that owns the table. It returns
+// errLost if it cannot be watched now.
+func (s *system) watchBeacon(on bool) error {
+	if s.watch != nil && (!on || s.watch.over()) {
+		s.watch.close()
+		s.watch = nil
+	}
+	if on && s.watch == nil {
+		var err error
+		if s.watch, err = watchBeacon(s.wake); err != nil {
+			s.log.WithError(err).Debug("no beacon of the daemon that serves")
+			return errLost
+		}
+	}
+	return nil
+}
+
+// release lets go of the table and then of the beacon, so that whoever sees the
+// beacon end finds the table gone.
+func (s *system) release() error {
+	var err error
+	if s.holder != nil {
+		err = s.holder.Close()
+		s.holder = nil
+	}
+	s.showBeacon(false)
+	return err
+}
+
+func (s *system) undo() error {
+	s.watchBeacon(false)
+	return s.release()
+}

@@ -1,0 +1,161 @@
+// Package status is what the daemon tells everybody: a snapshot in a file that
+// any user may read, and a socket by which any user may have it brought up to
+// date.
+package status
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// DefaultDir is the runtime directory of the service.
+const DefaultDir = "/run/wslmirror"
+
+// A State is what the daemon is doing.
+type State string
+
+// The states.
+const (
+	Active  State = "active"  // the rule is in the kernel
+	Waiting State = "waiting" // there is no loopback0
+	Standby State = "standby" // another wslmirror in this VM serves
+	Stopped State = "stopped" // no daemon is running
+	Error   State = "error"   // the daemon fails, and tries again
+)
+
+// A Snapshot is the state of the daemon at one moment. Its JSON form is an
+// interface: fields are added, never renamed or removed.
+type Snapshot struct {
+	State State `json:"state"`
+	// Reason says why the state is not active, if there is more to say.
+	Reason    string    `json:"reason,omitempty"`
+	Interface Interface `json:"interface"`
+	// Path is how a published port of an engine with a userland proxy is
+	// reached: "proxy" through the proxy.
+	Path  string `json:"path"`
+	Table Table  `json:"table"`
+	Rule  Rule   `json:"rule"`
+	// Ports are the ports that container engines publish.
+	Ports   []Port `json:"ports"`
+	Version string `json:"version"`
+	// PID is the daemon's, in its own PID namespace.
+	PID int `json:"pid,omitempty"`
+	// Since is when the state was entered, Updated when the kernel was last read.
+	Since   time.Time `json:"since,omitzero"`
+	Updated time.Time `json:"updated,omitzero"`
+}
+
+// An Interface is the link by which Windows' localhost traffic comes.
+type Interface struct {
+	Name    string `json:"name"`
+	Index   int    `json:"index"`
+	Present bool   `json:"present"`
+}
+
+// A Table names the nftables table and says whether this daemon has it in the
+// kernel.
+type Table struct {
+	Family    string `json:"family"`
+	Name      string `json:"name"`
+	Installed bool   `json:"installed"`
+}
+
+// A Rule is what the rule "mirrored" has counted. A nat rule sees the first
+// packet of each flow, so Packets counts connections.
+type Rule struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// A Port is a port that a container engine publishes.
+type Port struct {
+	Proto  string `json:"proto"`
+	Port   uint16 `json:"port"`
+	Target string `json:"target"`
+	Engine string `json:"engine"`
+	Path   string `json:"path"`
+}
+
+// Sentence says the state in one line, for people.
+func (s Snapshot) Sentence() string {
+	switch s.State {
+	case Active:
+		return fmt.Sprintf("Windows' localhost reaches published ports through %s", s.Interface.Name)
+	case Waiting:
+		return fmt.Sprintf("Waiting for %s: it exists only in mirrored networking mode", s.Interface.Name)
+	case Standby:
+		return "Standing by: another wslmirror in this VM serves"
+	case Stopped:
+		return "No wslmirror is running here"
+	default:
+		return "Failing: " + s.Reason
+	}
+}
+
+const (
+	fileName   = "status.json"
+	socketName = "wslmirror.sock"
+	// maxSize is far more than any snapshot has. A larger file is not ours.
+	maxSize = 8 << 20
+)
+
+// Write publishes s in dir. Readers see the old file or the new one.
+func Write(dir string, s Snapshot) error {
+	if s.Ports == nil {
+		s.Ports = []Port{} // an empty list, never null
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, "."+fileName+".new")
+	// O_NOFOLLOW is not needed: the directory belongs to the daemon.
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	// The umask of a service is 0022 or stricter, and any user may read this.
+	if err := os.Chmod(tmp, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, fileName))
+}
+
+// Remove takes the snapshot back. That there is none is not an error.
+func Remove(dir string) error {
+	if err := os.Remove(filepath.Join(dir, fileName)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Read reads the snapshot in dir. The error is fs.ErrNotExist where there is
+// none.
+func Read(dir string) (Snapshot, error) {
+	path := filepath.Join(dir, fileName)
+	f, err := os.Open(path)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return Snapshot{}, fmt.Errorf("%s is not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return Snapshot{}, err
+	}
+	if len(b) > maxSize {
+		return Snapshot{}, fmt.Errorf("%s is too large for a snapshot", path)
+	}
+	var s Snapshot
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Snapshot{}, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	return s, nil
+}

@@ -1,0 +1,71 @@
+package netwatch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Netlink is the events of netlink multicast groups, for example RTNLGRP_LINK
+// of NETLINK_ROUTE. Groups are numbers up to 32.
+func Netlink(name string, protocol int, groups ...uint) Source {
+	return Source{Name: name, Open: func() (Subscription, error) {
+		sock, err := nl.Subscribe(protocol, groups...)
+		if err != nil {
+			return nil, err
+		}
+		return netlinkEvents{sock}, nil
+	}}
+}
+
+type netlinkEvents struct{ sock *nl.NetlinkSocket }
+
+func (e netlinkEvents) Wait() error {
+	_, _, err := e.sock.Receive()
+	if errors.Is(err, unix.ENOBUFS) {
+		// Events were lost because too many came at once. The socket stays
+		// usable (netlink(7)), and "look again" is the right answer to a lost
+		// event as to any other.
+		return nil
+	}
+	return err
+}
+
+func (e netlinkEvents) Close() error {
+	e.sock.Close()
+	return nil
+}
+
+// ClockSet is the event that the wall clock was set, which is also what a
+// system sees that has just resumed: while Windows slept, the VM did too, and
+// timers that count awake time know nothing of it.
+func ClockSet() Source {
+	return Source{Name: "the clock", Open: func() (Subscription, error) {
+		fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+		if err != nil {
+			return nil, fmt.Errorf("timerfd_create: %w", err)
+		}
+		// The timer itself never fires. It is armed because only an armed one
+		// is cancelled when the clock jumps (timerfd_create(2)).
+		never := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}} // the year 2242
+		err = unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil)
+		if err != nil {
+			unix.Close(fd)
+			return nil, fmt.Errorf("timerfd_settime: %w", err)
+		}
+		return clockEvents{os.NewFile(uintptr(fd), "timerfd")}, nil
+	}}
+}
+
+type clockEvents struct{ *os.File }
+
+func (c clockEvents) Wait() error {
+	_, err := c.Read(make([]byte, 8))
+	if errors.Is(err, unix.ECANCELED) {
+		return nil // the clock was set; the timer stays armed
+	}
+	return err
+}

@@ -1,0 +1,52 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// What Check can find wanting.
+var (
+	ErrPermission = errors.New("no permission to change nftables (CAP_NET_ADMIN)")
+	ErrNoNFTables = errors.New("this kernel has no nf_tables")
+	ErrNoOwner    = errors.New("this kernel's nf_tables has no table ownership (Linux 5.12)")
+)
+
+// Check finds out whether the kernel and this process's rights allow what this
+// package does. The error is one of the above where it is known why they don't.
+// It leaves nothing behind.
+func Check() error { return check() }
+
+func check(opts ...nftables.ConnOption) error {
+	conn, err := nftables.New(append(opts, nftables.AsLasting())...)
+	if err != nil {
+		return missing(err, ErrNoNFTables)
+	}
+	defer conn.CloseLasting()
+	if _, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4); err != nil {
+		return missing(err, ErrNoNFTables)
+	}
+	// One transaction that makes a table and removes it again: nobody sees it.
+	t := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
+	conn.AddTable(t)
+	conn.DelTable(t)
+	return missing(conn.Flush(), ErrNoOwner)
+}
+
+// missing names what err means, where the kernel's way to say "I have no such
+// thing" (EINVAL from nfnetlink_rcv_msg, EOPNOTSUPP from nf_tables_newtable,
+// EPROTONOSUPPORT from socket(2)) would mean nothing to a user.
+func missing(err, what error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return ErrPermission
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%w: %w", what, err)
+	case err != nil:
+		return fmt.Errorf("use nftables: %w", err)
+	}
+	return nil
+}

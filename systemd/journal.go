@@ -1,0 +1,75 @@
+package systemd
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/sirupsen/logrus"
+)
+
+// LogToJournal makes l write to the journal, with its fields as the journal's
+// own, if standard error leads there. Elsewhere l stays as it is.
+func LogToJournal(l *logrus.Logger) {
+	if ok, err := journal.StderrIsJournalStream(); err != nil || !ok {
+		return
+	}
+	if !journal.Enabled() {
+		// Only the stream is there, and the journal knows the time by itself.
+		l.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true})
+		return
+	}
+	l.AddHook(journalHook{journal.Send})
+	l.SetOutput(io.Discard)
+}
+
+type journalHook struct {
+	send func(message string, p journal.Priority, vars map[string]string) error
+}
+
+func (journalHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (h journalHook) Fire(e *logrus.Entry) error {
+	message := e.Message
+	vars := make(map[string]string, len(e.Data)+1)
+	// systemd shows what was logged under this name, whatever the binary's is.
+	vars["SYSLOG_IDENTIFIER"] = "wslmirror"
+	for key, value := range e.Data {
+		vars[fieldName(key)] = fmt.Sprint(value)
+		if key == logrus.ErrorKey {
+			// journalctl does not show fields, and an error is worth seeing.
+			message += ": " + fmt.Sprint(value)
+		}
+	}
+	return h.send(message, priority(e.Level), vars)
+}
+
+// fieldName is key as the journal takes it: upper-case letters, digits and
+// underscores, not beginning with an underscore (systemd.journal-fields(7)). The
+// prefix keeps clear of the names that systemd gives a meaning to.
+func fieldName(key string) string {
+	return "WSLMIRROR_" + strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, key)
+}
+
+func priority(l logrus.Level) journal.Priority {
+	switch l {
+	case logrus.PanicLevel, logrus.FatalLevel:
+		return journal.PriCrit
+	case logrus.ErrorLevel:
+		return journal.PriErr
+	case logrus.WarnLevel:
+		return journal.PriWarning
+	case logrus.InfoLevel:
+		return journal.PriInfo
+	}
+	return journal.PriDebug
+}
