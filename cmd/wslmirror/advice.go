@@ -78,8 +78,9 @@ const (
 	adviceStandby = `  Nothing to do: all distributions of the VM share one network, and the wslmirror
   of another one looks after it. If that one ends, this one takes over at once.
 `
-	adviceError = `  It keeps trying. Its log says more:
+	adviceError = `  Its log says more, and it can be started anew:
       journalctl -u wslmirror -e
+      sudo systemctl restart wslmirror
 `
 	adviceElsewhere = `  The daemon sees %LINK%, but here there is none: this command runs in another
   network namespace than the daemon.

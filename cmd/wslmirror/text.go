@@ -18,7 +18,7 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	if mark == "" {
 		mark = "○"
 	}
-	fmt.Fprintf(&b, "%s %s: %s\n", mark, s.State, clean(s.Sentence()))
+	fmt.Fprintf(&b, "%s %s: %s\n", mark, clean(string(s.State)), clean(s.Sentence()))
 	if s.State == status.Active {
 		fmt.Fprintf(&b, `
   Windows              Linux

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // DefaultDir is the runtime directory of the service.
@@ -115,7 +117,6 @@ func Write(dir string, s Snapshot) error {
 		return err
 	}
 	tmp := filepath.Join(dir, "."+fileName+".new")
-	// O_NOFOLLOW is not needed: the directory belongs to the daemon.
 	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
 		return err
 	}
@@ -138,7 +139,11 @@ func Remove(dir string) error {
 // none.
 func Read(dir string) (Snapshot, error) {
 	path := filepath.Join(dir, fileName)
-	f, err := os.Open(path)
+	// The directory may not be what it seems: follow no link, hang on no pipe.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return Snapshot{}, fmt.Errorf("%s is a link, not a snapshot", path)
+	}
 	if err != nil {
 		return Snapshot{}, err
 	}

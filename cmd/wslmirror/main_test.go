@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// call runs the program in this process.
+func call(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestUsageErrors(t *testing.T) {
+	tests := []struct {
+		args string
+		want string // in the first line on standard error
+	}{
+		{"", "a command is missing"},
+		{"start", `there is no command "start"`},
+		{"--json status", "flag --json has no place before the command"},
+		{"run --colour", "flag provided but not defined: -colour"},
+		{"run extra", `run takes no argument "extra"`},
+		{"run --interface=", "--interface: the name is empty"},
+		{"run --interface sixteen-bytes-xx", "at most 15"},
+		{"run --interface a/b", `must not contain '/'`},
+		{"run --path warp", `"warp"`},
+		{"run --repair=maybe", `"maybe"`},
+		{"run --log-level loud", `"loud" is not one of error, warning, info, debug`},
+		{"status --interface x", "not defined"},
+		{"status now", `status takes no argument "now"`},
+		{"version 2", "takes no argument"},
+		{"help me", "takes no argument"},
+		{"cleanup all", "takes no argument"},
+	}
+	for _, test := range tests {
+		code, stdout, stderr := call(strings.Fields(test.args)...)
+		lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+		if code != exitUsage || stdout != "" || len(lines) != 2 ||
+			!strings.HasPrefix(lines[0], "wslmirror: ") || !strings.Contains(lines[0], test.want) ||
+			!strings.HasPrefix(lines[1], "hint: ") {
+			t.Errorf("wslmirror %s: exit %d, stdout %q, stderr %q; want exit 2, one line with %q and a hint", test.args, code, stdout, stderr, test.want)
+		}
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	for _, args := range []string{"help", "--help", "-h", "run --help", "status -h", "version --help", "cleanup --help"} {
+		code, stdout, stderr := call(strings.Fields(args)...)
+		if code != exitOK || stdout != usage || stderr != "" {
+			t.Errorf("wslmirror %s: exit %d, stderr %q, stdout %.40q...", args, code, stderr, stdout)
+		}
+	}
+	for _, args := range []string{"version", "--version"} {
+		code, stdout, stderr := call(args)
+		if code != exitOK || stdout != "wslmirror "+version+"\n" || stderr != "" {
+			t.Errorf("wslmirror %s: exit %d, stdout %q, stderr %q", args, code, stdout, stderr)
+		}
+	}
+	for _, line := range strings.Split(usage, "\n") {
+		if n := len([]rune(line)); n > 100 {
+			t.Errorf("a line of the usage has %d characters: %s", n, line)
+		}
+	}
+	for _, v := range verbs {
+		if !strings.Contains(usage, "\n  "+v.name) {
+			t.Errorf("the usage does not name %s", v.name)
+		}
+	}
+}
+
+// publish plays a daemon that publishes s.
+func publish(t *testing.T, s status.Snapshot) (dir string) {
+	dir = t.TempDir()
+	err := status.Serve(t.Context(), dir, func(context.Context) {
+		if err := status.Write(dir, s); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestStatus(t *testing.T) {
+	now := time.Now()
+	snapshot := func(state status.State, reason string, updated time.Time) status.Snapshot {
+		return status.Snapshot{
+			State: state, Reason: reason, Path: "proxy", Version: "1.2.3",
+			Interface: status.Interface{Name: "loopback0", Index: 5, Present: true},
+			Table:     status.Table{Family: "ip", Name: "wslmirror", Installed: state == status.Active},
+			Rule:      status.Rule{Packets: 7, Bytes: 420},
+			Since:     now.Add(-3 * time.Hour), Updated: updated,
+		}
+	}
+	tests := map[string]struct {
+		snapshot status.Snapshot
+		code     int
+		state    status.State
+		text     []string
+	}{
+		"active": {snapshot(status.Active, "", now), exitOK, status.Active,
+			[]string{"● active: Windows' localhost reaches", "WSLPREROUTING", "ip wslmirror, installed", "7 new connections, 420 B", "3 h ago"}},
+		"waiting": {snapshot(status.Waiting, "", now), exitNotActive, status.Waiting,
+			[]string{"○ waiting: Waiting for loopback0"}},
+		"standby": {snapshot(status.Standby, "", now), exitNotActive, status.Standby,
+			[]string{"○ standby: Standing by", "Nothing to do"}},
+		"error": {snapshot(status.Error, "read chains: \x1b[31mbroken", now), exitFailure, status.Error,
+			[]string{"✗ error: Failing: read chains: ?[31mbroken", "journalctl -u wslmirror"}},
+		"stale": {snapshot(status.Active, "", now.Add(-time.Hour)), exitFailure, status.Error,
+			[]string{"✗ error", "1h0m0s ago"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := publish(t, test.snapshot)
+			code, stdout, stderr := call("status", "--runtime-dir", dir)
+			if code != test.code || stderr != "" {
+				t.Errorf("exit %d, stderr %q; want exit %d", code, stderr, test.code)
+			}
+			for _, want := range test.text {
+				if !strings.Contains(stdout, want) {
+					t.Errorf("does not say %q:\n%s", want, stdout)
+				}
+			}
+			if strings.Contains(stdout, "\x1b") {
+				t.Errorf("lets a control character through:\n%q", stdout)
+			}
+
+			code, stdout, stderr = call("status", "--json", "--runtime-dir", dir)
+			var got status.Snapshot
+			if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+				t.Fatalf("%v in %s", err, stdout)
+			}
+			if code != test.code || stderr != "" || got.State != test.state || got.Interface != test.snapshot.Interface {
+				t.Errorf("--json: exit %d, stderr %q, %+v", code, stderr, got)
+			}
+			if !strings.Contains(stdout, `"ports": []`) {
+				t.Errorf("--json: no empty list of ports:\n%s", stdout)
+			}
+		})
+	}
+}
+
+func TestStatusWithoutADaemon(t *testing.T) {
+	dir := t.TempDir()
+	// A daemon that was killed has left its last word. It is not believed.
+	if err := status.Write(dir, status.Snapshot{State: status.Active, Updated: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{dir, filepath.Join(dir, "missing")} {
+		code, stdout, stderr := call("status", "--runtime-dir", dir)
+		if code != exitNotActive || stderr != "" || !strings.HasPrefix(stdout, "○ stopped: ") {
+			t.Errorf("exit %d, stderr %q, stdout %q", code, stderr, stdout)
+		}
+		code, stdout, _ = call("status", "--json", "--runtime-dir", dir)
+		var got status.Snapshot
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != exitNotActive || got.State != status.Stopped {
+			t.Errorf("--json: exit %d, %v, %+v", code, err, got)
+		}
+	}
+}
+
+func TestStatusOfADamagedFile(t *testing.T) {
+	dir := t.TempDir()
+	err := status.Serve(t.Context(), dir, func(context.Context) {
+		os.WriteFile(filepath.Join(dir, "status.json"), []byte(`{"state":`), 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := call("status", "--runtime-dir", dir)
+	if code != exitFailure || stdout != "" || !strings.Contains(stderr, "is damaged") || !strings.Contains(stderr, "\nhint: ") {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	mirrored := surroundings{wsl: true, mode: "mirrored", link: true, systemd: true}
+	tests := map[string]struct {
+		state status.State
+		here  surroundings
+		want  string // "" for no advice
+	}{
+		"active":                   {status.Active, mirrored, ""},
+		"active, elsewhere":        {status.Active, surroundings{wsl: true, systemd: true}, "another\n  network namespace"},
+		"standby":                  {status.Standby, mirrored, "takes over at once"},
+		"error":                    {status.Error, mirrored, "journalctl"},
+		"not WSL":                  {status.Stopped, surroundings{systemd: true}, "This is not WSL"},
+		"waiting, not WSL":         {status.Waiting, surroundings{systemd: true}, "This is not WSL"},
+		"NAT":                      {status.Waiting, surroundings{wsl: true, mode: "nat", systemd: true}, "mode is nat,"},
+		"mode unknown, no link":    {status.Stopped, surroundings{wsl: true, systemd: true}, "mode is not mirrored,"},
+		"mirrored, no link":        {status.Waiting, surroundings{wsl: true, mode: "mirrored", systemd: true}, "no loopback0"},
+		"mirrored, not running":    {status.Stopped, mirrored, "sudo systemctl enable --now wslmirror"},
+		"mirrored, not WSL's name": {status.Stopped, surroundings{link: true, systemd: true}, "sudo systemctl enable --now wslmirror"},
+		"no systemd":               {status.Stopped, surroundings{wsl: true, link: true}, "/etc/wsl.conf"},
+		"has come just now":        {status.Waiting, mirrored, ""},
+		"mode is hostile":          {status.Waiting, surroundings{wsl: true, mode: "\x1b]0;x"}, "mode is ?]0;x,"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := status.Snapshot{State: test.state, Interface: status.Interface{Name: "loopback0"}}
+			got := advice(s, test.here)
+			if test.want == "" && got != "" || !strings.Contains(got, test.want) {
+				t.Errorf("advice is %q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,277 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// A fake is a kernel of which a test says how it behaves, and which keeps what
+// the loop did and published.
+type fake struct {
+	mu         sync.Mutex
+	link       netwatch.Link
+	observeErr error
+	applyErr   error
+	takes      time.Duration // how long an observation takes
+
+	observed  []time.Time
+	published []status.Snapshot
+	signs     int // of life
+	undone    bool
+}
+
+func (k *fake) observe() (Observed, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.observed = append(k.observed, time.Now())
+	takes := k.takes
+	k.mu.Unlock()
+	time.Sleep(takes)
+	k.mu.Lock()
+	return Observed{Link: k.link}, k.observeErr
+}
+
+func (k *fake) apply(Observed, Desired) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.applyErr
+}
+
+func (k *fake) undo() error {
+	k.undone = true
+	return nil
+}
+
+func (k *fake) publish(s status.Snapshot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.published = append(k.published, s)
+}
+
+func (k *fake) alive() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.signs++
+}
+
+// set changes how the kernel behaves.
+func (k *fake) set(change func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change()
+}
+
+// after lets time pass and returns what there is then.
+func (k *fake) after(d time.Duration) (observed []time.Time, published []status.Snapshot) {
+	time.Sleep(d)
+	synctest.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.observed), slices.Clone(k.published)
+}
+
+// loop runs a Daemon on k in a bubble of fake time while test runs.
+func loop(t *testing.T, k *fake, test func(t *testing.T, d *Daemon)) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logrus.New()
+		log.SetOutput(io.Discard)
+		d := newDaemon(Config{
+			Interface: "loopback0", Log: log, Publish: k.publish,
+			Alive: k.alive, AliveEvery: 30 * time.Second,
+		}, netwatch.NewWatcher(), k)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- d.Run(ctx) }()
+		synctest.Wait()
+		test(t, d)
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if !k.undone {
+			t.Error("stopped without undoing")
+		}
+	})
+}
+
+func last[T any](s []T) T { return s[len(s)-1] }
+
+func TestLooksAtOnceAndThenOnlyAtResync(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, _ *Daemon) {
+		if seen, _ := k.after(0); len(seen) != 1 {
+			t.Fatalf("%d observations at the start, want 1", len(seen))
+		}
+		seen, published := k.after(3*resync + time.Second)
+		if len(seen) != 4 {
+			t.Errorf("%d observations after three resyncs, want 4", len(seen))
+		}
+		if len(published) != len(seen) {
+			t.Errorf("published %d times, want %d", len(published), len(seen))
+		}
+	})
+}
+
+func TestEventIsSeenAtOnce(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		k.after(time.Minute)
+		k.set(func() { k.link = netwatch.Link{Name: "loopback0", Index: 9} })
+		event := time.Now()
+		d.watcher.Wake()
+		seen, published := k.after(0)
+		if got := last(seen); !got.Equal(event) {
+			t.Errorf("observed %v after the event", got.Sub(event))
+		}
+		s := last(published)
+		if s.State != status.Active || s.Interface.Index != 9 || !s.Since.Equal(event) {
+			t.Errorf("published %+v", s)
+		}
+	})
+}
+
+func TestEventsDuringAPassAreOnePass(t *testing.T) {
+	k := &fake{takes: time.Second}
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		for range 100 {
+			d.watcher.Wake()
+			time.Sleep(time.Millisecond)
+		}
+		if seen, _ := k.after(time.Minute); len(seen) != 2 {
+			t.Errorf("%d observations, want the first and one for all the events", len(seen))
+		}
+	})
+}
+
+func TestStormIsBounded(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		const seconds = 10
+		for range seconds * 1000 {
+			d.watcher.Wake()
+			time.Sleep(time.Millisecond)
+		}
+		event := time.Now()
+		d.watcher.Wake()
+		seen, _ := k.after(time.Second)
+		if most := burst + (seconds+1)*passesPerSecond; len(seen) > most {
+			t.Errorf("%d observations in %d s of storm, want at most %d", len(seen), seconds, most)
+		}
+		if last(seen).Before(event) {
+			t.Error("the last event was never looked at")
+		}
+	})
+}
+
+func TestFailureBacksOffAndRecovers(t *testing.T) {
+	for name, k := range map[string]*fake{
+		"observe": {observeErr: errors.New("broken")},
+		"apply":   {applyErr: errors.New("broken")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			loop(t, k, func(t *testing.T, _ *Daemon) {
+				seen, published := k.after(time.Hour)
+				if s := last(published); s.State != status.Error || s.Reason != "broken" || s.Table.Installed {
+					t.Errorf("published %+v", s)
+				}
+				if n := len(seen); n < 110 || n > 140 {
+					t.Errorf("%d tries in an hour, want about one in %v", n, lastBackOff)
+				}
+				if pause := seen[1].Sub(seen[0]); pause != firstBackOff {
+					t.Errorf("second try after %v, want %v", pause, firstBackOff)
+				}
+				k.set(func() { k.observeErr, k.applyErr = nil, nil })
+				seen, published = k.after(lastBackOff)
+				if s := last(published); s.State != status.Waiting || s.Reason != "" {
+					t.Errorf("after recovery published %+v", s)
+				}
+				// Then it is calm until the resync.
+				recovered := last(seen)
+				seen, _ = k.after(time.Until(recovered.Add(resync - time.Second)))
+				if !last(seen).Equal(recovered) {
+					t.Errorf("looked again %v after it had recovered", last(seen).Sub(recovered))
+				}
+			})
+		})
+	}
+}
+
+func TestLostElectionIsStandby(t *testing.T) {
+	k := &fake{applyErr: errLost, link: netwatch.Link{Name: "loopback0", Index: 3}}
+	loop(t, k, func(t *testing.T, _ *Daemon) {
+		seen, published := k.after(firstBackOff)
+		if s := published[0]; s.State != status.Standby || s.Reason != "" || s.Table.Installed {
+			t.Errorf("published %+v", s)
+		}
+		if len(seen) != 2 {
+			t.Error("does not look again soon")
+		}
+	})
+}
+
+func TestSignOfLifeComesFromTheLoop(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		seen, _ := k.after(61 * time.Second)
+		if k.signs != 2 || len(seen) != 1 {
+			t.Errorf("%d signs of life and %d observations in 61 s, want 2 and 1", k.signs, len(seen))
+		}
+		// A loop that hangs gives no sign.
+		k.set(func() { k.takes = 10 * time.Minute })
+		d.watcher.Wake()
+		k.after(9 * time.Minute)
+		if k.signs != 2 {
+			t.Errorf("%d signs of life of a loop that hangs", k.signs-2)
+		}
+		k.set(func() { k.takes = 0 })
+		k.after(2 * time.Minute)
+		if k.signs == 2 {
+			t.Error("no sign of life after it hung")
+		}
+	})
+}
+
+func TestRefresh(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		_, published := k.after(time.Minute)
+		before := len(published)
+		d.Refresh(t.Context())
+		if _, published = k.after(0); len(published) != before+1 {
+			t.Errorf("published %d times for one request", len(published)-before)
+		}
+		// Many at once are answered by few passes.
+		k.set(func() { k.takes = time.Second })
+		before = len(published)
+		for range 50 {
+			go d.Refresh(t.Context())
+		}
+		_, published = k.after(5 * time.Second)
+		if n := len(published) - before; n < 1 || n > 3 {
+			t.Errorf("published %d times for 50 requests at once", n)
+		}
+	})
+}
+
+func TestRefreshGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDaemon(Config{}, netwatch.NewWatcher(), new(fake)) // not running
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		d.Refresh(ctx)
+		if ctx.Err() == nil {
+			t.Error("returned before its time")
+		}
+	})
+}

@@ -1,0 +1,230 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var example = Snapshot{
+	State:     Active,
+	Interface: Interface{Name: "loopback0", Index: 5, Present: true},
+	Path:      "proxy",
+	Table:     Table{Family: "ip", Name: "wslmirror", Installed: true},
+	Rule:      Rule{Packets: 3, Bytes: 180},
+	Ports:     []Port{{Proto: "tcp", Port: 8080, Target: "172.17.0.2:80", Engine: "docker", Path: "proxy"}},
+	Version:   "1.2.3",
+	PID:       42,
+	Since:     time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	Updated:   time.Date(2026, 1, 2, 4, 4, 5, 0, time.UTC),
+}
+
+func TestWriteThenRead(t *testing.T) {
+	dir := t.TempDir()
+	old := unix.Umask(0o077) // of a strict service
+	err := Write(dir, example)
+	unix.Umask(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(dir)
+	if err != nil || !reflect.DeepEqual(got, example) {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	fi, err := os.Stat(filepath.Join(dir, fileName))
+	if err != nil || fi.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v, %v; any user must be able to read it", fi.Mode(), err)
+	}
+	if err := errors.Join(Remove(dir), Remove(dir)); err != nil {
+		t.Error(err)
+	}
+	if _, err := Read(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Read after Remove: %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// The names of the fields are an interface.
+func TestFieldNames(t *testing.T) {
+	dir := t.TempDir()
+	s := example
+	s.Ports = nil
+	if err := Write(dir, s); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, fileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"state":"active","interface":{"name":"loopback0","index":5,"present":true},` +
+		`"path":"proxy","table":{"family":"ip","name":"wslmirror","installed":true},` +
+		`"rule":{"packets":3,"bytes":180},"ports":[],"version":"1.2.3","pid":42,` +
+		`"since":"2026-01-02T03:04:05Z","updated":"2026-01-02T04:04:05Z"}`
+	var got bytes.Buffer
+	if err := json.Compact(&got, b); err != nil || got.String() != want {
+		t.Errorf("got  %s, %v\nwant %s", got.String(), err, want)
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	tests := map[string]struct {
+		put  func(path string) error
+		want string
+	}{
+		"truncated": {func(p string) error { return os.WriteFile(p, []byte(`{"state":"act`), 0o644) }, "damaged"},
+		"empty":     {func(p string) error { return os.WriteFile(p, nil, 0o644) }, "damaged"},
+		"not ours":  {func(p string) error { return os.WriteFile(p, []byte(`[1,2]`), 0o644) }, "damaged"},
+		"huge":      {func(p string) error { return os.WriteFile(p, bytes.Repeat([]byte(" "), maxSize+1), 0o644) }, "too large"},
+		"a link":    {func(p string) error { return os.Symlink("/etc/hostname", p) }, "is a link"},
+		"a pipe":    {func(p string) error { return unix.Mkfifo(p, 0o644) }, "not a regular file"},
+		"a folder":  {func(p string) error { return os.Mkdir(p, 0o755) }, "not a regular file"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := test.put(filepath.Join(dir, fileName)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Read(dir); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("Read: %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	b, _ := json.Marshal(example)
+	f.Add(b)
+	f.Add([]byte(`{"ports":null,"since":"0000-00-00T00:00:00Z"}`))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(filepath.Join(dir, fileName), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Read(dir)
+		if err != nil {
+			return
+		}
+		if s.Sentence() == "" {
+			t.Error("no sentence")
+		}
+	})
+}
+
+func TestRefresh(t *testing.T) {
+	dir := t.TempDir()
+	if err := Refresh(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Refresh without a daemon: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked atomic.Int32
+	refresh := func(context.Context) { asked.Add(1) }
+	if err := Serve(ctx, dir, refresh); err != nil {
+		t.Fatal(err)
+	}
+	if err := Refresh(dir); err != nil || asked.Load() != 1 {
+		t.Errorf("Refresh: %v, asked %d times", err, asked.Load())
+	}
+	fi, err := os.Stat(filepath.Join(dir, socketName))
+	if err != nil || fi.Mode().Perm() != 0o666 {
+		t.Errorf("socket has mode %v, %v; any user must be able to connect", fi.Mode(), err)
+	}
+	if err := Serve(ctx, dir, refresh); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second daemon there: %v", err)
+	}
+	cancel()
+	for start := time.Now(); Alive(dir); {
+		if time.Since(start) > 5*time.Second {
+			t.Fatal("goes on serving")
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A daemon that was killed leaves its socket; the next one takes its place.
+func TestServeAfterACrash(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, socketName), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if err := Refresh(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Refresh of a dead daemon: %v", err)
+	}
+	if err := Serve(t.Context(), dir, func(context.Context) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := Refresh(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// A daemon that hangs accepts nothing, and the kernel connects all the same.
+func TestRefreshOfAHangingDaemon(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := Refresh(dir); !errors.Is(err, ErrSilent) {
+		t.Errorf("Refresh: %v", err)
+	}
+}
+
+// However many ask, few are served at the same time, and nobody waits for ever.
+func TestServeBounds(t *testing.T) {
+	dir := t.TempDir()
+	var now, most atomic.Int32
+	release := make(chan struct{})
+	err := Serve(t.Context(), dir, func(ctx context.Context) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	for range 5 * maxAsking {
+		go func() { done <- Refresh(dir) }()
+	}
+	for range 4 * maxAsking { // these are turned away
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	close(release)
+	for range maxAsking {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if got := most.Load(); got != maxAsking {
+		t.Errorf("%d were served at the same time, want %d", got, maxAsking)
+	}
+}
