@@ -154,6 +154,20 @@ func TestEventsDuringAPassAreOnePass(t *testing.T) {
 	})
 }
 
+func TestHandfulOfEventsIsTwoPasses(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		k.after(time.Second)
+		for range 5 {
+			d.watcher.Wake()
+			k.after(rest / 10)
+		}
+		if seen, _ := k.after(time.Second); len(seen) != 3 {
+			t.Errorf("%d observations; want one at the start, one at the first event, one for the rest", len(seen))
+		}
+	})
+}
+
 func TestStormIsBounded(t *testing.T) {
 	k := new(fake)
 	loop(t, k, func(t *testing.T, d *Daemon) {
@@ -165,6 +179,9 @@ func TestStormIsBounded(t *testing.T) {
 		event := time.Now()
 		d.watcher.Wake()
 		seen, _ := k.after(time.Second)
+		if len(seen) < seconds*passesPerSecond {
+			t.Errorf("%d observations in %d s of storm: the storm did not reach the limit", len(seen), seconds)
+		}
 		if most := burst + (seconds+1)*passesPerSecond; len(seen) > most {
 			t.Errorf("%d observations in %d s of storm, want at most %d", len(seen), seconds, most)
 		}

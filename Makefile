@@ -1,0 +1,51 @@
+# The commands of this repository. "make help" lists them.
+
+# sudo often leaves Go out of root's PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
+GO ?= go
+# The tools have a go.mod of their own: none of what they need is in the product's.
+TOOL := $(GO) tool -modfile=packaging/tools/go.mod
+VERSION := $(shell sed -n 's/^- semver: \([^-]*\).*/\1/p' packaging/changelog.yaml | head -n 1)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: help
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: build
+build: ## build bin/wslmirror and bin/mirrorlab
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## see the fault, the cure, and the fault again (root)
+	@bin/mirrorlab demo
+
+.PHONY: quick
+quick: lint ## the tests that need no root, in less than a minute
+	$(GO) test -short ./...
+
+.PHONY: test
+test: deps lint ## all tests (root); installs the Debian packages they need
+	$(GO) test -race -timeout 25m ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+.PHONY: bench
+bench: deps ## measure the daemon (root)
+	$(GO) test -run '^$$' -bench . ./...
+
+.PHONY: packages
+packages: ## build deb and rpm into dist
+	packaging/build.sh dist
+
+.PHONY: deps
+deps: ## install the Debian packages that the tests need (root)
+	@.ci/deps
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist

@@ -1,0 +1,137 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// dockerTimeout bounds everything that dockerd is asked to do. It does each
+// within a second on a machine that has nothing else to do.
+const dockerTimeout = 30 * time.Second
+
+// dockerScript starts Docker's daemon on the tree. /sys is the machine's, not a
+// new mount, because that would hide the cgroups. Its security folder goes, so
+// that dockerd does not load its AppArmor profile into the machine's kernel.
+// The data lies on tmpfs because an overlay cannot lie on an overlay.
+// docker-init is process 1 because dockerd does not reap orphans.
+const dockerScript = `
+mount --rbind /sys sys
+umount sys/kernel/security 2>/dev/null || true
+mount --rbind /dev dev
+mount -t proc proc proc
+mount -t tmpfs -o mode=755 tmpfs run
+mkdir -p var/lib/docker
+mount -t tmpfs -o mode=755 tmpfs var/lib/docker
+exec chroot . docker-init -- dockerd --storage-driver overlay2 \
+	--exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "$@"
+`
+
+const imageName = "echo"
+
+// Docker is a real Docker daemon, Debian's 20.10, in a host's network.
+type Docker struct {
+	host *Host
+	// docker runs Docker's command line where the daemon is.
+	docker func(stdin io.Reader, args ...string) (string, error)
+	stop   func() error
+}
+
+// A Container is a running container of [Docker.Run].
+type Container struct {
+	Name string
+	Addr netip.Addr // its own address, on docker0
+}
+
+// StartDocker starts dockerd in the host's network, with flags as dockerd has
+// them, for example "--userland-proxy=false", and waits until it serves. It
+// keeps all its files in memory; it, its containers and their networks end with
+// this process, however that ends.
+func (h *Host) StartDocker(flags ...string) (*Docker, error) {
+	cgroup := newCgroup()
+	p, err := h.startOnTree(dockerTimeout, dockerScript, append([]string{cgroup}, flags...)...)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start dockerd: %w", err), closeCgroup(cgroup))
+	}
+	root := fmt.Sprintf("/proc/%d/root", p.Cmd.Process.Pid)
+	return newDocker(&Docker{
+		host: h,
+		docker: func(stdin io.Reader, args ...string) (string, error) {
+			return runIn(dockerTimeout, &syscall.SysProcAttr{Chroot: root}, stdin, "/usr/bin/docker", args...)
+		},
+		stop: func() error { return errors.Join(p.Close(), closeCgroup(cgroup)) },
+	})
+}
+
+// newDocker gives a daemon that serves its one image, which holds the echo server.
+func newDocker(d *Docker) (*Docker, error) {
+	d.host.keep(d)
+	image, err := echoImage()
+	if err == nil {
+		_, err = d.docker(bytes.NewReader(image), "import", "-", imageName)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// CLI runs Docker's own command line, for example CLI("ps", "--all"), and
+// returns what it printed.
+func (d *Docker) CLI(args ...string) (string, error) { return d.docker(nil, args...) }
+
+// Run starts a container that answers with its name on TCP and UDP port 80,
+// and waits until it does so on its own address. It is published as Docker's
+// option --publish says, for example "8080:80" or "127.0.0.1:8080:80/udp".
+func (d *Docker) Run(name string, publish ...string) (*Container, error) {
+	args := []string{"run", "--detach", "--name", name}
+	for _, p := range publish {
+		args = append(args, "--publish", p)
+	}
+	if _, err := d.CLI(append(args, imageName, "/echo", "-name", name, "-addr", ":80")...); err != nil {
+		return nil, err
+	}
+	out, err := d.CLI("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{Name: name}
+	if c.Addr, err = netip.ParseAddr(strings.TrimSpace(out)); err != nil {
+		return nil, fmt.Errorf("address of container %s: %w", name, err)
+	}
+	return c, d.await(c)
+}
+
+// await waits until the container answers. That takes its program a moment,
+// and its port of the bridge as well.
+func (d *Docker) await(c *Container) error {
+	addr := netip.AddrPortFrom(c.Addr, 80).String()
+	for deadline := time.Now().Add(dockerTimeout); ; {
+		answer, err := d.host.Ask("tcp", addr, 100*time.Millisecond)
+		if err == nil && answer == c.Name {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("container %s does not answer on %s: %q, %w", c.Name, addr, answer, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Remove ends a container and forgets it.
+func (d *Docker) Remove(name string) error {
+	_, err := d.CLI("rm", "--force", name)
+	return err
+}
+
+// Close ends dockerd and its containers. Its rules and its bridge stay, as they
+// do wherever dockerd ends.
+func (d *Docker) Close() error {
+	d.host.forget(d)
+	return d.stop()
+}

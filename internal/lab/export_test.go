@@ -1,0 +1,12 @@
+package lab
+
+// What the tests, which are outside because labtest is, reach in for.
+var (
+	Cached       = cached
+	StartOnTree  = (*Host).startOnTree
+	NewCgroup    = newCgroup
+	MakeCgroup2  = makeCgroup2
+	CloseCgroup  = closeCgroup
+	CgroupRoots  = cgroupRoots
+	CgroupPrefix = cgroupPrefix
+)

@@ -1,0 +1,105 @@
+package lab_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+)
+
+// After SIGKILL nothing is left but empty cgroups, and those only until the
+// next bench.
+func TestKilled(t *testing.T) {
+	labtest.NeedTree(t)
+	const victim = "WSLMIRROR_LAB_VICTIM" // set in the process to be killed
+	if os.Getenv(victim) != "" {
+		fmt.Println(leaveRunning(t))
+		select {}
+	}
+	mounts := readFile(t, "/proc/self/mounts")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+	cmd.Env = append(os.Environ(), victim+"=1")
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err, line)
+	}
+	network := strings.TrimSpace(line)
+	before := len(processesIn(network))
+	if before < 10 { // dockerd, containerd, a shim, two proxies, systemd, its services…
+		t.Fatalf("only %d processes in %s", before, network)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	deadline := time.Now().Add(10 * time.Second)
+	for len(processesIn(network)) > 0 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, p := range processesIn(network) {
+		t.Errorf("still there: %s", readFile(t, filepath.Join(p, "cmdline")))
+	}
+	if after := readFile(t, "/proc/self/mounts"); after != mounts {
+		t.Errorf("mounts before:\n%s\nand after:\n%s", mounts, after)
+	}
+	lab.NewCgroup()
+	for _, root := range lab.CgroupRoots() {
+		left, err := filepath.Glob(fmt.Sprintf("%s%s%d-*", root, lab.CgroupPrefix, cmd.Process.Pid))
+		if err != nil || len(left) > 0 {
+			t.Errorf("cgroups %v, error %v", left, err)
+		}
+	}
+}
+
+// leaveRunning starts an engine with a container and a distribution, and
+// returns the network namespace that they are in.
+func leaveRunning(t *testing.T) string {
+	b := labtest.New(t, lab.Options{})
+	labtest.RunContainer(t, labtest.StartDocker(t, b), "web", "8080:80", "8080:80/udp")
+	labtest.Boot(t, b, "debian")
+	var network string
+	if err := b.WSL.Do(func() (err error) {
+		network, err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return network
+}
+
+// processesIn returns the folders in /proc of the living processes in a
+// network namespace.
+func processesIn(network string) []string {
+	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	var found []string
+	for _, link := range links {
+		if ns, err := os.Readlink(link); err == nil && ns == network {
+			found = append(found, filepath.Dir(filepath.Dir(link)))
+		}
+	}
+	return found
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

@@ -1,0 +1,243 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What WSL's src/linux/init/NetworkManager.cpp sets up, for IPv4.
+const (
+	loopback0  = "loopback0"
+	windowsNIC = "vEthernet" // the other end of loopback0
+	eth0       = "eth0"
+
+	loopbackTable = 127
+	localTable    = 128
+)
+
+var (
+	localhost = netip.MustParseAddr("127.0.0.1")
+	// gateway is nobody's address: it only makes the kernel use the MAC
+	// address of the neighbour entry.
+	gateway = netip.MustParseAddr("169.254.73.249")
+
+	// gatewayMAC tells Windows that a packet is for localhost or for an
+	// address of its own.
+	gatewayMAC   = net.HardwareAddr{0x00, 0x11, 0x22, 0x33, 0x44, 0x55}
+	loopback0MAC = net.HardwareAddr{0x00, 0x15, 0x5d, 0x00, 0x00, 0x00} // 00:15:5d is Hyper-V's
+	eth0MAC      = net.HardwareAddr{0x00, 0x15, 0x5d, 0x00, 0x00, 0x01}
+)
+
+// connectLAN gives WSL the mirrored interface eth0, with the LAN behind it.
+func (b *Bench) connectLAN() error {
+	if err := connect(b.WSL, eth0, eth0MAC, b.LAN, eth0, gatewayMAC); err != nil {
+		return err
+	}
+	if err := addAddress(b.LAN, eth0, lanAddr); err != nil {
+		return err
+	}
+	if err := addAddress(b.WSL, eth0, wslAddr); err != nil {
+		return err
+	}
+	// EnableIpv4ArpFilter
+	if err := b.WSL.Sysctl("ipv4/conf/all/arp_filter", "1"); err != nil {
+		return err
+	}
+	if err := addDefaultRoute(b.WSL, eth0, lanAddr.Addr()); err != nil {
+		return err
+	}
+	if err := mirrorInterface(b.WSL, eth0, wslAddr.Addr(), localTable, gatewayMAC); err != nil {
+		return err
+	}
+	// What Linux sends to its own LAN address leaves by eth0 as well, and
+	// comes back.
+	c, err := b.LAN.NFT()
+	if err != nil {
+		return fmt.Errorf("open nftables of the LAN: %w", err)
+	}
+	ingress, err := addHairpin(c, b.LAN, eth0)
+	if err != nil {
+		return err
+	}
+	addRules(c, ingress, [][]expr.Any{matchAddr(daddr, expr.CmpOpEq, single(wslAddr.Addr())), gotoHairpin})
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("add the LAN's chains: %w", err)
+	}
+	return nil
+}
+
+// connectWindows makes loopback0 and both of its ends.
+func (b *Bench) connectWindows() error {
+	if err := connect(b.WSL, loopback0, loopback0MAC, b.Windows, windowsNIC, gatewayMAC); err != nil {
+		return err
+	}
+	if err := b.mirrorLoopback(); err != nil {
+		return err
+	}
+	for _, h := range []*Host{b.WSL, b.Windows} {
+		if err := mirrorRules(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mirrorLoopback sets up both ends of loopback0, as often as it is called.
+func (b *Bench) mirrorLoopback() error {
+	if err := mirrorInterface(b.WSL, loopback0, localhost, loopbackTable, gatewayMAC); err != nil {
+		return err
+	}
+	if err := mirrorInterface(b.Windows, windowsNIC, localhost, loopbackTable, loopback0MAC); err != nil {
+		return err
+	}
+	return b.owner.install()
+}
+
+// connect joins two hosts by a pair of links, made where they belong. The
+// links are down.
+func connect(a *Host, aName string, aMAC net.HardwareAddr, b *Host, bName string, bMAC net.HardwareAddr) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = aName, aMAC
+	err := a.Net.LinkAdd(&netlink.Veth{
+		LinkAttrs:        attrs,
+		PeerName:         bName,
+		PeerHardwareAddr: bMAC,
+		PeerNamespace:    netlink.NsFd(b.NetNS()),
+	})
+	if err != nil {
+		return fmt.Errorf("connect %s of %s with %s of %s: %w", aName, a.Name, bName, b.Name, err)
+	}
+	return nil
+}
+
+// addAddress gives a link an address and sets it up.
+func addAddress(h *Host, dev string, addr netip.Prefix) error {
+	link, err := h.Net.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", dev, h.Name, err)
+	}
+	ipNet := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
+	if err := h.Net.AddrAdd(link, &netlink.Addr{IPNet: ipNet}); err != nil {
+		return fmt.Errorf("add %s to %s of %s: %w", addr, dev, h.Name, err)
+	}
+	if err := h.Net.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up %s of %s: %w", dev, h.Name, err)
+	}
+	return nil
+}
+
+func addDefaultRoute(h *Host, dev string, via netip.Addr) error {
+	link, err := h.Net.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", dev, h.Name, err)
+	}
+	err = h.Net.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: via.AsSlice()})
+	if err != nil {
+		return fmt.Errorf("add default route by %s of %s: %w", dev, h.Name, err)
+	}
+	return nil
+}
+
+// mirrorInterface lets addr leave h by dev and come back by it, and sets dev
+// up. It does what EnableLoopbackRouting, UpdateLoopbackRoute and
+// UpdateMirroredLoopbackRulesForInterface do, and may be repeated.
+func mirrorInterface(h *Host, dev string, addr netip.Addr, table int, neighbour net.HardwareAddr) error {
+	for _, s := range []struct{ key, value string }{
+		{"all/rp_filter", "0"}, // the stricter of "all" and the interface's own counts
+		{dev + "/rp_filter", "0"},
+		{dev + "/accept_local", "1"},
+		{dev + "/route_localnet", "1"},
+	} {
+		if err := h.Sysctl("ipv4/conf/"+s.key, s.value); err != nil {
+			return err
+		}
+	}
+	link, err := h.Net.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", dev, h.Name, err)
+	}
+	if err := h.Net.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up %s of %s: %w", dev, h.Name, err)
+	}
+	index := link.Attrs().Index
+	err = h.Net.NeighSet(&netlink.Neigh{
+		LinkIndex:    index,
+		Family:       unix.AF_INET,
+		State:        netlink.NUD_PERMANENT,
+		IP:           gateway.AsSlice(),
+		HardwareAddr: neighbour,
+	})
+	if err != nil {
+		return fmt.Errorf("set neighbour of %s of %s: %w", dev, h.Name, err)
+	}
+	err = h.Net.RouteReplace(&netlink.Route{
+		LinkIndex: index,
+		Dst:       &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)},
+		Gw:        gateway.AsSlice(),
+		Src:       addr.AsSlice(),
+		Flags:     int(netlink.FLAG_ONLINK),
+		Table:     table,
+		Protocol:  unix.RTPROT_KERNEL,
+	})
+	if err != nil {
+		return fmt.Errorf("set route to %s by %s of %s: %w", addr, dev, h.Name, err)
+	}
+	for _, proto := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		rule := netlink.NewRule()
+		rule.Priority, rule.IifName, rule.IPProto, rule.Table = 0, dev, proto, unix.RT_TABLE_LOCAL
+		if err := addRule(h, rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mirrorRules is what AddMirroredLoopbackRoutingRules does: TCP and UDP that
+// start in h leave it, even to its own addresses; the rest stays inside.
+func mirrorRules(h *Host) error {
+	for _, table := range []int{loopbackTable, localTable} {
+		for _, proto := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			rule := netlink.NewRule()
+			rule.Priority, rule.IPProto, rule.Table = 1, proto, table
+			if err := addRule(h, rule); err != nil {
+				return err
+			}
+		}
+	}
+	local := netlink.NewRule()
+	local.Priority, local.Table = 2, unix.RT_TABLE_LOCAL
+	if err := addRule(h, local); err != nil {
+		return err
+	}
+	// Last, so that the local table can be reached at every moment.
+	rules, err := h.Net.RuleList(unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list rules of %s: %w", h.Name, err)
+	}
+	for _, rule := range rules {
+		// The kernel takes what is not given as a wildcard, so only a rule
+		// that was seen may be removed, or those with an interface go.
+		if max(rule.Priority, 0) == 0 && rule.Table == unix.RT_TABLE_LOCAL && rule.IifName == "" {
+			local.Priority = 0
+			if err := h.Net.RuleDel(local); err != nil {
+				return fmt.Errorf("remove rule %s in %s: %w", rule, h.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// addRule adds a rule unless it is there: rules outlive the interface that
+// they name.
+func addRule(h *Host, rule *netlink.Rule) error {
+	if err := h.Net.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add rule %s in %s: %w", rule, h.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	mirrorTable  = "mirror"
+	hairpinChain = "hairpin"
+
+	// followEvery is how soon Windows learns that Linux has bound a port. The
+	// bench's own clients do not wait for it.
+	followEvery = 50 * time.Millisecond
+)
+
+// An owner decides, as Windows does, who owns a port of 127.0.0.1: Linux, if
+// somebody there has bound it, or if it is in the block of source ports.
+// Then Windows sends the packet back to where it came from:
+//
+//	table netdev mirror {
+//	  chain ingress {
+//	    type filter hook ingress device "vEthernet" priority filter
+//	    ip daddr 127.0.0.1 th dport 60700-60999 goto hairpin
+//	    ip daddr 127.0.0.1 meta l4proto . th dport @linux goto hairpin
+//	  }
+//	  chain hairpin { counter; swap the MAC addresses; dup to "vEthernet"; drop }
+//	}
+//
+// The rest is Windows' own.
+type owner struct {
+	bench   *Bench
+	bound   *boundPorts
+	windows *nftables.Conn
+
+	mu  sync.Mutex // held while the ports are read and handed to Windows
+	set *nftables.Set
+	has []port // what is in the set
+
+	stop, stopped chan struct{}
+}
+
+func newOwner(b *Bench) (*owner, error) {
+	bound, err := newBoundPorts(b.WSL)
+	if err != nil {
+		return nil, err
+	}
+	windows, err := b.Windows.NFT(nftables.AsLasting())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open nftables of Windows: %w", err), bound.close())
+	}
+	return &owner{
+		bench: b, bound: bound, windows: windows,
+		stop: make(chan struct{}), stopped: make(chan struct{}),
+	}, nil
+}
+
+// install writes the chains on the link that Windows has now.
+func (o *owner) install() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ingress, err := addHairpin(o.windows, o.bench.Windows, windowsNIC)
+	if err != nil {
+		return err
+	}
+	set := &nftables.Set{
+		Table: ingress.Table, Name: "linux", Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+	}
+	if err := o.windows.AddSet(set, nil); err != nil {
+		return fmt.Errorf("add the set of Linux' ports: %w", err)
+	}
+	toLocalhost := matchAddr(daddr, expr.CmpOpEq, single(localhost))
+	addRules(o.windows, ingress,
+		[][]expr.Any{toLocalhost, matchPorts(dport, o.bench.FirstPort, o.bench.LastPort), gotoHairpin},
+		[][]expr.Any{toLocalhost, {
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+			&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: dport, Len: 2},
+			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: set.Name, SetID: set.ID},
+		}, gotoHairpin},
+	)
+	if err := o.windows.Flush(); err != nil {
+		return fmt.Errorf("add Windows' chains: %w", err)
+	}
+	o.set, o.has = set, nil
+	return o.refreshLocked()
+}
+
+// refresh tells Windows which ports Linux has bound now.
+func (o *owner) refresh() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.refreshLocked()
+}
+
+func (o *owner) refreshLocked() error {
+	if o.set == nil {
+		return nil // no loopback0 yet
+	}
+	ports, err := o.bound.list()
+	if err != nil {
+		return err
+	}
+	if slices.Equal(ports, o.has) {
+		return nil
+	}
+	o.windows.FlushSet(o.set)
+	var elements []nftables.SetElement
+	for _, p := range ports {
+		elements = append(elements, nftables.SetElement{Key: p.key()})
+	}
+	if err := o.windows.SetAddElements(o.set, elements); err != nil {
+		return fmt.Errorf("hand the ports to Windows: %w", err)
+	}
+	if err := o.windows.Flush(); err != nil {
+		return fmt.Errorf("hand the ports to Windows: %w", err)
+	}
+	o.has = ports
+	return nil
+}
+
+// follow refreshes for programs that are not the bench's own.
+func (o *owner) follow() {
+	defer close(o.stopped)
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-o.stop:
+			return
+		case <-tick.C:
+			_ = o.refresh() // a lasting error meets the next client
+		}
+	}
+}
+
+func (o *owner) close() error {
+	close(o.stop)
+	<-o.stopped
+	return errors.Join(o.windows.CloseLasting(), o.bound.close())
+}
+
+// addHairpin gives dev of h a table with two chains, both new: ingress, to
+// which the caller adds what is to be sent back, and hairpin, which sends it.
+// Nothing is done before c.Flush.
+func addHairpin(c *nftables.Conn, h *Host, dev string) (ingress *nftables.Chain, err error) {
+	link, err := h.Net.LinkByName(dev)
+	if err != nil {
+		return nil, fmt.Errorf("%s of %s: %w", dev, h.Name, err)
+	}
+	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: mirrorTable}
+	c.AddTable(table)
+	c.DelTable(table)
+	c.AddTable(table)
+	hairpin := c.AddChain(&nftables.Chain{Name: hairpinChain, Table: table})
+	addRules(c, hairpin, [][]expr.Any{counter(), {
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		// Dup and drop do what "fwd to" does, for which the library has no
+		// expression.
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index))},
+		&expr.Dup{RegDev: 1, IsRegDevSet: true},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	accept := nftables.ChainPolicyAccept
+	return c.AddChain(&nftables.Chain{
+		Name: "ingress", Table: table, Type: nftables.ChainTypeFilter, Device: dev,
+		Hooknum: nftables.ChainHookIngress, Priority: nftables.ChainPriorityFilter, Policy: &accept,
+	}), nil
+}
+
+var gotoHairpin = []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: hairpinChain}}
+
+// Returned is the number of packets that Windows has sent back to Linux since
+// loopback0 was added last.
+func (b *Bench) Returned() (packets uint64, err error) {
+	c, err := b.Windows.NFT()
+	if err != nil {
+		return 0, fmt.Errorf("open nftables of Windows: %w", err)
+	}
+	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: mirrorTable}
+	rules, err := c.GetRules(table, &nftables.Chain{Name: hairpinChain, Table: table})
+	if err != nil {
+		return 0, fmt.Errorf("read the counter of Windows: %w", err)
+	}
+	for _, rule := range rules {
+		for _, e := range rule.Exprs {
+			if counter, ok := e.(*expr.Counter); ok {
+				packets += counter.Packets
+			}
+		}
+	}
+	return packets, nil
+}
+

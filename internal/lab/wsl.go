@@ -1,0 +1,67 @@
+package lab
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+)
+
+// addWSLChains adds the chains that WSL itself has in a mirrored network
+// (src/linux/init/GnsEngine.cpp). WSL adds them once at boot and never again.
+//
+//	ip filter WSLOUTPUT       counter meta mark set 0x00000001
+//	ip nat    WSLPOSTROUTING  oif "eth0" udp sport 1-65535 meta mark != 0x00000001 counter masquerade to :60700-60999
+//	                          the same for tcp
+//
+// and the same for ip6. The first overwrites the whole mark. The second puts
+// what does not start in Linux itself, the containers' traffic, into the block
+// of source ports that Windows knows.
+func (b *Bench) addWSLChains() error {
+	link, err := b.WSL.Net.LinkByName(eth0)
+	if err != nil {
+		return fmt.Errorf("%s of WSL: %w", eth0, err)
+	}
+	c, err := b.WSL.NFT()
+	if err != nil {
+		return fmt.Errorf("open nftables of WSL: %w", err)
+	}
+	mark := binaryutil.NativeEndian.PutUint32(1)
+	accept := nftables.ChainPolicyAccept
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		filter := c.AddTable(&nftables.Table{Family: family, Name: "filter"})
+		output := c.AddChain(&nftables.Chain{
+			Name: "WSLOUTPUT", Table: filter, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter, Policy: &accept,
+		})
+		addRules(c, output, [][]expr.Any{counter(), {
+			&expr.Immediate{Register: 1, Data: mark},
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+		}})
+
+		nat := c.AddTable(&nftables.Table{Family: family, Name: "nat"})
+		postrouting := c.AddChain(&nftables.Chain{
+			Name: "WSLPOSTROUTING", Table: nat, Type: nftables.ChainTypeNAT,
+			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource - 1), Policy: &accept,
+		})
+		oif := match(expr.MetaKeyOIF, binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index)))
+		for _, proto := range []string{"udp", "tcp"} {
+			addRules(c, postrouting, [][]expr.Any{
+				oif,
+				match(expr.MetaKeyL4PROTO, l4proto(proto)), matchPorts(sport, 1, 65535),
+				matchNot(expr.MetaKeyMARK, mark),
+				counter(),
+				{
+					&expr.Immediate{Register: 1, Data: be16(b.FirstPort)},
+					&expr.Immediate{Register: 2, Data: be16(b.LastPort)},
+					&expr.Masq{ToPorts: true, RegProtoMin: 1, RegProtoMax: 2},
+				},
+			})
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("add WSL's chains: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package mirror
+
+import (
+	"context"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// BenchmarkReaction measures how long it takes from the event that loopback0
+// has appeared to the event that the rule is in the kernel, and beside it, in
+// turn, one bare transaction that installs the same table.
+func BenchmarkReaction(b *testing.B) {
+	bench := labtest.New(b, lab.Options{NoLoopback0: true})
+	states := startDaemon(b, bench.WSL)
+	links := stamps(b, bench.WSL, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
+	rulesets := stamps(b, bench.WSL, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+	bare := bareInstall(b, bench.LAN)
+
+	var reaction, transaction []time.Duration
+	await(b, states, status.Waiting)
+	for b.Loop() {
+		drain(links)
+		drain(rulesets)
+		if err := bench.AddLoopback0(); err != nil {
+			b.Fatal(err)
+		}
+		reaction = append(reaction, (<-rulesets).Sub(<-links))
+		await(b, states, status.Active)
+		if err := bench.RemoveLoopback0(); err != nil {
+			b.Fatal(err)
+		}
+		await(b, states, status.Waiting)
+		transaction = append(transaction, bare())
+	}
+	report := func(name string, d []time.Duration) (median time.Duration) {
+		slices.Sort(d)
+		median = d[len(d)/2]
+		b.ReportMetric(float64(median.Nanoseconds())/1000, name+"-median-µs")
+		b.ReportMetric(float64(d[len(d)*99/100].Nanoseconds())/1000, name+"-p99-µs")
+		return median
+	}
+	r, t := report("reaction", reaction), report("bare", transaction)
+	b.ReportMetric(float64(r)/float64(t), "ratio")
+	b.ReportMetric(0, "ns/op") // the bench's own time says nothing
+}
+
+// startDaemon runs a Daemon in h and returns the states it comes to.
+func startDaemon(tb testing.TB, h *lab.Host) <-chan status.State {
+	states := make(chan status.State, 1000)
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- h.Do(func() error {
+			return New(Config{
+				Interface: "loopback0", Log: log,
+				Publish: func(s status.Snapshot) { states <- s.State },
+			}).Run(ctx)
+		})
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Errorf("the daemon ended: %v", err)
+		}
+	})
+	return states
+}
+
+func await(tb testing.TB, states <-chan status.State, want status.State) {
+	tb.Helper()
+	timeout := time.After(10 * time.Second)
+	for {
+		select {
+		case got := <-states:
+			if got == want {
+				return
+			}
+		case <-timeout:
+			tb.Fatalf("the daemon never came to be %s", want)
+		}
+	}
+}
+
+// stamps delivers when each event of a netlink group arrived in h.
+func stamps(tb testing.TB, h *lab.Host, protocol int, group uint) <-chan time.Time {
+	var sub netwatch.Subscription
+	err := h.Do(func() (err error) {
+		sub, err = netwatch.Netlink("", protocol, group).Open()
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { sub.Close() })
+	times := make(chan time.Time, 1000)
+	go func() {
+		for sub.Wait() == nil {
+			times <- time.Now()
+		}
+	}()
+	return times
+}
+
+func drain(times <-chan time.Time) {
+	for {
+		select {
+		case <-times:
+		default:
+			return
+		}
+	}
+}
+
+// bareInstall returns a function that installs the table in h, and measures
+// only the transaction.
+func bareInstall(tb testing.TB, h *lab.Host) func() time.Duration {
+	var holder *nft.Holder
+	err := h.Do(func() (err error) {
+		holder, err = nft.Open()
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { holder.Close() })
+	return func() time.Duration {
+		start := time.Now()
+		err := holder.Replace(nft.Mirror(1), nft.State{})
+		took := time.Since(start)
+		if err == nil {
+			err = holder.Remove()
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return took
+	}
+}

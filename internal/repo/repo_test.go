@@ -1,0 +1,117 @@
+// Package repo polices the repository: what the compiler does not know, but
+// whoever reads the code relies on.
+package repo
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	root   = "../.."
+	module = "github.com/wslmirror/wslmirror"
+)
+
+// goCommand runs the go command at the root.
+func goCommand(t *testing.T, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", args...)
+	cmd.Dir = root
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go %s: %v: %s", strings.Join(args, " "), err, errs.String())
+	}
+	return out
+}
+
+func TestEveryDirectDependencyHasItsReason(t *testing.T) {
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(goCommand(t, "mod", "edit", "-json"), &mod); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "CONTRIBUTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var direct int
+	for _, r := range mod.Require {
+		if r.Indirect {
+			continue
+		}
+		direct++
+		if !bytes.Contains(text, []byte("\n| `"+r.Path+"` | ")) {
+			t.Errorf("CONTRIBUTING.md gives no reason for %s", r.Path)
+		}
+	}
+	if n := bytes.Count(text, []byte("\n| `g")); n != direct {
+		t.Errorf("CONTRIBUTING.md has reasons for %d modules, go.mod requires %d directly", n, direct)
+	}
+}
+
+// What a package must know nothing of, as CONTRIBUTING.md has it.
+func TestLayers(t *testing.T) {
+	const (
+		nftables = "github.com/google/nftables"
+		netlink  = "github.com/vishvananda/netlink"
+		systemd  = "github.com/coreos/go-systemd/v22"
+	)
+	tests := []struct {
+		pkg    string
+		direct []string // may not import these itself
+		never  []string // may not import these by whatever way
+	}{
+		{"cmd/wslmirror", []string{netlink, nftables}, []string{module + "/internal/lab", "testing"}},
+		{"nft", nil, []string{systemd, module + "/systemd", module + "/internal", module + "/netwatch"}},
+		{"netwatch", nil, []string{nftables, systemd, module + "/internal", module + "/nft"}},
+		{"systemd", nil, []string{nftables, netlink, module + "/internal", module + "/nft"}},
+		{"internal/mirror", nil, []string{systemd, "flag", module + "/cmd"}},
+		{"internal/status", nil, []string{nftables, netlink, systemd}},
+		{"internal/lab", nil, []string{module + "/nft", module + "/netwatch", module + "/internal/mirror"}},
+	}
+	for _, test := range tests {
+		var pkg struct{ Imports, Deps []string }
+		if err := json.Unmarshal(goCommand(t, "list", "-json=Imports,Deps", "./"+test.pkg), &pkg); err != nil {
+			t.Fatal(err)
+		}
+		check := func(imports, forbidden []string) {
+			for _, path := range imports {
+				if slices.ContainsFunc(forbidden, func(f string) bool { return path == f || strings.HasPrefix(path, f+"/") }) {
+					t.Errorf("%s depends on %s", test.pkg, path)
+				}
+			}
+		}
+		check(pkg.Imports, test.direct)
+		check(pkg.Deps, test.never)
+	}
+}
+
+func TestNoFileIsLong(t *testing.T) {
+	const most = 300
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if n := bytes.Count(b, []byte("\n")); n > most {
+			t.Errorf("%s has %d lines, more than %d", path, n, most)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,28 @@
+# bash completion for wslmirror(8)
+
+_wslmirror() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+	local verb=${COMP_WORDS[1]} words=''
+	COMPREPLY=()
+
+	if ((COMP_CWORD == 1)); then
+		words='run status cleanup version help --version --help'
+	else
+		case $verb:$prev in
+		run:--interface) words=$(command ls /sys/class/net 2>/dev/null) ;;
+		run:--path) words='proxy' ;;
+		run:--log-level) words='error warning info debug' ;;
+		run:--runtime-dir | status:--runtime-dir)
+			compopt -o filenames
+			mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+			return
+			;;
+		run:*) words='--interface --path --repair --runtime-dir --log-level --help' ;;
+		status:*) words='--json --runtime-dir --help' ;;
+		cleanup:*) words='--help' ;;
+		esac
+	fi
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+
+complete -F _wslmirror wslmirror

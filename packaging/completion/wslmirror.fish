@@ -1,0 +1,18 @@
+# fish completion for wslmirror(8)
+
+complete -c wslmirror -f
+
+complete -c wslmirror -n __fish_use_subcommand -a run -d 'Run the daemon in the foreground'
+complete -c wslmirror -n __fish_use_subcommand -a status -d 'Show the state'
+complete -c wslmirror -n __fish_use_subcommand -a cleanup -d 'Remove what a killed daemon left in the kernel'
+complete -c wslmirror -n __fish_use_subcommand -a version -d 'Print the version'
+complete -c wslmirror -n __fish_use_subcommand -a help -d 'Print a summary'
+complete -c wslmirror -n __fish_use_subcommand -l version -d 'Print the version'
+complete -c wslmirror -l help -d 'Print a summary'
+
+complete -c wslmirror -n '__fish_seen_subcommand_from run' -l interface -x -a '(command ls /sys/class/net 2>/dev/null)' -d 'Where packets from Windows arrive'
+complete -c wslmirror -n '__fish_seen_subcommand_from run' -l path -x -a proxy -d 'The way to a published port'
+complete -c wslmirror -n '__fish_seen_subcommand_from run' -l repair -d 'Reserved, has no effect'
+complete -c wslmirror -n '__fish_seen_subcommand_from run' -l log-level -x -a 'error warning info debug' -d 'Least important messages to log'
+complete -c wslmirror -n '__fish_seen_subcommand_from run status' -l runtime-dir -x -a '(__fish_complete_directories)' -d 'Directory of the state'
+complete -c wslmirror -n '__fish_seen_subcommand_from status' -l json -d 'Write JSON'

@@ -1,0 +1,120 @@
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// ownProgram extracts the program for this machine.
+func ownProgram(t *testing.T) string {
+	t.Helper()
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		t.Skipf("there is no package for %s", runtime.GOARCH)
+	}
+	return program(t, runtime.GOARCH)
+}
+
+func TestManual(t *testing.T) {
+	need(t, "mandoc", "man", "groff")
+	// "style" would also look for the pages under SEE ALSO on this machine.
+	if out := run(t, "mandoc", "-T", "lint", "-W", "warning", "wslmirror.8"); out != "" {
+		t.Errorf("mandoc says:\n%s", out)
+	}
+	cmd := exec.CommandContext(t.Context(), "man", "--warnings", "--local-file", "wslmirror.8")
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=80", "MANROFFSEQ=")
+	var warnings strings.Builder
+	cmd.Stderr = &warnings
+	if _, err := cmd.Output(); err != nil || warnings.Len() > 0 {
+		t.Errorf("man: %v\n%s", err, warnings.String())
+	}
+}
+
+// The manual and the completions have the flags that the program has: no more,
+// no less.
+func TestFlags(t *testing.T) {
+	need(t, "dpkg-deb")
+	bin := ownProgram(t)
+	help := run(t, bin, "--help") + run(t, bin, "run", "--help") + run(t, bin, "status", "--help")
+	help = regexp.MustCompile(`.*systemctl.*`).ReplaceAllString(help, "") // has a flag of its own
+	want := flags(`--([a-z][a-z-]*)`, help+" --help --version")
+
+	for file, pattern := range map[string]string{
+		"wslmirror.8":               `Fl -([a-z-]+)`,
+		"completion/wslmirror.bash": `--([a-z][a-z-]*)`,
+		"completion/wslmirror.zsh":  `--([a-z][a-z-]*)`,
+		"completion/wslmirror.fish": ` -l ([a-z-]+)`,
+	} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := flags(pattern, string(b)); !slices.Equal(got, want) {
+			t.Errorf("%s has %q, the program %q", file, got, want)
+		}
+	}
+}
+
+// flags returns what the group in the pattern matches, sorted.
+func flags(pattern, text string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+		found = append(found, m[1])
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+func TestBashCompletion(t *testing.T) {
+	need(t, "bash")
+	complete := func(words ...string) []string {
+		return strings.Fields(run(t, "bash", append([]string{"-euc", `
+			. completion/wslmirror.bash
+			COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+			_wslmirror
+			printf '%s\n' "${COMPREPLY[@]}"`, "bash"}, words...)...))
+	}
+	for _, test := range []struct {
+		line string
+		want string
+	}{
+		{"wslmirror st", "status"},
+		{"wslmirror run --log-level ", "error warning info debug"},
+		{"wslmirror run --path ", "proxy"},
+		{"wslmirror run --interface l", "lo"},
+		{"wslmirror run --in", "--interface"},
+		{"wslmirror status --j", "--json"},
+	} {
+		got := complete(strings.Split(test.line, " ")...)
+		if test.want == "lo" { // links of this machine may begin with l as well
+			got = slices.DeleteFunc(got, func(s string) bool { return s != "lo" })
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%q completes to %q, want %q", test.line, got, test.want)
+		}
+	}
+}
+
+func TestZshCompletion(t *testing.T) {
+	need(t, "zsh")
+	run(t, "zsh", "-n", "completion/wslmirror.zsh")
+}
+
+func TestFishCompletion(t *testing.T) {
+	need(t, "fish")
+	run(t, "fish", "--no-execute", "completion/wslmirror.fish")
+	for line, want := range map[string]string{
+		"wslmirror st":                 "status\tShow the state",
+		"wslmirror run --log-level wa": "warning\tLeast important messages to log",
+		"wslmirror run --interface lo": "lo\tWhere packets from Windows arrive",
+	} {
+		out := run(t, "fish", "--no-config", "-c", `source completion/wslmirror.fish; complete -C $argv[1]`, line)
+		if !slices.Contains(strings.Split(out, "\n"), want) {
+			t.Errorf("%q completes to\n%s\nwant %q", line, out, want)
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package packaging
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What the packages tell systemd is seen here, by programs in its place that
+// write down how they were called. What systemd makes of it is seen where a
+// distribution is booted.
+
+// standIn answers as the helpers do where the service is not enabled.
+const standIn = `#!/bin/sh
+echo "${0##*/} $*" >>/calls
+case "$*" in *was-enabled*) exit 1 ;; esac
+`
+
+type step struct {
+	what  string
+	cmd   []string // the last is the package, or its name
+	calls []string // those that change something
+}
+
+func TestDebLifecycle(t *testing.T) {
+	need(t, "dpkg")
+	tree := newTree(t)
+	for _, dir := range []string{"info", "updates"} {
+		mkdir(t, filepath.Join(tree, "var/lib/dpkg", dir))
+	}
+	write(t, filepath.Join(tree, "var/lib/dpkg/status"), `Package: systemd
+Status: install ok installed
+Maintainer: nobody <nobody@localhost>
+Architecture: all
+Version: 252
+Description: stand-in
+`, 0o644)
+	dpkg := []string{"dpkg", "--force-not-root", "--root=" + tree}
+	steps(t, tree, []step{
+		{"install", append(dpkg, "--install", pkg(t, packages(t, dist), "deb")), []string{
+			"deb-systemd-helper unmask wslmirror.service",
+			"systemctl --system daemon-reload",
+		}},
+		{"upgrade", append(dpkg, "--install", pkg(t, packages(t, distHigher), "deb")), []string{
+			"deb-systemd-helper unmask wslmirror.service",
+			"systemctl --system daemon-reload",
+			"deb-systemd-invoke try-restart wslmirror.service",
+		}},
+		{"remove", append(dpkg, "--remove", "wslmirror"), []string{
+			"deb-systemd-invoke stop wslmirror.service",
+			"systemctl --system daemon-reload",
+		}},
+		{"purge", append(dpkg, "--purge", "wslmirror"), []string{
+			"deb-systemd-helper purge wslmirror.service",
+		}},
+	})
+	if left := named(t, tree); len(left) > 0 {
+		t.Errorf("after the purge there is still %q", left)
+	}
+}
+
+func TestRPMLifecycle(t *testing.T) {
+	need(t, "rpm", "go")
+	tree := newTree(t)
+	rpm := []string{"rpm", "--root=" + tree, "--dbpath=/var/lib/rpm"}
+
+	// What the package depends on.
+	write(t, filepath.Join(tree, "systemd.yaml"),
+		"name: systemd\narch: all\nversion: 252.0.0\nprovides: [/bin/sh]\n", 0o644)
+	run(t, "go", "tool", "-modfile=tools/go.mod", "nfpm", "package", "--packager", "rpm",
+		"--config", filepath.Join(tree, "systemd.yaml"), "--target", filepath.Join(tree, "systemd.rpm"))
+	run(t, rpm[0], append(rpm[1:], "--install", filepath.Join(tree, "systemd.rpm"))...)
+
+	steps(t, tree, []step{
+		{"install", append(rpm, "--install", pkg(t, packages(t, dist), "rpm")), []string{
+			"systemctl --no-reload preset wslmirror.service",
+		}},
+		{"upgrade", append(rpm, "--upgrade", pkg(t, packages(t, distHigher), "rpm")), []string{
+			"systemctl daemon-reload",
+			"systemctl try-restart wslmirror.service",
+		}},
+		{"remove", append(rpm, "--erase", "wslmirror"), []string{
+			"systemctl --no-reload disable --now wslmirror.service",
+			"systemctl daemon-reload",
+		}},
+	})
+	// What the user has changed is his.
+	if left := named(t, tree); !slices.Equal(left, []string{"etc/default/wslmirror.rpmsave"}) {
+		t.Errorf("after the removal there is still %q", left)
+	}
+}
+
+// steps takes the steps one after the other and compares what they did.
+func steps(t *testing.T, tree string, steps []step) {
+	t.Helper()
+	settings := filepath.Join(tree, "etc/default/wslmirror")
+	const mine = "WSLMIRROR_OPTS=\"--log-level debug\"\n"
+	for _, s := range steps {
+		os.Remove(filepath.Join(tree, "calls"))
+		out := runEnv(t, []string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, s.cmd[0], s.cmd[1:]...)
+		// A scriptlet that fails does not make rpm fail.
+		if strings.Contains(out, "scriptlet failed") {
+			t.Errorf("%s says:\n%s", s.what, out)
+		}
+		if got := calls(t, tree); !slices.Equal(got, s.calls) {
+			t.Errorf("%s calls\n\t%s\nwant\n\t%s", s.what, strings.Join(got, "\n\t"), strings.Join(s.calls, "\n\t"))
+		}
+		switch s.what {
+		case "install":
+			write(t, settings, mine, 0o644)
+		case "upgrade":
+			if b, err := os.ReadFile(settings); err != nil || string(b) != mine {
+				t.Errorf("after the upgrade the settings are %q, %v", b, err)
+			}
+			if out := run(t, filepath.Join(tree, "usr/bin/wslmirror"), "version"); !strings.Contains(out, higher) {
+				t.Errorf("after the upgrade the version is %q", out)
+			}
+		}
+	}
+}
+
+// calls returns the calls that change something.
+func calls(t *testing.T, tree string) []string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(tree, "calls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(strings.Split(strings.TrimSpace(string(b)), "\n"), func(call string) bool {
+		return strings.Contains(call, "debian-installed") || strings.Contains(call, "was-enabled") ||
+			strings.Contains(call, "update-state")
+	})
+}
+
+// newTree makes the root of a system that has a shell and our stand-ins.
+func newTree(t *testing.T) string {
+	t.Helper()
+	needRoot(t) // scripts run in a chroot
+	need(t, "busybox")
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := t.TempDir()
+	for _, dir := range []string{"usr/bin", "run/systemd/system", "dev", "var/lib/rpm", "etc", "tmp"} {
+		mkdir(t, filepath.Join(tree, dir))
+	}
+	for _, dir := range []string{"bin", "sbin", "usr/sbin"} {
+		if err := os.Symlink("/usr/bin", filepath.Join(tree, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(tree, "usr/bin/sh"), string(busybox), 0o755)
+	for _, name := range []string{"systemctl", "deb-systemd-helper", "deb-systemd-invoke"} {
+		write(t, filepath.Join(tree, "usr/bin", name), standIn, 0o755)
+	}
+	return tree
+}
+
+// named lists what is in the tree by our name.
+func named(t *testing.T, tree string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(d.Name(), "wslmirror") {
+			found = append(found, path[len(tree)+1:])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func mkdir(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path, content string, mode fs.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}

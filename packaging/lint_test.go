@@ -1,0 +1,100 @@
+package packaging
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestLintian(t *testing.T) {
+	need(t, "lintian")
+	debs, err := filepath.Glob(filepath.Join(packages(t, dist), "*.deb"))
+	if err != nil || len(debs) != 2 {
+		t.Fatalf("debs: %q, %v", debs, err)
+	}
+	// Debian 12's lintian has no option to be silent about root.
+	out := runEnv(t, []string{"LC_ALL=C"}, "lintian", append([]string{
+		"--pedantic", "--display-info", "--fail-on", "error,warning,info,pedantic"}, debs...)...)
+	if out := strings.TrimPrefix(out, "running with root privileges is not recommended!\n"); out != "" {
+		t.Errorf("lintian says:\n%s", out)
+	}
+}
+
+func TestRpmlint(t *testing.T) {
+	need(t, "rpmlint")
+	rpms, err := filepath.Glob(filepath.Join(packages(t, dist), "*.rpm"))
+	if err != nil || len(rpms) != 2 {
+		t.Fatalf("rpms: %q, %v", rpms, err)
+	}
+	out := run(t, "rpmlint", append([]string{"--strict", "--config", "lint/rpmlint.toml"}, rpms...)...)
+	if !strings.Contains(out, "2 packages and 0 specfiles checked; 0 errors, 0 warnings") {
+		t.Errorf("rpmlint says:\n%s", out)
+	}
+}
+
+// The unit is understood to the last word, and leaves the service as little as
+// it promises: 1.1 on the scale of systemd-analyze, which runs from 0 to 10.
+func TestUnit(t *testing.T) {
+	need(t, "systemd-analyze", "dpkg-deb")
+	tree := t.TempDir()
+	run(t, "dpkg-deb", "--extract", pkg(t, packages(t, dist), "deb"), tree)
+
+	// The targets that every unit hangs on.
+	found := 0
+	for _, dir := range []string{"/lib/systemd/system", "/usr/lib/systemd/system"} {
+		targets, _ := filepath.Glob(filepath.Join(dir, "*.target"))
+		for _, target := range targets {
+			b, err := os.ReadFile(target)
+			if err != nil {
+				continue // a link to a unit that is not installed
+			}
+			err = os.WriteFile(filepath.Join(tree, "usr/lib/systemd/system", filepath.Base(target)), b, 0o644)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found++
+		}
+	}
+	if found == 0 {
+		unable(t, "systemd is not installed")
+	}
+
+	if out := run(t, "systemd-analyze", "verify", "--root="+tree, "wslmirror.service"); out != "" {
+		t.Errorf("systemd-analyze verify says:\n%s", out)
+	}
+	out := run(t, "systemd-analyze", "security", "--offline=true", "--threshold=11",
+		"--root="+tree, "--no-pager", "wslmirror.service")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	t.Log(lines[len(lines)-1])
+}
+
+// What a directive takes away must not be given back by a later one, nor by one
+// that systemd-analyze does not judge.
+func TestUnitPrivileges(t *testing.T) {
+	b, err := os.ReadFile("../systemd/wslmirror.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for line := range strings.Lines(string(b)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+			got[key] = append(got[key], value)
+		}
+	}
+	for key, want := range map[string][]string{
+		"AmbientCapabilities":     {"CAP_NET_ADMIN"},
+		"CapabilityBoundingSet":   {"CAP_NET_ADMIN"},
+		"RestrictAddressFamilies": {"AF_NETLINK AF_UNIX"},
+		"ExecStart":               {"/usr/bin/wslmirror run $WSLMIRROR_OPTS"},
+		"ExecStopPost":            {"/usr/bin/wslmirror cleanup"},
+		// With these, other users could not read the state.
+		"RuntimeDirectoryPreserve": nil,
+		"User":                     nil,
+	} {
+		if !slices.Equal(got[key], want) {
+			t.Errorf("%s=%q, want %q", key, got[key], want)
+		}
+	}
+}
