@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,16 +23,41 @@ type Link struct {
 // Present reports whether the link exists.
 func (l Link) Present() bool { return l.Index != 0 }
 
-// FindLink reads the link of that name. That there is none is not an error.
-func FindLink(name string) (Link, error) {
-	l, err := netlink.LinkByName(name)
+// readTimeout bounds one question to the kernel. The answer takes less than a
+// millisecond, but waits while somebody holds the kernel's lock on all links.
+const readTimeout = 2 * time.Second
+
+// Links reads links. It keeps its socket, because to open one takes longer than
+// to read a link.
+type Links struct{ handle *netlink.Handle }
+
+// OpenLinks opens the socket, in the network namespace of the calling thread.
+func OpenLinks() (*Links, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if err := h.SetSocketTimeout(readTimeout); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("set the timeout of netlink: %w", err)
+	}
+	return &Links{h}, nil
+}
+
+// Close closes the socket.
+func (l *Links) Close() { l.handle.Close() }
+
+// Find reads the link of that name. That there is none is not an error. After
+// an error the socket should be closed, since a late answer may be in it.
+func (l *Links) Find(name string) (Link, error) {
+	link, err := l.handle.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return Link{Name: name}, nil
 	}
 	if err != nil {
 		return Link{}, fmt.Errorf("read link %s: %w", name, err)
 	}
-	attrs := l.Attrs()
+	attrs := link.Attrs()
 	if attrs.Name != name {
 		// The kernel also finds a link by its alternative names, but nft prints
 		// and WSL knows only the real one.

@@ -43,11 +43,8 @@ func in(t *testing.T, h *lab.Host, fn func() error) {
 func install(t *testing.T, h *lab.Host, table Table) *Holder {
 	t.Helper()
 	var holder *Holder
-	in(t, h, func() error {
-		old, err := Read()
-		if err != nil {
-			return err
-		}
+	old := read(t, h)
+	in(t, h, func() (err error) {
 		if holder, err = Open(); err != nil {
 			return err
 		}
@@ -60,8 +57,13 @@ func install(t *testing.T, h *lab.Host, table Table) *Holder {
 func read(t *testing.T, h *lab.Host) State {
 	t.Helper()
 	var s State
-	in(t, h, func() (err error) {
-		s, err = Read()
+	in(t, h, func() error {
+		r, err := OpenReader()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		s, err = r.Read()
 		return err
 	})
 	return s

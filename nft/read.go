@@ -30,15 +30,37 @@ type State struct {
 	Packets, Bytes uint64
 }
 
-// Read reads our table from the kernel.
-func Read() (State, error) {
-	conn, err := nftables.New(nftables.AsLasting(), withDeadline(readTimeout))
-	if err != nil {
-		return State{}, fmt.Errorf("open netlink: %w", err)
-	}
-	defer conn.CloseLasting()
+// A Reader reads our table. It keeps its socket, because to open one takes as
+// long as to read.
+type Reader struct {
+	conn *nftables.Conn
+	sock *netlink.Conn // conn's
+}
 
-	t, err := conn.ListTableOfFamily(TableName, nftables.TableFamilyIPv4)
+// OpenReader opens the socket, in the network namespace of the calling thread.
+func OpenReader() (*Reader, error) {
+	r := new(Reader)
+	var err error
+	r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		r.sock = c
+		return nil
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return r, nil
+}
+
+// Close closes the socket.
+func (r *Reader) Close() error { return r.conn.CloseLasting() }
+
+// Read reads our table from the kernel. After an error the Reader should be
+// closed, since a late answer may be in its socket.
+func (r *Reader) Read() (State, error) {
+	if err := r.sock.SetDeadline(time.Now().Add(readTimeout)); err != nil {
+		return State{}, fmt.Errorf("set the deadline of netlink: %w", err)
+	}
+	t, err := r.conn.ListTableOfFamily(TableName, nftables.TableFamilyIPv4)
 	if errors.Is(err, unix.ENOENT) {
 		return State{}, nil
 	}
@@ -46,7 +68,7 @@ func Read() (State, error) {
 		return State{}, fmt.Errorf("read table %s: %w", TableName, err)
 	}
 	s := State{Present: true, Owner: t.Owner}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := r.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {
 		return State{}, fmt.Errorf("read chains: %w", err)
 	}
@@ -58,12 +80,12 @@ func Read() (State, error) {
 		if c.Hooknum != nil && c.Priority != nil {
 			chain.Hook, chain.Priority = *c.Hooknum, *c.Priority
 		}
-		rules, err := conn.GetRules(t, c)
+		rules, err := r.conn.GetRules(t, c)
 		if err != nil {
 			return State{}, fmt.Errorf("read rules of chain %s: %w", c.Name, err)
 		}
-		for _, r := range rules {
-			chain.Rules = append(chain.Rules, s.rule(r))
+		for _, rule := range rules {
+			chain.Rules = append(chain.Rules, s.rule(rule))
 		}
 		s.Table.Chains = append(s.Table.Chains, chain)
 	}
@@ -81,10 +103,4 @@ func (s *State) rule(r *nftables.Rule) Rule {
 		}
 	}
 	return Rule{Comment: comment, Exprs: r.Exprs}
-}
-
-func withDeadline(d time.Duration) nftables.ConnOption {
-	return nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return c.SetDeadline(time.Now().Add(d))
-	})
 }

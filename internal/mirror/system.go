@@ -27,27 +27,58 @@ type system struct {
 	log   logrus.FieldLogger
 	wake  func()
 
+	// Open sockets; nil until they are needed, and again after an error.
+	links  *netwatch.Links
+	reader *nft.Reader
 	holder *nft.Holder
+
 	beacon io.Closer    // lit while we own the table
 	watch  *beaconWatch // on the beacon of the daemon that owns it
 }
 
 func (s *system) observe() (Observed, error) {
-	if s.holder == nil {
-		var err error
-		if s.holder, err = nft.Open(); err != nil {
-			return Observed{}, err
+	o, err := s.read()
+	if err != nil {
+		s.closeReaders()
+	}
+	return o, err
+}
+
+func (s *system) read() (o Observed, err error) {
+	if s.links == nil {
+		if s.links, err = netwatch.OpenLinks(); err != nil {
+			return o, err
 		}
 	}
-	link, err := netwatch.FindLink(s.iface)
-	if err != nil {
-		return Observed{}, err
+	if s.reader == nil {
+		if s.reader, err = nft.OpenReader(); err != nil {
+			return o, err
+		}
 	}
-	kernel, err := nft.Read()
-	if err != nil {
-		return Observed{}, err
+	if s.holder == nil {
+		if s.holder, err = nft.Open(); err != nil {
+			return o, err
+		}
 	}
-	return Observed{Link: link, Kernel: kernel, Ours: kernel.Owner == s.holder.PortID()}, nil
+	if o.Link, err = s.links.Find(s.iface); err != nil {
+		return o, err
+	}
+	if o.Kernel, err = s.reader.Read(); err != nil {
+		return o, err
+	}
+	o.Ours = o.Kernel.Present && o.Kernel.Owner == s.holder.PortID()
+	return o, nil
+}
+
+func (s *system) closeReaders() {
+	if s.links != nil {
+		s.links.Close()
+		s.links = nil
+	}
+	if s.reader != nil {
+		s.reader.Close()
+		s.reader = nil
+	}
 }
 
 func (s *system) apply(obs Observed, want Desired) error {
@@ -137,5 +168,6 @@ func (s *system) release() error {
 
 func (s *system) undo() error {
 	s.watchBeacon(false)
+	s.closeReaders()
 	return s.release()
 }

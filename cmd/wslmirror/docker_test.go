@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// patience is how long a client waits. On the bench an answer takes less than a
+// hundredth of it.
+const patience = time.Second
+
+// What Windows sees of a real Docker 20.10: nothing without wslmirror, the
+// container with it, and nothing again when it has stopped. Everything else is
+// reached throughout.
+func TestDocker(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web",
+		"8080:80/tcp", "8080:80/udp", "127.0.0.1:8081:80/tcp", "127.0.0.1:8081:80/udp")
+	for _, proto := range []string{"tcp", "udp"} {
+		for host, port := range map[*lab.Host]string{b.WSL: "9000", b.Windows: "9001"} {
+			if _, err := host.ServeEcho(proto, "127.0.0.1:"+port); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const published, onLoopback, linux, windows = 8080, 8081, 9000, 9001
+	check := func(when string, cured bool) {
+		t.Helper()
+		var wg sync.WaitGroup
+		expect := func(client *lab.Host, port int, want string) {
+			for _, proto := range []string{"tcp", "udp"} {
+				wg.Go(func() {
+					got, err := client.Ask(proto, fmt.Sprintf("127.0.0.1:%d", port), patience)
+					var timeout net.Error
+					switch {
+					case want == "" && !(errors.As(err, &timeout) && timeout.Timeout()):
+						t.Errorf("%s: %s to %s port %d: %q, %v; want a timeout", when, client.Name, proto, port, got, err)
+					case want != "" && got != want:
+						t.Errorf("%s: %s to %s port %d: %q, %v; want %q", when, client.Name, proto, port, got, err, want)
+					}
+				})
+			}
+		}
+		container := ""
+		if cured {
+			container = "web"
+		}
+		expect(b.Windows, published, container)
+		expect(b.Windows, onLoopback, container)
+		expect(b.WSL, published, "web")
+		expect(b.WSL, onLoopback, "web")
+		expect(b.Windows, linux, "WSL")
+		expect(b.WSL, linux, "WSL")
+		expect(b.WSL, windows, "Windows")
+		wg.Wait()
+	}
+
+	check("before", false)
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	check("with wslmirror", true)
+	if s, _ := d.status(); s.Rule.Packets == 0 || s.Rule.Bytes == 0 {
+		t.Errorf("the rule has counted nothing: %+v", s.Rule)
+	}
+	d.stop(unix.SIGTERM)
+	check("after it stopped", false)
+}
+
+// A UDP client with a fixed source port that began before wslmirror was there
+// is not bound to the way its first packet took.
+func TestFlowThatBeganBefore(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web", "5353:80/udp")
+	client, err := b.Windows.Dial("udp", "127.0.0.1:50000", "127.0.0.1:5353", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if answer, err := client.Ask(patience); err == nil {
+		t.Fatalf("answered before: %q", answer)
+	}
+	start(t, b.WSL).awaitState(status.Active)
+	if answer, err := client.Ask(patience); err != nil || answer != "web" {
+		t.Errorf("after: %q, %v; its conntrack entry should be gone", answer, err)
+	}
+}
+
+// Connections that are established when the daemon goes and comes stay so.
+func TestConnectionsSurviveRestart(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp")
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	client, err := b.Windows.Dial("tcp", "", "127.0.0.1:8080", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, step := range []func(){
+		func() {},
+		func() { d.stop(unix.SIGTERM) },
+		func() { d = start(t, b.WSL); d.awaitState(status.Active) },
+		func() { d.proc.Stop(unix.SIGKILL) },
+		func() { d = start(t, b.WSL); d.awaitState(status.Active) },
+	} {
+		step()
+		if answer, err := client.Ask(patience); err != nil || answer != "web" {
+			t.Errorf("%q, %v", answer, err)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// Two daemons on one network are two distributions of one VM: one serves, one
+// stands by, and takes over when the first has gone, however it went.
+func TestElection(t *testing.T) {
+	for _, end := range []unix.Signal{unix.SIGKILL, unix.SIGTERM} {
+		t.Run(unix.SignalName(end), func(t *testing.T) {
+			b := labtest.New(t, lab.Options{})
+			serves := start(t, b.WSL)
+			serves.awaitState(status.Active)
+			for range 4 {
+				standby := start(t, b.WSL)
+				standby.awaitState(status.Standby)
+				if _, exit := standby.status(); exit != exitNotActive {
+					t.Errorf("status of the standby: exit %d", exit)
+				}
+				serves.awaitState(status.Active)
+
+				serves.proc.Stop(end)
+				gone := time.Now()
+				standby.awaitState(status.Active)
+				t.Logf("took over in %v", time.Since(gone))
+				if !hasTable(t, b.WSL) {
+					t.Error("active without a table")
+				}
+				serves = standby
+			}
+			serves.stop(unix.SIGTERM)
+			if hasTable(t, b.WSL) {
+				t.Error("the last one leaves its table")
+			}
+		})
+	}
+}
+
+// However many stand by, one takes over and the others stay calm.
+func TestElectionAmongMany(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	daemons := map[*daemon]bool{}
+	for range 5 {
+		daemons[start(t, b.WSL)] = true
+	}
+	for len(daemons) > 0 {
+		// Until every one of them knows its place.
+		var serves *daemon
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			var active, standby int
+			for d := range daemons {
+				switch s, _ := d.status(); s.State {
+				case status.Active:
+					active++
+					serves = d
+				case status.Standby:
+					standby++
+				}
+			}
+			if active == 1 && standby == len(daemons)-1 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%d active and %d standing by of %d", active, standby, len(daemons))
+			}
+		}
+		serves.proc.Stop(unix.SIGKILL)
+		delete(daemons, serves)
+		if log := serves.log.String(); strings.Contains(log, "level=error") || strings.Contains(log, "level=warning") {
+			t.Errorf("an election is no trouble, but:\n%s", log)
+		}
+	}
+	if hasTable(t, b.WSL) {
+		t.Error("a table is left though all were killed")
+	}
+}
+
+// A daemon that waits for loopback0 holds no table, so two may wait.
+func TestElectionWhenLoopback0Appears(t *testing.T) {
+	b := labtest.New(t, lab.Options{NoLoopback0: true})
+	one, two := start(t, b.WSL), start(t, b.WSL)
+	one.awaitState(status.Waiting)
+	two.awaitState(status.Waiting)
+	if err := b.AddLoopback0(); err != nil {
+		t.Fatal(err)
+	}
+	one.await("a place", func(s status.Snapshot) bool { return s.State != status.Waiting })
+	two.await("a place", func(s status.Snapshot) bool { return s.State != status.Waiting })
+	a, _ := one.status()
+	z, _ := two.status()
+	if a.State == z.State || a.State != status.Active && z.State != status.Active {
+		t.Errorf("the two are %s and %s", a.State, z.State)
+	}
+}
