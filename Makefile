@@ -38,6 +38,10 @@ lint: ## gofmt, go vet, staticcheck
 bench: deps ## measure the daemon (root)
 	$(GO) test -run '^$$' -bench . ./...
 
+.PHONY: footprint
+footprint: deps build ## print what the idle daemon costs (root, a minute)
+	@.ci/footprint
+
 .PHONY: packages
 packages: ## build deb and rpm into dist
 	packaging/build.sh dist

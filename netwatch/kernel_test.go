@@ -1,0 +1,154 @@
+package netwatch_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+func TestFind(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	real, err := b.WSL.Net.LinkByName("loopback0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.WSL.Net.LinkAddAltName(real, "windows"); err != nil {
+		t.Fatal(err)
+	}
+	var links *netwatch.Links
+	err = b.WSL.Do(func() (err error) {
+		links, err = netwatch.OpenLinks()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer links.Close()
+	find := func(name string, want netwatch.Link) {
+		t.Helper()
+		if got, err := links.Find(name); err != nil || got != want {
+			t.Errorf("Find(%q) = %+v, %v; want %+v", name, got, err, want)
+		}
+	}
+	find("loopback0", netwatch.Link{Name: "loopback0", Index: real.Attrs().Index, Up: true})
+	find("missing", netwatch.Link{Name: "missing"})
+	find("windows", netwatch.Link{Name: "windows"}) // another name of loopback0
+
+	if err := b.Loopback0Down(); err != nil {
+		t.Fatal(err)
+	}
+	find("loopback0", netwatch.Link{Name: "loopback0", Index: real.Attrs().Index})
+	if err := b.RemoveLoopback0(); err != nil {
+		t.Fatal(err)
+	}
+	find("loopback0", netwatch.Link{Name: "loopback0"})
+}
+
+// watch returns a Watcher that is subscribed in h.
+func watch(t *testing.T, h *lab.Host, sources ...netwatch.Source) *netwatch.Watcher {
+	t.Helper()
+	w := netwatch.NewWatcher(sources...)
+	if err := h.Do(w.Subscribe); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	return w
+}
+
+func wakes(w *netwatch.Watcher, within time.Duration) bool {
+	select {
+	case <-w.C():
+		return true
+	case <-time.After(within):
+		return false
+	}
+}
+
+func TestNetlink(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	w := watch(t, b.WSL, netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK))
+	elsewhere := watch(t, b.LAN, netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK))
+	if err := b.RemoveLoopback0(); err != nil {
+		t.Fatal(err)
+	}
+	if !wakes(w, 5*time.Second) {
+		t.Error("not woken by a link that goes")
+	}
+	if wakes(elsewhere, 50*time.Millisecond) {
+		t.Error("woken by a link of another network namespace")
+	}
+}
+
+// A flood of events that overruns the socket wakes, and does not end the
+// subscription.
+func TestNetlinkOverrun(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	var broken error
+	w := netwatch.NewWatcher(netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK))
+	w.Broken = func(_ string, err error) { broken = err }
+	if err := b.WSL.Do(w.Subscribe); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	link, err := b.WSL.Net.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5000 {
+		// Each change is an event of about a kilobyte.
+		if err := b.WSL.Net.LinkSetMTU(link, 1500+i%2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !wakes(w, 5*time.Second) {
+		t.Error("not woken by a flood")
+	}
+	for wakes(w, 50*time.Millisecond) {
+	}
+	if err := b.WSL.Do(w.Subscribe); err != nil || broken != nil {
+		t.Errorf("after the flood: %v, %v", err, broken)
+	}
+	if err := b.WSL.Net.LinkDel(mustLink(t, b, "loopback0")); err != nil {
+		t.Fatal(err)
+	}
+	if !wakes(w, 5*time.Second) {
+		t.Error("not woken after the flood")
+	}
+}
+
+func mustLink(t *testing.T, b *lab.Bench, name string) netlink.Link {
+	t.Helper()
+	l, err := b.WSL.Net.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// To set the clock to what it shows is enough for the event that a resumed
+// system sees.
+func TestClockSet(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	w := watch(t, b.WSL, netwatch.ClockSet())
+	if wakes(w, 50*time.Millisecond) {
+		t.Error("woken by nothing")
+	}
+	for range 2 { // the timer stays armed
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
+			t.Fatal(err)
+		}
+		if !wakes(w, 5*time.Second) {
+			t.Error("not woken by the clock")
+		}
+	}
+}
