@@ -89,11 +89,7 @@ func (b *Bench) build(opts Options) error {
 	if err := b.connectLAN(); err != nil {
 		return err
 	}
-	if err := b.addWSLChains(); err != nil {
-		return err
-	}
-	go b.owner.follow()
-	return nil
+	return b.addWSLChains()
 }
 
 // addHost makes a host that ends with the bench.
@@ -106,7 +102,8 @@ func (b *Bench) addHost(name string) (*Host, error) {
 	return h, nil
 }
 
-// Close ends everything that runs on the bench and the bench itself.
+// Close ends everything that runs on the bench and the bench itself. What is
+// closed may be closed again.
 func (b *Bench) Close() error {
 	var errs []error
 	if b.owner != nil {
@@ -115,5 +112,6 @@ func (b *Bench) Close() error {
 	for _, h := range b.hosts {
 		errs = append(errs, h.Close())
 	}
+	b.owner, b.hosts = nil, nil
 	return errors.Join(errs...)
 }

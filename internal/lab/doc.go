@@ -2,17 +2,20 @@
 // network namespaces, so that the fault and its cure can be seen on any Linux
 // machine and without Windows.
 //
-//	 LAN ── eth0 ─┐                      docker0 ── container
-//	              │                      │
-//	            ┌─┴──────────────────────┴─┐
-//	            │           WSL            │
-//	            └─────────┬────────────────┘
-//	                      │ loopback0
-//	                      │
-//	                      │ vEthernet, 00:11:22:33:44:55
-//	            ┌─────────┴────────────────┐
-//	            │         Windows          │   returns to Linux what Linux owns
-//	            └──────────────────────────┘
+//	LAN ── eth0 ─┐                      docker0 ── container
+//	             │                      │
+//	           ┌─┴──────────────────────┴─┐
+//	           │           WSL            │
+//	           └─────────┬────────────────┘
+//	                     │ loopback0
+//	                     │
+//	                     │ vEthernet, 00:11:22:33:44:55
+//	           ┌─────────┴────────────────┐
+//	           │         Windows          │   returns to Linux what Linux owns
+//	           └──────────────────────────┘
+//
+// The container is that of [StandIn], which needs nothing but a kernel, or those
+// of [Docker], the real one.
 //
 // The bench is trusted because it shows, with nothing of wslmirror running,
 // what users report; its tests hold it to that. Where it is simpler than

@@ -66,3 +66,17 @@ func (b *Bench) DeleteTable(family nftables.TableFamily, name string) error {
 	}
 	return nil
 }
+
+// FlushTable does in WSL what `nft flush table` does: the table keeps its chains
+// and loses their rules. The errors are those of DeleteTable.
+func (b *Bench) FlushTable(family nftables.TableFamily, name string) error {
+	c, err := b.WSL.NFT()
+	if err != nil {
+		return fmt.Errorf("open nftables of WSL: %w", err)
+	}
+	c.FlushTable(&nftables.Table{Family: family, Name: name})
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("flush table %s: %w", name, err)
+	}
+	return nil
+}

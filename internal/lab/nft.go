@@ -66,7 +66,7 @@ func matchPorts(offset uint32, first, last uint16) []expr.Any {
 	}
 }
 
-// matchPort is "th dport PORT".
+// matchPort is "tcp dport PORT" or "udp dport PORT", after a match of the protocol.
 func matchPort(port uint16) []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: dport, Len: 2},

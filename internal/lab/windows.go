@@ -57,10 +57,12 @@ func newOwner(b *Bench) (*owner, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open nftables of Windows: %w", err), bound.close())
 	}
-	return &owner{
+	o := &owner{
 		bench: b, bound: bound, windows: windows,
 		stop: make(chan struct{}), stopped: make(chan struct{}),
-	}, nil
+	}
+	go o.follow()
+	return o, nil
 }
 
 // install writes the chains on the link that Windows has now.
@@ -202,4 +204,3 @@ func (b *Bench) Returned() (packets uint64, err error) {
 	}
 	return packets, nil
 }
-

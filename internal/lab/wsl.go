@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -45,23 +46,20 @@ func (b *Bench) addWSLChains() error {
 			Name: "WSLPOSTROUTING", Table: nat, Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource - 1), Policy: &accept,
 		})
-		oif := match(expr.MetaKeyOIF, binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index)))
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("add WSL's chains: %w", err)
+		}
 		for _, proto := range []string{"udp", "tcp"} {
-			addRules(c, postrouting, [][]expr.Any{
-				oif,
+			rule := slices.Concat(
+				match(expr.MetaKeyOIF, binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index))),
 				match(expr.MetaKeyL4PROTO, l4proto(proto)), matchPorts(sport, 1, 65535),
 				matchNot(expr.MetaKeyMARK, mark),
 				counter(),
-				{
-					&expr.Immediate{Register: 1, Data: be16(b.FirstPort)},
-					&expr.Immediate{Register: 2, Data: be16(b.LastPort)},
-					&expr.Masq{ToPorts: true, RegProtoMin: 1, RegProtoMax: 2},
-				},
-			})
+			)
+			if err := b.WSL.addMasquerade(postrouting, rule, b.FirstPort, b.LastPort); err != nil {
+				return err
+			}
 		}
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("add WSL's chains: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+)
+
+func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	program := flags.String("wslmirror", beside("wslmirror"), "")
+	if err := parse(flags, args); err != nil {
+		return usageExit(err, std)
+	}
+	path, err := exec.LookPath(*program)
+	if err != nil {
+		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab demo --wslmirror PATH"}
+	}
+	rows, err := demo(ctx, path, newProgress(std.err))
+	if err != nil {
+		return exitFailure, err
+	}
+	if _, err := fmt.Fprint(std.out, "\n", render(rows, wantsColour(std.out))); err != nil {
+		return exitFailure, err
+	}
+	if cells := wrong(rows); len(cells) > 0 {
+		return exitFailure, errors.New(strings.Join(cells, "\nmirrorlab: "))
+	}
+	return exitOK, nil
+}
+
+// beside is the path of a program in the folder of this one.
+func beside(program string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return program // to be looked for in $PATH
+	}
+	return filepath.Join(filepath.Dir(self), program)
+}
+
+// demo fills the table. It leaves nothing behind.
+func demo(ctx context.Context, program string, p progress) (rows []row, err error) {
+	dir, err := os.MkdirTemp("", "mirrorlab-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	var b *lab.Bench
+	err = p.step("build a bench: Windows, WSL and a container in network namespaces", func() (err error) {
+		b, err = newBench()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+
+	all := ways(b)
+	daemon := daemon{host: b.WSL, program: program, dir: dir}
+	for _, s := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"ask on 127.0.0.1 without wslmirror", asker(all, without)},
+		{"start wslmirror in WSL", daemon.start},
+		{"ask with wslmirror", asker(all, with)},
+		{"stop wslmirror", daemon.stop},
+		{"ask after it stopped", asker(all, after)},
+	} {
+		if err := p.step(s.what, func() error { return s.do(ctx) }); err != nil {
+			return nil, err
+		}
+	}
+	for _, w := range all {
+		rows = append(rows, w.row)
+	}
+	return rows, nil
+}
+
+// asker is the step that fills a column.
+func asker(ways []way, column int) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ask(ways, column)
+		return ctx.Err()
+	}
+}
+
+// daemonTimeout is how long wslmirror may take to start or to stop. It does
+// both in milliseconds.
+const daemonTimeout = 5 * time.Second
+
+// A daemon is the real wslmirror, at work in a host.
+type daemon struct {
+	host    *lab.Host
+	program string
+	dir     string // where it publishes its state
+
+	process *lab.Process
+	output  bytes.Buffer // complete when the process has ended
+}
+
+// start returns when wslmirror says that it is active.
+func (d *daemon) start(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	defer cancel()
+	cmd := exec.Command(d.program, "run", "--runtime-dir", d.dir)
+	cmd.Stdout, cmd.Stderr = &d.output, &d.output
+	if d.process, err = d.host.Start(cmd); err != nil {
+		return err
+	}
+	for {
+		status, err := d.host.Start(exec.CommandContext(ctx, d.program, "status", "--json", "--runtime-dir", d.dir))
+		if err != nil {
+			return err
+		}
+		if err := status.Wait(); err == nil {
+			return nil
+		}
+		select {
+		case <-d.process.Done():
+			return fmt.Errorf("wslmirror ended: %w: %s", d.process.Wait(), strings.TrimSpace(d.output.String()))
+		case <-ctx.Done():
+			return fmt.Errorf("wslmirror does not become active: %w", ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// stop ends wslmirror as systemd does.
+func (d *daemon) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
+	defer cancel()
+	if err := d.process.Process.Signal(unix.SIGTERM); err != nil {
+		return fmt.Errorf("stop wslmirror: %w", err)
+	}
+	select {
+	case <-d.process.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("wslmirror does not stop: %w", ctx.Err())
+	}
+	if err := d.process.Wait(); err != nil {
+		return fmt.Errorf("wslmirror ended: %w: %s", err, strings.TrimSpace(d.output.String()))
+	}
+	return nil
+}
