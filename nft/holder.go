@@ -39,15 +39,38 @@ func Open() (*Holder, error) {
 // another.
 func (h *Holder) PortID() uint32 { return h.portID }
 
-// Replace puts t in the place of what is there, in one transaction: a packet
-// sees the old table or the new one. A table of our name that nobody owns is
-// replaced too. It returns ErrOwned if somebody else owns the table.
-func (h *Holder) Replace(t Table, old State) error {
+// Install makes the kernel hold t, in one transaction: a packet sees the old
+// table or the new one. Where only elements of sets differ, only they change, and
+// the counters go on; otherwise the whole table is replaced, as is one of our
+// name that nobody owns. It returns ErrOwned if somebody else owns the table.
+func (h *Holder) Install(t Table, old State) error {
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
+	if old.Owner == h.portID && t.sameBut(old.Table) {
+		for i, s := range t.Sets {
+			before := old.Table.Sets[i].Ports
+			set := portSet(table, s.Name)
+			if err := h.elements(h.conn.SetDeleteElements, set, before.Minus(s.Ports)); err != nil {
+				return err
+			}
+			if err := h.elements(h.conn.SetAddElements, set, s.Ports.Minus(before)); err != nil {
+				return err
+			}
+		}
+		return h.flush("change table")
+	}
 	if old.Present {
 		h.conn.DelTable(table)
 	}
 	h.conn.AddTable(table)
+	for _, s := range t.Sets {
+		set := portSet(table, s.Name)
+		if err := h.conn.AddSet(set, nil); err != nil {
+			return fmt.Errorf("make set %s: %w", s.Name, err)
+		}
+		if err := h.elements(h.conn.SetAddElements, set, s.Ports); err != nil {
+			return err
+		}
+	}
 	for _, c := range t.Chains {
 		policy := nftables.ChainPolicyAccept
 		chain := h.conn.AddChain(&nftables.Chain{
@@ -62,6 +85,28 @@ func (h *Holder) Replace(t Table, old State) error {
 		}
 	}
 	return h.flush("install table")
+}
+
+func portSet(table *nftables.Table, name string) *nftables.Set {
+	return &nftables.Set{
+		Table: table, Name: name, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+	}
+}
+
+// elements adds ports to a set or deletes them from it.
+func (h *Holder) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, ports Ports) error {
+	if ports.Empty() {
+		return nil
+	}
+	var list []nftables.SetElement
+	for p := range ports.All() {
+		list = append(list, nftables.SetElement{Key: p.element()})
+	}
+	if err := change(set, list); err != nil {
+		return fmt.Errorf("change set %s: %w", set.Name, err)
+	}
+	return nil
 }
 
 // Remove removes the table. The Holder can install it again.

@@ -48,7 +48,7 @@ func install(t *testing.T, h *lab.Host, table Table) *Holder {
 		if holder, err = Open(); err != nil {
 			return err
 		}
-		return holder.Replace(table, old)
+		return holder.Install(table, old)
 	})
 	t.Cleanup(func() { holder.Close() })
 	return holder
@@ -63,7 +63,7 @@ func read(t *testing.T, h *lab.Host) State {
 			return err
 		}
 		defer r.Close()
-		s, err = r.Read()
+		s, _, err = r.Read()
 		return err
 	})
 	return s
@@ -75,7 +75,7 @@ var progname = regexp.MustCompile(` # progname .*`)
 // The table as the nft program sees it.
 func TestMirrorGolden(t *testing.T) {
 	h, index := host(t)
-	install(t, h, Mirror(index))
+	install(t, h, Mirror(index, nil))
 	out, err := h.Run("nft", "list", "table", TableFamily, TableName)
 	if err != nil {
 		t.Fatal(err)
@@ -103,18 +103,18 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	if s := read(t, h); s.Present || s.Owner != 0 || len(s.Table.Chains) != 0 {
 		t.Fatalf("before: %+v", s)
 	}
-	holder := install(t, h, Mirror(index))
+	holder := install(t, h, Mirror(index, nil))
 	s := read(t, h)
-	if !s.Present || s.Owner != holder.PortID() || !s.Table.Equal(Mirror(index)) {
-		t.Errorf("read %+v, want owner %d and %+v", s, holder.PortID(), Mirror(index))
+	if !s.Present || s.Owner != holder.PortID() || !s.Table.Equal(Mirror(index, nil)) {
+		t.Errorf("read %+v, want owner %d and %+v", s, holder.PortID(), Mirror(index, nil))
 	}
-	if s.Table.Equal(Mirror(index + 1)) {
+	if s.Table.Equal(Mirror(index+1, nil)) {
 		t.Error("the table for another link counts as equal")
 	}
 
 	// Another table in its place, and none.
-	in(t, h, func() error { return holder.Replace(Mirror(index+1), s) })
-	if s = read(t, h); !s.Table.Equal(Mirror(index + 1)) {
+	in(t, h, func() error { return holder.Install(Mirror(index+1, nil), s) })
+	if s = read(t, h); !s.Table.Equal(Mirror(index+1, nil)) {
 		t.Errorf("after replacing: %+v", s)
 	}
 	in(t, h, holder.Remove)
@@ -122,15 +122,15 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	if s = read(t, h); s.Present {
 		t.Errorf("after removing: %+v", s)
 	}
-	in(t, h, func() error { return holder.Replace(Mirror(index), s) })
-	if s = read(t, h); !s.Table.Equal(Mirror(index)) || s.Owner != holder.PortID() {
+	in(t, h, func() error { return holder.Install(Mirror(index, nil), s) })
+	if s = read(t, h); !s.Table.Equal(Mirror(index, nil)) || s.Owner != holder.PortID() {
 		t.Errorf("installed again: %+v", s)
 	}
 }
 
 func TestOwnership(t *testing.T) {
 	h, index := host(t)
-	holder := install(t, h, Mirror(index))
+	holder := install(t, h, Mirror(index, nil))
 
 	if out, err := h.Run("nft", "delete", "table", TableFamily, TableName); err == nil {
 		t.Errorf("somebody else could delete the table: %s", out)
@@ -141,7 +141,7 @@ func TestOwnership(t *testing.T) {
 	if _, err := h.Run("nft", "flush", "ruleset"); err != nil {
 		t.Error(err)
 	}
-	if s := read(t, h); !s.Table.Equal(Mirror(index)) {
+	if s := read(t, h); !s.Table.Equal(Mirror(index, nil)) {
 		t.Errorf("after 'nft flush ruleset': %+v", s)
 	}
 
@@ -152,7 +152,7 @@ func TestOwnership(t *testing.T) {
 	})
 	defer second.Close()
 	for _, old := range []State{{}, read(t, h)} {
-		err := h.Do(func() error { return second.Replace(Mirror(index), old) })
+		err := h.Do(func() error { return second.Install(Mirror(index, nil), old) })
 		if !errors.Is(err, ErrOwned) {
 			t.Errorf("a second owner: %v, want ErrOwned", err)
 		}
@@ -162,7 +162,7 @@ func TestOwnership(t *testing.T) {
 	if s := read(t, h); s.Present {
 		t.Errorf("outlives its owner: %+v", s)
 	}
-	in(t, h, func() error { return second.Replace(Mirror(index), State{}) })
+	in(t, h, func() error { return second.Install(Mirror(index, nil), State{}) })
 	if s := read(t, h); s.Owner != second.PortID() {
 		t.Errorf("owner is %d, want the second, %d", s.Owner, second.PortID())
 	}
@@ -181,8 +181,8 @@ func TestReplaceTakesATableThatNobodyOwns(t *testing.T) {
 	if s := read(t, h); !s.Present || s.Owner != 0 {
 		t.Fatalf("before: %+v", s)
 	}
-	holder := install(t, h, Mirror(index))
-	if s := read(t, h); s.Owner != holder.PortID() || !s.Table.Equal(Mirror(index)) {
+	holder := install(t, h, Mirror(index, nil))
+	if s := read(t, h); s.Owner != holder.PortID() || !s.Table.Equal(Mirror(index, nil)) {
 		t.Errorf("after: %+v", s)
 	}
 }
@@ -238,25 +238,35 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestRedirected(t *testing.T) {
+func TestMisdirected(t *testing.T) {
 	ip := net.ParseIP
+	m := misdirected{
+		proxy:  AllPorts.Minus(PortSet(Port{unix.IPPROTO_TCP, 9000})),
+		kernel: PortSet(Port{unix.IPPROTO_TCP, 9000}),
+	}
 	tests := map[string]struct {
 		src, dst, answers string
+		proto             uint8
+		port              uint16
 		want              bool
 	}{
-		"to a container":         {"127.0.0.1", "127.0.0.1", "172.17.0.2", true},
-		"to another loopback":    {"127.0.0.1", "127.0.0.1", "127.0.0.2", true},
-		"to where it was sent":   {"127.0.0.1", "127.0.0.1", "127.0.0.1", false},
-		"from the LAN":           {"192.0.2.1", "192.0.2.2", "172.17.0.2", false},
-		"from the LAN to us":     {"192.0.2.1", "127.0.0.1", "172.17.0.2", false},
-		"from us to a neighbour": {"127.0.0.1", "192.0.2.1", "192.0.2.1", false},
+		"to a container":                    {"127.0.0.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_TCP, 8080, true},
+		"to another loopback":               {"127.0.0.1", "127.0.0.1", "127.0.0.2", unix.IPPROTO_UDP, 8080, true},
+		"to where it was sent":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", unix.IPPROTO_TCP, 8080, false},
+		"to a container, by the kernel":     {"127.0.0.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_TCP, 9000, false},
+		"kept from the kernel":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", unix.IPPROTO_TCP, 9000, true},
+		"the same port of another protocol": {"127.0.0.1", "127.0.0.1", "127.0.0.1", unix.IPPROTO_UDP, 9000, false},
+		"neither TCP nor UDP":               {"127.0.0.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_SCTP, 8080, false},
+		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", unix.IPPROTO_TCP, 8080, false},
+		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_TCP, 8080, false},
+		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", unix.IPPROTO_TCP, 8080, false},
 	}
 	for name, test := range tests {
 		flow := &netlink.ConntrackFlow{
-			Forward: netlink.IPTuple{SrcIP: ip(test.src), DstIP: ip(test.dst)},
+			Forward: netlink.IPTuple{SrcIP: ip(test.src), DstIP: ip(test.dst), Protocol: test.proto, DstPort: test.port},
 			Reverse: netlink.IPTuple{SrcIP: ip(test.answers), DstIP: ip(test.src)},
 		}
-		if got := (redirected{}).MatchConntrackFlow(flow); got != test.want {
+		if got := m.MatchConntrackFlow(flow); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

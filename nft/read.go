@@ -3,11 +3,12 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -54,53 +55,124 @@ func OpenReader() (*Reader, error) {
 // Close closes the socket.
 func (r *Reader) Close() error { return r.conn.CloseLasting() }
 
-// Read reads our table from the kernel. After an error the Reader should be
-// closed, since a late answer may be in its socket.
-func (r *Reader) Read() (State, error) {
+// Read reads our table, and the ruleset of the families ip and inet. After an
+// error the Reader should be closed, since a late answer may be in its socket.
+func (r *Reader) Read() (State, *Ruleset, error) {
 	if err := r.sock.SetDeadline(time.Now().Add(readTimeout)); err != nil {
-		return State{}, fmt.Errorf("set the deadline of netlink: %w", err)
+		return State{}, nil, fmt.Errorf("set the deadline of netlink: %w", err)
 	}
-	t, err := r.conn.ListTableOfFamily(TableName, nftables.TableFamilyIPv4)
+	var s State
+	switch t, err := r.conn.ListTableOfFamily(TableName, nftables.TableFamilyIPv4); {
+	case errors.Is(err, unix.ENOENT):
+	case err != nil:
+		return s, nil, fmt.Errorf("read table %s: %w", TableName, err)
+	default:
+		s.Present, s.Owner = true, t.Owner
+	}
+	rs, err := r.ruleset()
+	if err != nil {
+		return s, nil, err
+	}
+	if s.Present {
+		s.take(rs)
+	}
+	return s, rs, nil
+}
+
+// ruleset reads the chains, rules and sets of all tables.
+func (r *Reader) ruleset() (*Ruleset, error) {
+	m := messages{elements: r.elements}
+	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4} {
+		for _, dump := range []struct {
+			what string
+			msg  uint16
+			to   *[][]byte
+		}{
+			{"chains", unix.NFT_MSG_GETCHAIN, &m.chains},
+			{"rules", unix.NFT_MSG_GETRULE, &m.rules},
+			{"sets", unix.NFT_MSG_GETSET, &m.sets},
+		} {
+			msgs, err := r.dump(dump.msg, family)
+			if err != nil {
+				return nil, fmt.Errorf("read %s: %w", dump.what, err)
+			}
+			*dump.to = append(*dump.to, msgs...)
+		}
+	}
+	return m.decode()
+}
+
+// elements reads the elements of a set.
+func (r *Reader) elements(family byte, table, set string) ([][]byte, error) {
+	msgs, err := r.dump(unix.NFT_MSG_GETSETELEM, family,
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(table + "\x00")},
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")})
 	if errors.Is(err, unix.ENOENT) {
-		return State{}, nil
+		return nil, nil // it was removed in between, which is an event
 	}
+	return msgs, err
+}
+
+// dump asks for all objects of a kind.
+func (r *Reader) dump(msg uint16, family byte, attrs ...netlink.Attribute) ([][]byte, error) {
+	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
-		return State{}, fmt.Errorf("read table %s: %w", TableName, err)
+		return nil, err
 	}
-	s := State{Present: true, Owner: t.Owner}
-	chains, err := r.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return State{}, fmt.Errorf("read chains: %w", err)
+	answers, err := r.sock.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
+	})
+	var msgs [][]byte
+	for _, a := range answers {
+		msgs = append(msgs, a.Data)
 	}
-	for _, c := range chains {
-		if c.Table.Name != TableName {
+	return msgs, err
+}
+
+// take takes the content of our table from the ruleset.
+func (s *State) take(rs *Ruleset) {
+	ours := tableID{unix.NFPROTO_IPV4, TableName}
+	for id, set := range rs.sets {
+		if id.table != ours {
 			continue
 		}
-		chain := Chain{Name: c.Name, Type: c.Type}
-		if c.Hooknum != nil && c.Priority != nil {
-			chain.Hook, chain.Priority = *c.Hooknum, *c.Priority
+		var ports []Port
+		for _, e := range set.elements {
+			if p, ok := portOf(e.key); ok {
+				ports = append(ports, p)
+			}
 		}
-		rules, err := r.conn.GetRules(t, c)
-		if err != nil {
-			return State{}, fmt.Errorf("read rules of chain %s: %w", c.Name, err)
+		s.Table.Sets = append(s.Table.Sets, Set{id.name, PortSet(ports...)})
+	}
+	slices.SortFunc(s.Table.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
+	for _, c := range rs.base {
+		if c.table != ours {
+			continue
 		}
-		for _, rule := range rules {
-			chain.Rules = append(chain.Rules, s.rule(rule))
+		chain := Chain{Name: c.name, Type: c.kind, Hook: c.hook, Priority: c.priority}
+		for _, r := range c.rules {
+			chain.Rules = append(chain.Rules, s.rule(r))
 		}
 		s.Table.Chains = append(s.Table.Chains, chain)
 	}
-	return s, nil
 }
 
 // rule takes what the rule has counted out of it.
-func (s *State) rule(r *nftables.Rule) Rule {
-	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-	for _, e := range r.Exprs {
-		if c, ok := e.(*expr.Counter); ok {
-			s.Packets += c.Packets
-			s.Bytes += c.Bytes
+func (s *State) rule(r *rule) Rule {
+	out := Rule{Comment: r.comment}
+	for _, e := range r.exprs {
+		if c, ok := e.expr.(*expr.Counter); ok {
+			if r.comment == mirrored {
+				s.Packets += c.Packets
+				s.Bytes += c.Bytes
+			}
 			*c = expr.Counter{}
 		}
+		out.Exprs = append(out.Exprs, e.expr)
 	}
-	return Rule{Comment: comment, Exprs: r.Exprs}
+	return out
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -121,4 +123,53 @@ func TestConnectionsSurviveRestart(t *testing.T) {
 			t.Errorf("%q, %v", answer, err)
 		}
 	}
+}
+
+// Where the kernel serves localhost, wslmirror keeps out of the way, port by
+// port, from the first packet on and as containers come and go.
+func TestDockerWithoutProxy(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b, "--userland-proxy=false")
+	labtest.RunContainer(t, docker, "first", "8080:80/tcp", "8080:80/udp", "127.0.0.1:8081:80/tcp")
+	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
+		t.Fatal(err)
+	}
+	answers := func(when, proto, port, want string) {
+		t.Helper()
+		if got, err := b.Windows.Ask(proto, "127.0.0.1:"+port, patience); got != want {
+			t.Errorf("%s: Windows to %s port %s: %q, %v; want %q", when, proto, port, got, err, want)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		answers(when, "tcp", "8080", "first")
+		answers(when, "udp", "8080", "first")
+		answers(when, "tcp", "8081", "first")
+		answers(when, "tcp", "9000", "WSL")
+	}
+	check("before")
+	d := start(t, b.WSL)
+	s := d.awaitState(status.Active)
+	check("with wslmirror")
+	want := []status.Port{
+		{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},
+		{Proto: "tcp", Port: 8081, Address: "127.0.0.1", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},
+		{Proto: "udp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},
+	}
+	if !slices.Equal(s.Ports, want) {
+		t.Errorf("status lists %+v\nwant %+v", s.Ports, want)
+	}
+
+	labtest.RunContainer(t, docker, "second", "8090:80/tcp")
+	d.await("the second container's port", func(s status.Snapshot) bool { return len(s.Ports) == 4 })
+	answers("a container that came later", "tcp", "8090", "second")
+	if err := docker.Remove("second"); err != nil {
+		t.Fatal(err)
+	}
+	d.await("three ports", func(s status.Snapshot) bool { return len(s.Ports) == 3 })
+	if list := ruleset(t, b.WSL); strings.Contains(list, "8090") {
+		t.Errorf("a port that is gone is still in a rule:\n%s", list)
+	}
+	d.stop(unix.SIGTERM)
+	check("after it stopped")
 }

@@ -46,11 +46,34 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	}
 	row("version", "%s", clean(s.Version))
 	t.Flush()
+	printPorts(&b, s.Ports)
 	if a := advice(s, here); a != "" {
 		fmt.Fprintf(&b, "\n%s", a)
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// printPorts lists the published ports and the way to each.
+func printPorts(b *bytes.Buffer, ports []status.Port) {
+	if len(ports) == 0 {
+		return
+	}
+	ways := map[string]string{
+		status.PathProxy:  "proxy: by WSLPREROUTING to the engine's proxy",
+		status.PathKernel: "kernel: left to the engine's own rules",
+	}
+	fmt.Fprintln(b)
+	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	fmt.Fprintf(t, "  PORT\tON\tTO\tENGINE\tPATH\n")
+	for _, p := range ports {
+		way, ok := ways[p.Path]
+		if !ok {
+			way = p.Path
+		}
+		fmt.Fprintf(t, "  %d/%s\t%s\t%s\t%s\t%s\n", p.Port, clean(p.Proto), clean(p.Address), clean(p.Target), clean(p.Engine), clean(way))
+	}
+	t.Flush()
 }
 
 // clean makes what came from elsewhere fit for a terminal: no control

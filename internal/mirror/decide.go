@@ -14,6 +14,8 @@ type Observed struct {
 	Kernel nft.State
 	// Ours says that this process owns that table.
 	Ours bool
+	// View is what the rules of all the others do to packets for 127.0.0.1.
+	View nft.View
 }
 
 // Desired is what should be.
@@ -35,7 +37,7 @@ func decide(o Observed) Desired {
 	case !o.Link.Present():
 		return Desired{State: status.Waiting}
 	default:
-		t := nft.Mirror(o.Link.Index)
+		t := nft.Mirror(o.Link.Index, o.View.Kernel)
 		return Desired{State: status.Active, Table: &t}
 	}
 }

@@ -14,10 +14,10 @@ func TestDecide(t *testing.T) {
 		up     = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
 		down   = netwatch.Link{Name: "loopback0", Index: 7}
 		none   = nft.State{}
-		ours   = nft.State{Present: true, Owner: 100, Table: nft.Mirror(7)}
-		stale  = nft.State{Present: true, Owner: 100, Table: nft.Mirror(6)}
-		theirs = nft.State{Present: true, Owner: 200, Table: nft.Mirror(7)}
-		nobody = nft.State{Present: true, Table: nft.Mirror(7)}
+		ours   = nft.State{Present: true, Owner: 100, Table: nft.Mirror(7, nil)}
+		stale  = nft.State{Present: true, Owner: 100, Table: nft.Mirror(6, nil)}
+		theirs = nft.State{Present: true, Owner: 200, Table: nft.Mirror(7, nil)}
+		nobody = nft.State{Present: true, Table: nft.Mirror(7, nil)}
 	)
 	tests := map[string]struct {
 		link  netwatch.Link
@@ -47,7 +47,7 @@ func TestDecide(t *testing.T) {
 			switch {
 			case test.index == 0 && got.Table != nil:
 				t.Error("wants a table")
-			case test.index != 0 && (got.Table == nil || !got.Table.Equal(nft.Mirror(test.index))):
+			case test.index != 0 && (got.Table == nil || !got.Table.Equal(nft.Mirror(test.index, nil))):
 				t.Errorf("table is not the one for link %d", test.index)
 			}
 

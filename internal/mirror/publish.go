@@ -28,6 +28,9 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) {
 	if !obs.Ours {
 		s.Rule = status.Rule{} // what another daemon has counted
 	}
+	for _, p := range obs.View.Published {
+		s.Ports = append(s.Ports, port(p))
+	}
 	if err != nil {
 		s.State = status.Error
 		s.Reason = strings.ReplaceAll(err.Error(), "\n", "; ") // joined errors
@@ -48,4 +51,19 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) {
 	}
 	d.last = s
 	d.cfg.Publish(s)
+}
+
+// port is a published port as the status has it.
+func port(p nft.Published) status.Port {
+	out := status.Port{
+		Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(),
+		Engine: p.Engine, Path: status.PathProxy,
+	}
+	if p.To.IsValid() {
+		out.Target = p.To.String()
+	}
+	if p.Kernel {
+		out.Path = status.PathKernel
+	}
+	return out
 }

@@ -63,10 +63,12 @@ func (s *system) read() (o Observed, err error) {
 	if o.Link, err = s.links.Find(s.iface); err != nil {
 		return o, err
 	}
-	if o.Kernel, err = s.reader.Read(); err != nil {
+	var rules *nft.Ruleset
+	if o.Kernel, rules, err = s.reader.Read(); err != nil {
 		return o, err
 	}
 	o.Ours = o.Kernel.Present && o.Kernel.Owner == s.holder.PortID()
+	o.View = rules.View(nft.Iface{Name: o.Link.Name, Index: o.Link.Index})
 	return o, nil
 }
 
@@ -105,20 +107,26 @@ func (s *system) install(obs Observed, t nft.Table) error {
 	if obs.Ours && obs.Kernel.Table.Equal(t) {
 		return nil
 	}
-	if err := s.holder.Replace(t, obs.Kernel); err != nil {
+	if err := s.holder.Install(t, obs.Kernel); err != nil {
 		return err
 	}
 	log := s.log.WithFields(logrus.Fields{"interface": obs.Link.Name, "index": obs.Link.Index})
-	log.Debug("installed the table")
+	kernel := t.Set(nft.KernelSet)
+	log.WithField("kernel", kernel.String()).Debug("installed the table")
 	// Only now, because a flow that began before is not helped by the rule, and
-	// one that is forgotten before could begin again too early.
-	n, err := nft.ForgetFlows()
+	// one that is forgotten before could begin again too early. Ports that the
+	// kernel has just begun to serve were kept from it by our rule until now.
+	var freed nft.Ports
+	if obs.Ours {
+		freed = kernel.Minus(obs.Kernel.Table.Set(nft.KernelSet))
+	}
+	n, err := nft.ForgetFlows(nft.AllPorts.Minus(kernel), freed)
 	if err != nil {
 		// Without nf_conntrack_netlink: new flows work, old ones wait for their
 		// timeout. No reason to take the table away.
 		log.WithError(err).Warn("flows that began before now keep their old way until they time out")
 	} else if n > 0 {
-		log.WithField("flows", n).Info("freed flows that had been sent to a container")
+		log.WithField("flows", n).Info("freed flows from the way that their first packet took")
 	}
 	return nil
 }

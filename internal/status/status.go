@@ -77,12 +77,20 @@ type Rule struct {
 
 // A Port is a port that a container engine publishes.
 type Port struct {
-	Proto  string `json:"proto"`
-	Port   uint16 `json:"port"`
-	Target string `json:"target"`
-	Engine string `json:"engine"`
-	Path   string `json:"path"`
+	Proto string `json:"proto"` // tcp or udp
+	Port  uint16 `json:"port"`
+	// Address is where it is published: 0.0.0.0 or 127.0.0.1.
+	Address string `json:"address"`
+	Target  string `json:"target"` // the container's address and port, if known
+	Engine  string `json:"engine"`
+	Path    string `json:"path"` // how a client of localhost reaches it
 }
+
+// The paths of a Port.
+const (
+	PathProxy  = "proxy"  // through the engine's userland proxy
+	PathKernel = "kernel" // the kernel serves it, by the engine's own rules
+)
 
 // Sentence says the state in one line, for people.
 func (s Snapshot) Sentence() string {
@@ -161,6 +169,9 @@ func Read(dir string) (Snapshot, error) {
 	var s Snapshot
 	if err := json.Unmarshal(b, &s); err != nil {
 		return Snapshot{}, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	if s.Ports == nil {
+		s.Ports = []Port{} // never null
 	}
 	return s, nil
 }

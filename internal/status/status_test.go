@@ -24,7 +24,7 @@ var example = Snapshot{
 	Path:      "proxy",
 	Table:     Table{Family: "ip", Name: "wslmirror", Installed: true},
 	Rule:      Rule{Packets: 3, Bytes: 180},
-	Ports:     []Port{{Proto: "tcp", Port: 8080, Target: "172.17.0.2:80", Engine: "docker", Path: "proxy"}},
+	Ports:     []Port{{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "proxy"}},
 	Version:   "1.2.3",
 	PID:       42,
 	Since:     time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -217,6 +217,9 @@ func TestServeBounds(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	}
+	for start := time.Now(); now.Load() < maxAsking && time.Since(start) < 5*time.Second; {
+		time.Sleep(time.Millisecond)
 	}
 	close(release)
 	for range maxAsking {

@@ -1,0 +1,98 @@
+package nft
+
+import (
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A namedExpr is an expression of a rule. The library silently leaves out
+// expressions that it does not know, and a match that is left out would count
+// as one that always holds; so they stand here without their content.
+type namedExpr struct {
+	name string
+	expr expr.Any // nil: not understood
+}
+
+func decodeExpr(family byte, b []byte) (e namedExpr, err error) {
+	var data []byte
+	err = nested(b, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_EXPR_NAME:
+			e.name = ad.String()
+		case unix.NFTA_EXPR_DATA:
+			data = ad.Bytes()
+		}
+	})
+	if err != nil {
+		return e, err
+	}
+	x := newExpr(e.name)
+	if x == nil || unmarshal(family, data, x) != nil {
+		return e, nil // not understood is no error
+	}
+	e.expr = x
+	// An immediate that writes no data is a verdict.
+	if imm, ok := x.(*expr.Immediate); ok && imm.Register == unix.NFT_REG_VERDICT {
+		v := new(expr.Verdict)
+		if unmarshal(family, data, v) != nil {
+			v = nil
+		}
+		e.expr = v
+		if v == nil {
+			e.expr = nil
+		}
+	}
+	return e, nil
+}
+
+// unmarshal is expr.Unmarshal, which trusts the lengths inside of what xtables
+// extensions send, without its panics.
+func unmarshal(family byte, data []byte, e expr.Any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("malformed expression: %v", p)
+		}
+	}()
+	return expr.Unmarshal(family, data, e)
+}
+
+// newExpr makes the expressions that the walk understands, or that our own
+// table has.
+func newExpr(name string) expr.Any {
+	switch name {
+	case "bitwise":
+		return new(expr.Bitwise)
+	case "cmp":
+		return new(expr.Cmp)
+	case "counter":
+		return new(expr.Counter)
+	case "ct":
+		return new(expr.Ct)
+	case "fib":
+		return new(expr.Fib)
+	case "immediate":
+		return new(expr.Immediate)
+	case "lookup":
+		return new(expr.Lookup)
+	case "masq":
+		return new(expr.Masq)
+	case "match":
+		return new(expr.Match)
+	case "meta":
+		return new(expr.Meta)
+	case "nat":
+		return new(expr.NAT)
+	case "payload":
+		return new(expr.Payload)
+	case "range":
+		return new(expr.Range)
+	case "redir":
+		return new(expr.Redir)
+	case "target":
+		return new(expr.Target)
+	}
+	return nil
+}

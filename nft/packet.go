@@ -1,0 +1,229 @@
+package nft
+
+import (
+	"encoding/binary"
+	"iter"
+	"math"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// A cell is one byte of what a rule has loaded: known, unknown, or a part of
+// what the walk is about, the protocol and the port.
+type cell struct {
+	kind  cellKind
+	value byte // of a constant
+}
+
+type cellKind uint8
+
+const (
+	isUnknown cellKind = iota
+	isConstant
+	isProto
+	isPortHigh
+	isPortLow
+)
+
+func constant(b []byte) []cell {
+	cells := make([]cell, len(b))
+	for i, v := range b {
+		cells[i] = cell{isConstant, v}
+	}
+	return cells
+}
+
+func unknown(n int) []cell { return make([]cell, n) }
+
+// values is what cells contain, if all of it is constant.
+func values(cells []cell) (b []byte, ok bool) {
+	b = make([]byte, len(cells))
+	for i, c := range cells {
+		if c.kind != isConstant {
+			return nil, false
+		}
+		b[i] = c.value
+	}
+	return b, true
+}
+
+// maxValue is the size of the largest value of a register.
+const maxValue = 16
+
+// registers are those of nf_tables: four of 16 bytes, which are also sixteen of
+// four.
+type registers struct {
+	cells [4 * maxValue]cell
+	// daddr says that the last load was the destination address, whole.
+	daddr bool
+}
+
+// at is where a register begins, or -1.
+func (r *registers) at(reg uint32) int {
+	switch {
+	case reg >= unix.NFT_REG_1 && reg <= unix.NFT_REG_4:
+		return int(reg-unix.NFT_REG_1) * maxValue
+	case reg >= unix.NFT_REG32_00 && reg <= unix.NFT_REG32_15:
+		return int(reg-unix.NFT_REG32_00) * 4
+	}
+	return -1
+}
+
+// store fills a register, and the rest of the word with zeroes as the kernel
+// does (nft_data_copy and nft_reg_store8 in nf_tables.h).
+func (r *registers) store(reg uint32, cells []cell) {
+	at := r.at(reg)
+	if at < 0 {
+		return
+	}
+	r.daddr = false
+	n := copy(r.cells[at:], cells)
+	for ; n%4 != 0; n++ {
+		r.cells[at+n] = cell{kind: isConstant}
+	}
+}
+
+func (r *registers) load(reg uint32, n int) []cell {
+	at := r.at(reg)
+	if at < 0 || n < 0 || at+n > len(r.cells) {
+		return unknown(max(n, 0))
+	}
+	return r.cells[at : at+n]
+}
+
+// meta is what a meta expression loads.
+func (p *Packet) meta(key expr.MetaKey) []cell {
+	switch key {
+	case expr.MetaKeyIIF:
+		return p.Iif.number()
+	case expr.MetaKeyOIF:
+		return p.Oif.number()
+	case expr.MetaKeyIIFNAME:
+		return p.Iif.text()
+	case expr.MetaKeyOIFNAME:
+		return p.Oif.text()
+	case expr.MetaKeyL4PROTO:
+		return []cell{{kind: isProto}}
+	case expr.MetaKeyNFPROTO:
+		return constant([]byte{unix.NFPROTO_IPV4})
+	case expr.MetaKeyPROTOCOL:
+		return constant(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
+	}
+	return unknown(maxValue)
+}
+
+func (i Iface) number() []cell {
+	return constant(binary.NativeEndian.AppendUint32(nil, uint32(i.Index)))
+}
+
+func (i Iface) text() []cell {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, i.Name)
+	return constant(b)
+}
+
+// ipDaddr is the offset of the destination in a header of IPv4.
+const ipDaddr = 16
+
+// payload is what a payload expression loads.
+func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
+	if offset > math.MaxUint8 || length > maxValue {
+		return unknown(maxValue)
+	}
+	var header []cell
+	switch base {
+	case expr.PayloadBaseNetworkHeader:
+		header = unknown(20)
+		header[0] = cell{isConstant, 0x45} // the version, and no options
+		header[9] = cell{kind: isProto}
+		src, dst := p.Src.As4(), p.Dst.As4()
+		copy(header[12:], constant(src[:]))
+		copy(header[ipDaddr:], constant(dst[:]))
+	case expr.PayloadBaseTransportHeader:
+		header = append(unknown(2), cell{kind: isPortHigh}, cell{kind: isPortLow})
+	}
+	cells := unknown(int(length))
+	if int(offset) < len(header) {
+		copy(cells, header[offset:])
+	}
+	return cells
+}
+
+// ct is what a ct expression loads for the first packet of a flow.
+func (p *Packet) ct(key expr.CtKey) []cell {
+	switch key {
+	case expr.CtKeySTATE:
+		return constant(binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW))
+	case expr.CtKeyDIRECTION:
+		return constant([]byte{0}) // the original one
+	}
+	return unknown(maxValue)
+}
+
+// fib is what a fib expression loads. The destination is this machine's own.
+func (p *Packet) fib(x *expr.Fib) []cell {
+	if x.ResultADDRTYPE && x.FlagDADDR && !x.FlagIIF && !x.FlagOIF {
+		return constant(binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL))
+	}
+	return unknown(maxValue)
+}
+
+// An entry is an element of a set, or the interval between two of them.
+type entry struct {
+	element
+	last []byte // of an interval; nil: only the key
+}
+
+// entries yields what is in s. Intervals of a set that is not a concatenation
+// are kept as their beginnings and ends.
+func (s *set) entries() iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		list := make([]entry, 0, len(s.elements))
+		if s.interval && !s.concat {
+			list = s.intervals()
+		} else {
+			for _, e := range s.elements {
+				list = append(list, entry{e, e.keyEnd})
+			}
+		}
+		// A catch-all is asked last, whatever its place.
+		for _, last := range []bool{false, true} {
+			for _, e := range list {
+				if e.catchAll == last && !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// match says when what is in a register is in the entry.
+func (e entry) match(r *registers, reg uint32) match {
+	switch {
+	case e.catchAll:
+		return holds
+	case e.last == nil:
+		return equal(r.load(reg, len(e.key)), e.key)
+	}
+	cells := r.load(reg, len(e.key))
+	if len(e.key) <= 4 {
+		return within(cells, e.key, e.last)
+	}
+	// A concatenation: each of its words is between the words of both ends.
+	m := holds
+	for i := 0; i+4 <= len(e.key) && i+4 <= len(e.last); i += 4 {
+		m = m.and(withinWord(cells[i:i+4], e.key[i:i+4], e.last[i:i+4]))
+	}
+	return m
+}
+
+// withinWord is within for a field that begins a word and is filled up with
+// zeroes.
+func withinWord(cells []cell, from, to []byte) match {
+	n := 4
+	for n > 1 && cells[n-1] == (cell{kind: isConstant}) && from[n-1] == 0 && to[n-1] == 0 {
+		n--
+	}
+	return within(cells[:n], from[:n], to[:n])
+}

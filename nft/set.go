@@ -1,0 +1,141 @@
+package nft
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func decodeSet(msg []byte) (id setID, s *set, err error) {
+	s = new(set)
+	id.table.family, err = attributes(msg, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_SET_TABLE:
+			id.table.name = ad.String()
+		case unix.NFTA_SET_NAME:
+			id.name = ad.String()
+		case unix.NFTA_SET_FLAGS:
+			s.interval = ad.Uint32()&setFlagInterval != 0
+			s.concat = ad.Uint32()&setFlagConcat != 0
+		}
+	})
+	return id, s, err
+}
+
+// decodeElements adds the elements that a message has.
+func (s *set) decodeElements(msg []byte) error {
+	_, err := attributes(msg, func(ad *netlink.AttributeDecoder) {
+		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			return
+		}
+		ad.Do(func(b []byte) error {
+			return nested(b, func(ad *netlink.AttributeDecoder) {
+				ad.Do(func(b []byte) error {
+					e, err := decodeElement(b)
+					s.elements = append(s.elements, e)
+					return err
+				})
+			})
+		})
+	})
+	return err
+}
+
+func decodeElement(b []byte) (e element, err error) {
+	err = nested(b, func(ad *netlink.AttributeDecoder) {
+		value := func(to *[]byte) {
+			ad.Do(func(b []byte) error {
+				return nested(b, func(ad *netlink.AttributeDecoder) {
+					switch ad.Type() {
+					case unix.NFTA_DATA_VALUE:
+						*to = ad.Bytes()
+					case unix.NFTA_DATA_VERDICT:
+						e.verdict = new(expr.Verdict)
+						ad.Do(e.decodeVerdict)
+					}
+				})
+			})
+		}
+		switch ad.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			value(&e.key)
+		case setElemKeyEnd:
+			value(&e.keyEnd)
+		case unix.NFTA_SET_ELEM_DATA:
+			value(&e.value)
+		case unix.NFTA_SET_ELEM_FLAGS:
+			e.intervalEnd = ad.Uint32()&elemFlagEnd != 0
+			e.catchAll = ad.Uint32()&elemFlagAll != 0
+		}
+	})
+	return e, err
+}
+
+func (e *element) decodeVerdict(b []byte) error {
+	return nested(b, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			e.verdict.Kind = expr.VerdictKind(int32(ad.Uint32()))
+		case unix.NFTA_VERDICT_CHAIN:
+			e.verdict.Chain = ad.String()
+		}
+	})
+}
+
+// intervals joins the beginnings and ends of a set of intervals. An end is the
+// first value behind it; the last interval may have none.
+func (s *set) intervals() (list []entry) {
+	bounds := slices.Clone(s.elements)
+	slices.SortStableFunc(bounds, func(a, b element) int {
+		if c := bytes.Compare(a.key, b.key); c != 0 {
+			return c
+		}
+		// Where one ends, the next may begin.
+		return boolCompare(!a.intervalEnd, !b.intervalEnd)
+	})
+	for i, e := range bounds {
+		if e.intervalEnd {
+			continue
+		}
+		last := bytes.Repeat([]byte{0xff}, len(e.key))
+		if e.catchAll {
+			list = append(list, entry{element: e})
+			continue
+		}
+		if i+1 < len(bounds) {
+			last = before(bounds[i+1].key)
+		}
+		list = append(list, entry{e, last})
+	}
+	return list
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// before is the number before b.
+func before(b []byte) []byte {
+	b = slices.Clone(b)
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i]--
+		if b[i] != 0xff {
+			break
+		}
+	}
+	return b
+}
+
+// setOf is the set that a lookup in a table means, nil if it is not there.
+func (rs *Ruleset) setOf(x *expr.Lookup, table tableID) *set {
+	return rs.sets[setID{table, x.SetName}]
+}
