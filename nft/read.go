@@ -31,11 +31,16 @@ type State struct {
 	Packets, Bytes uint64
 }
 
-// A Reader reads our table. It keeps its socket, because to open one takes as
-// long as to read.
+// A Reader reads the ruleset. It keeps its socket, because to open one takes as
+// long as to read, and what it has read, for as long as the kernel says that it
+// is the same generation.
 type Reader struct {
 	conn *nftables.Conn
 	sock *netlink.Conn // conn's
+
+	generation uint32
+	ruleset    *Ruleset // of that generation; nil: none yet
+	absent     bool     // our table was not there; it cannot come without another generation
 }
 
 // OpenReader opens the socket, in the network namespace of the calling thread.
@@ -55,32 +60,73 @@ func OpenReader() (*Reader, error) {
 // Close closes the socket.
 func (r *Reader) Close() error { return r.conn.CloseLasting() }
 
-// Read reads our table, and the ruleset of the families ip and inet. After an
-// error the Reader should be closed, since a late answer may be in its socket.
+// Read reads our table, and the ruleset of the families ip and inet. The same
+// *Ruleset comes again where nothing has changed. After an error the Reader
+// should be closed, since a late answer may be in its socket.
 func (r *Reader) Read() (State, *Ruleset, error) {
 	if err := r.sock.SetDeadline(time.Now().Add(readTimeout)); err != nil {
 		return State{}, nil, fmt.Errorf("set the deadline of netlink: %w", err)
 	}
-	var s State
-	switch t, err := r.conn.ListTableOfFamily(TableName, nftables.TableFamilyIPv4); {
-	case errors.Is(err, unix.ENOENT):
-	case err != nil:
-		return s, nil, fmt.Errorf("read table %s: %w", TableName, err)
-	default:
-		s.Present, s.Owner = true, t.Owner
-	}
-	rs, err := r.ruleset()
+	// The generation is asked for first: if the ruleset changes while it is read,
+	// the next reading sees another one.
+	g, err := r.conn.GetGen()
 	if err != nil {
-		return s, nil, err
+		return State{}, nil, fmt.Errorf("read generation: %w", err)
 	}
-	if s.Present {
-		s.take(rs)
+	if r.ruleset == nil || r.generation != g.ID {
+		rs, err := r.readRuleset()
+		if err != nil {
+			return State{}, nil, err
+		}
+		r.generation, r.ruleset, r.absent = g.ID, rs, false
 	}
-	return s, rs, nil
+	if r.absent {
+		return State{}, r.ruleset, nil
+	}
+	s, err := r.readState()
+	r.absent = err == nil && !s.Present
+	return s, r.ruleset, err
 }
 
-// ruleset reads the chains, rules and sets of all tables.
-func (r *Reader) ruleset() (*Ruleset, error) {
+// Forget makes the next Read read everything. The generation stays the same when
+// the kernel removes a table because its owner has gone.
+func (r *Reader) Forget() { r.ruleset = nil }
+
+// readState reads what the generation does not tell: whose our table is, if it
+// is there, and what its rules have counted.
+func (r *Reader) readState() (s State, err error) {
+	t, err := r.conn.ListTableOfFamily(TableName, nftables.TableFamilyIPv4)
+	if errors.Is(err, unix.ENOENT) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("read table %s: %w", TableName, err)
+	}
+	s.Present, s.Owner = true, t.Owner
+	s.take(r.ruleset)
+	msgs, err := r.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_IPV4,
+		netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: []byte(TableName + "\x00")},
+		netlink.Attribute{Type: unix.NFTA_RULE_CHAIN, Data: []byte(PreroutingChain + "\x00")})
+	if err != nil {
+		return s, fmt.Errorf("read counters: %w", err)
+	}
+	for _, m := range msgs {
+		_, rule, err := decodeRule(m)
+		if err != nil {
+			return s, fmt.Errorf("decode rule: %w", err)
+		}
+		for _, e := range rule.exprs {
+			if c, ok := e.expr.(*expr.Counter); ok && rule.comment == mirrored {
+				s.Packets += c.Packets
+				s.Bytes += c.Bytes
+			}
+		}
+	}
+	return s, nil
+}
+
+// readRuleset reads the chains, rules and sets of all tables.
+func (r *Reader) readRuleset() (*Ruleset, error) {
 	m := messages{elements: r.elements}
 	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4} {
 		for _, dump := range []struct {
@@ -155,22 +201,18 @@ func (s *State) take(rs *Ruleset) {
 		}
 		chain := Chain{Name: c.name, Type: c.kind, Hook: c.hook, Priority: c.priority}
 		for _, r := range c.rules {
-			chain.Rules = append(chain.Rules, s.rule(r))
+			chain.Rules = append(chain.Rules, r.content())
 		}
 		s.Table.Chains = append(s.Table.Chains, chain)
 	}
 }
 
-// rule takes what the rule has counted out of it.
-func (s *State) rule(r *rule) Rule {
+// content is the rule without what it has counted.
+func (r *rule) content() Rule {
 	out := Rule{Comment: r.comment}
 	for _, e := range r.exprs {
-		if c, ok := e.expr.(*expr.Counter); ok {
-			if r.comment == mirrored {
-				s.Packets += c.Packets
-				s.Bytes += c.Bytes
-			}
-			*c = expr.Counter{}
+		if _, ok := e.expr.(*expr.Counter); ok {
+			e.expr = &expr.Counter{}
 		}
 		out.Exprs = append(out.Exprs, e.expr)
 	}

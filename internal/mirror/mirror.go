@@ -63,8 +63,9 @@ type Daemon struct {
 // kernel is what the loop does to the system, apart from it so that the loop's
 // timing can be tested without a system.
 type kernel interface {
-	// observe reads what is there.
-	observe() (Observed, error)
+	// observe reads what is there; fresh means to trust nothing that was read
+	// before.
+	observe(fresh bool) (Observed, error)
 	// apply makes it so, or returns errLost.
 	apply(Observed, Desired) error
 	// undo takes away all that apply has made.
@@ -106,6 +107,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	for {
 		var asking []chan<- struct{}
+		fresh := false
 		select {
 		case <-ctx.Done():
 			return d.kernel.undo()
@@ -114,6 +116,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			continue
 		case <-d.watcher.C():
 		case <-again.C:
+			fresh = true
 		case a := <-d.asking:
 			asking = append(asking, a)
 		}
@@ -121,7 +124,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			continue // done
 		}
 		asking = append(asking, d.pending()...)
-		again.Reset(d.pass())
+		again.Reset(d.pass(fresh))
 		for _, a := range asking {
 			close(a)
 		}
@@ -161,10 +164,10 @@ func (d *Daemon) Refresh(ctx context.Context) {
 
 // pass looks once and returns how long to wait for the next look, if no event
 // comes before.
-func (d *Daemon) pass() time.Duration {
+func (d *Daemon) pass(fresh bool) time.Duration {
 	// Subscribe before reading, or a change between the two goes unseen.
 	err := d.watcher.Subscribe()
-	obs, observeErr := d.kernel.observe()
+	obs, observeErr := d.kernel.observe(fresh)
 	want, lost := Desired{}, false
 	if observeErr == nil {
 		want = decide(obs)

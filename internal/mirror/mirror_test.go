@@ -31,7 +31,7 @@ type fake struct {
 	undone    bool
 }
 
-func (k *fake) observe() (Observed, error) {
+func (k *fake) observe(bool) (Observed, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.observed = append(k.observed, time.Now())

@@ -32,11 +32,19 @@ type system struct {
 	reader *nft.Reader
 	holder *nft.Holder
 
+	// The last view, and what it is of: the walk takes longer than the rest.
+	rules *nft.Ruleset
+	from  nft.Iface
+	view  nft.View
+
 	beacon io.Closer    // lit while we own the table
 	watch  *beaconWatch // on the beacon of the daemon that owns it
 }
 
-func (s *system) observe() (Observed, error) {
+func (s *system) observe(fresh bool) (Observed, error) {
+	if fresh && s.reader != nil {
+		s.reader.Forget()
+	}
 	o, err := s.read()
 	if err != nil {
 		s.closeReaders()
@@ -68,7 +76,10 @@ func (s *system) read() (o Observed, err error) {
 		return o, err
 	}
 	o.Ours = o.Kernel.Present && o.Kernel.Owner == s.holder.PortID()
-	o.View = rules.View(nft.Iface{Name: o.Link.Name, Index: o.Link.Index})
+	if iface := (nft.Iface{Name: o.Link.Name, Index: o.Link.Index}); rules != s.rules || iface != s.from {
+		s.rules, s.from, s.view = rules, iface, rules.View(iface)
+	}
+	o.View = s.view
 	return o, nil
 }
 
