@@ -12,42 +12,54 @@ import (
 	"github.com/wslmirror/wslmirror/netwatch"
 )
 
-func TestFind(t *testing.T) {
+func TestRead(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
-	real, err := b.WSL.Net.LinkByName("loopback0")
-	if err != nil {
+	loopback0 := mustLink(t, b, "loopback0")
+	if err := b.WSL.Net.LinkAddAltName(loopback0, "windows"); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.WSL.Net.LinkAddAltName(real, "windows"); err != nil {
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
+	if err := b.WSL.Net.LinkAdd(bridge); err != nil {
 		t.Fatal(err)
 	}
-	var links *netwatch.Links
-	err = b.WSL.Do(func() (err error) {
-		links, err = netwatch.OpenLinks()
+	var reader *netwatch.LinkReader
+	err := b.WSL.Do(func() (err error) {
+		reader, err = netwatch.OpenLinks()
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer links.Close()
-	find := func(name string, want netwatch.Link) {
+	defer reader.Close()
+	read := func(want netwatch.Link) {
 		t.Helper()
-		if got, err := links.Find(name); err != nil || got != want {
-			t.Errorf("Find(%q) = %+v, %v; want %+v", name, got, err, want)
+		links, err := reader.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := netwatch.Find(links, want.Name); got != want {
+			t.Errorf("read %+v, want %+v", got, want)
 		}
 	}
-	find("loopback0", netwatch.Link{Name: "loopback0", Index: real.Attrs().Index, Up: true})
-	find("missing", netwatch.Link{Name: "missing"})
-	find("windows", netwatch.Link{Name: "windows"}) // another name of loopback0
+	index := loopback0.Attrs().Index
+	read(netwatch.Link{Name: "lo", Index: 1, Up: true})
+	read(netwatch.Link{Name: "loopback0", Index: index, Up: true, Kind: "veth", RouteLocalnet: true})
+	read(netwatch.Link{Name: "missing"})
+	read(netwatch.Link{Name: "windows"}) // only another name of loopback0
+	read(netwatch.Link{Name: "br0", Index: bridge.Index, Kind: "bridge"})
+	if err := b.WSL.Sysctl("ipv4/conf/br0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	read(netwatch.Link{Name: "br0", Index: bridge.Index, Kind: "bridge", RouteLocalnet: true})
 
 	if err := b.Loopback0Down(); err != nil {
 		t.Fatal(err)
 	}
-	find("loopback0", netwatch.Link{Name: "loopback0", Index: real.Attrs().Index})
+	read(netwatch.Link{Name: "loopback0", Index: index, Kind: "veth", RouteLocalnet: true})
 	if err := b.RemoveLoopback0(); err != nil {
 		t.Fatal(err)
 	}
-	find("loopback0", netwatch.Link{Name: "loopback0"})
+	read(netwatch.Link{Name: "loopback0"})
 }
 
 // watch returns a Watcher that is subscribed in h.

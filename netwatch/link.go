@@ -1,12 +1,13 @@
 package netwatch
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,52 +19,134 @@ type Link struct {
 	Index int
 	// Up says that the link is administratively up.
 	Up bool
+	// Kind is the driver of a virtual link, for example "bridge" or "veth", and
+	// "" of others.
+	Kind string
+	// RouteLocalnet is the sysctl route_localnet: packets to and from
+	// 127.0.0.0/8 may pass by this link.
+	RouteLocalnet bool
 }
 
 // Present reports whether the link exists.
 func (l Link) Present() bool { return l.Index != 0 }
 
+// Find returns the link of that name, which is not Present if there is none.
+func Find(links []Link, name string) Link {
+	for _, l := range links {
+		if l.Name == name {
+			return l
+		}
+	}
+	return Link{Name: name}
+}
+
 // readTimeout bounds one question to the kernel. The answer takes less than a
 // millisecond, but waits while somebody holds the kernel's lock on all links.
 const readTimeout = 2 * time.Second
 
-// Links reads links. It keeps its socket, because to open one takes longer than
-// to read a link.
-type Links struct{ handle *netlink.Handle }
+// A LinkReader reads links. It keeps its socket, because to open one takes
+// longer than to read.
+type LinkReader struct{ conn *netlink.Conn }
 
 // OpenLinks opens the socket, in the network namespace of the calling thread.
-func OpenLinks() (*Links, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+func OpenLinks() (*LinkReader, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	if err := h.SetSocketTimeout(readTimeout); err != nil {
-		h.Close()
-		return nil, fmt.Errorf("set the timeout of netlink: %w", err)
-	}
-	return &Links{h}, nil
+	return &LinkReader{conn}, nil
 }
 
 // Close closes the socket.
-func (l *Links) Close() { l.handle.Close() }
+func (r *LinkReader) Close() error { return r.conn.Close() }
 
-// Find reads the link of that name. That there is none is not an error. After
-// an error the socket should be closed, since a late answer may be in it.
-func (l *Links) Find(name string) (Link, error) {
-	link, err := l.handle.LinkByName(name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return Link{Name: name}, nil
+// Read reads all links. After an error the LinkReader should be closed, since a
+// late answer may be in its socket.
+func (r *LinkReader) Read() ([]Link, error) {
+	if err := r.conn.SetDeadline(time.Now().Add(readTimeout)); err != nil {
+		return nil, fmt.Errorf("set the deadline of netlink: %w", err)
 	}
+	// Counters are most of what the kernel would send of a link.
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of rtnetlink.h
+	mask, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: unix.IFLA_EXT_MASK, Data: binary.NativeEndian.AppendUint32(nil, skipStats)},
+	})
 	if err != nil {
-		return Link{}, fmt.Errorf("read link %s: %w", name, err)
+		return nil, err
 	}
-	attrs := link.Attrs()
-	if attrs.Name != name {
-		// The kernel also finds a link by its alternative names, but nft prints
-		// and WSL knows only the real one.
-		return Link{Name: name}, nil
+	msgs, err := r.conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
+		Data:   append(make([]byte, unix.SizeofIfInfomsg), mask...),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read links: %w", err)
 	}
-	return Link{Name: name, Index: attrs.Index, Up: attrs.RawFlags&unix.IFF_UP != 0}, nil
+	links := make([]Link, 0, len(msgs))
+	for _, m := range msgs {
+		l, err := decodeLink(m.Data)
+		if err != nil {
+			return nil, fmt.Errorf("decode link: %w", err)
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// decodeLink decodes an ifinfomsg and its attributes (rtnetlink(7)).
+func decodeLink(b []byte) (l Link, err error) {
+	const indexAt, flagsAt = 4, 8
+	if len(b) < unix.SizeofIfInfomsg {
+		return l, fmt.Errorf("a message of %d bytes", len(b))
+	}
+	l.Index = int(int32(binary.NativeEndian.Uint32(b[indexAt:])))
+	l.Up = binary.NativeEndian.Uint32(b[flagsAt:])&unix.IFF_UP != 0
+	err = attributes(b[unix.SizeofIfInfomsg:], func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.IFLA_IFNAME:
+			l.Name = ad.String()
+		case unix.IFLA_LINKINFO:
+			nested(ad, unix.IFLA_INFO_KIND, func(ad *netlink.AttributeDecoder) { l.Kind = ad.String() })
+		case unix.IFLA_AF_SPEC:
+			nested(ad, unix.AF_INET, func(ad *netlink.AttributeDecoder) {
+				nested(ad, inetConf, func(ad *netlink.AttributeDecoder) { l.RouteLocalnet = routeLocalnet(ad.Bytes()) })
+			})
+		}
+	})
+	return l, err
+}
+
+const (
+	inetConf = 1 // IFLA_INET_CONF of if_link.h
+	// confRouteLocalnet is IPV4_DEVCONF_ROUTE_LOCALNET of linux/ip.h. The values
+	// of all sysctls follow one another, beginning with number 1.
+	confRouteLocalnet = 26
+)
+
+func routeLocalnet(conf []byte) bool {
+	const at = (confRouteLocalnet - 1) * 4
+	return len(conf) >= at+4 && binary.NativeEndian.Uint32(conf[at:]) != 0
+}
+
+func attributes(b []byte, each func(ad *netlink.AttributeDecoder)) error {
+	ad, err := netlink.NewAttributeDecoder(b)
+	if err != nil {
+		return err
+	}
+	for ad.Next() {
+		each(ad)
+	}
+	return ad.Err()
+}
+
+// nested calls each for the attribute of that type inside of ad's.
+func nested(ad *netlink.AttributeDecoder, attr uint16, each func(ad *netlink.AttributeDecoder)) {
+	ad.Do(func(b []byte) error {
+		return attributes(b, func(ad *netlink.AttributeDecoder) {
+			if ad.Type() == attr {
+				each(ad)
+			}
+		})
+	})
 }
 
 // CheckLinkName says why name cannot be the name of a link, or nil. The rules

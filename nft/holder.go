@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -47,12 +48,11 @@ func (h *Holder) Install(t Table, old State) error {
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	if old.Owner == h.portID && t.sameBut(old.Table) {
 		for i, s := range t.Sets {
-			before := old.Table.Sets[i].Ports
-			set := portSet(table, s.Name)
-			if err := h.elements(h.conn.SetDeleteElements, set, before.Minus(s.Ports)); err != nil {
+			set := s.of(table)
+			if err := h.elements(h.conn.SetDeleteElements, set, old.Table.Sets[i].minus(s)); err != nil {
 				return err
 			}
-			if err := h.elements(h.conn.SetAddElements, set, s.Ports.Minus(before)); err != nil {
+			if err := h.elements(h.conn.SetAddElements, set, s.minus(old.Table.Sets[i])); err != nil {
 				return err
 			}
 		}
@@ -63,11 +63,11 @@ func (h *Holder) Install(t Table, old State) error {
 	}
 	h.conn.AddTable(table)
 	for _, s := range t.Sets {
-		set := portSet(table, s.Name)
+		set := s.of(table)
 		if err := h.conn.AddSet(set, nil); err != nil {
 			return fmt.Errorf("make set %s: %w", s.Name, err)
 		}
-		if err := h.elements(h.conn.SetAddElements, set, s.Ports); err != nil {
+		if err := h.elements(h.conn.SetAddElements, set, s.Keys); err != nil {
 			return err
 		}
 	}
@@ -87,21 +87,27 @@ func (h *Holder) Install(t Table, old State) error {
 	return h.flush("install table")
 }
 
-func portSet(table *nftables.Table, name string) *nftables.Set {
-	return &nftables.Set{
-		Table: table, Name: name, Concatenation: true,
-		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+// of is the set as the library has it.
+func (s Set) of(table *nftables.Table) *nftables.Set {
+	set := &nftables.Set{Table: table, Name: s.Name}
+	if s.Links {
+		// Without its byte order, nft prints the names as empty.
+		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
+	} else {
+		set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+		set.Concatenation = true
 	}
+	return set
 }
 
-// elements adds ports to a set or deletes them from it.
-func (h *Holder) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, ports Ports) error {
-	if ports.Empty() {
+// elements adds keys to a set or deletes them from it.
+func (h *Holder) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, keys []string) error {
+	if len(keys) == 0 {
 		return nil
 	}
 	var list []nftables.SetElement
-	for p := range ports.All() {
-		list = append(list, nftables.SetElement{Key: p.element()})
+	for _, k := range keys {
+		list = append(list, nftables.SetElement{Key: []byte(k)})
 	}
 	if err := change(set, list); err != nil {
 		return fmt.Errorf("change set %s: %w", set.Name, err)

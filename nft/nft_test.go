@@ -69,14 +69,17 @@ func read(t *testing.T, h *lab.Host) State {
 	return s
 }
 
+// mirror is the whole table, for the link of that index.
+func mirror(index int) Table { return Spec{Index: index, Repair: true}.Table() }
+
 // nft also prints which program owns a table.
 var progname = regexp.MustCompile(` # progname .*`)
 
 // The table as the nft program sees it.
 func TestMirrorGolden(t *testing.T) {
 	h, index := host(t)
-	install(t, h, Mirror(index, nil))
-	out, err := h.Run("nft", "list", "table", TableFamily, TableName)
+	install(t, h, mirror(index))
+	out, err := h.Run("nft", "--stateless", "list", "table", TableFamily, TableName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,18 +106,18 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	if s := read(t, h); s.Present || s.Owner != 0 || len(s.Table.Chains) != 0 {
 		t.Fatalf("before: %+v", s)
 	}
-	holder := install(t, h, Mirror(index, nil))
+	holder := install(t, h, mirror(index))
 	s := read(t, h)
-	if !s.Present || s.Owner != holder.PortID() || !s.Table.Equal(Mirror(index, nil)) {
-		t.Errorf("read %+v, want owner %d and %+v", s, holder.PortID(), Mirror(index, nil))
+	if !s.Present || s.Owner != holder.PortID() || !s.Table.Equal(mirror(index)) {
+		t.Errorf("read %+v, want owner %d and %+v", s, holder.PortID(), mirror(index))
 	}
-	if s.Table.Equal(Mirror(index+1, nil)) {
+	if s.Table.Equal(mirror(index + 1)) {
 		t.Error("the table for another link counts as equal")
 	}
 
 	// Another table in its place, and none.
-	in(t, h, func() error { return holder.Install(Mirror(index+1, nil), s) })
-	if s = read(t, h); !s.Table.Equal(Mirror(index+1, nil)) {
+	in(t, h, func() error { return holder.Install(mirror(index+1), s) })
+	if s = read(t, h); !s.Table.Equal(mirror(index + 1)) {
 		t.Errorf("after replacing: %+v", s)
 	}
 	in(t, h, holder.Remove)
@@ -122,15 +125,15 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	if s = read(t, h); s.Present {
 		t.Errorf("after removing: %+v", s)
 	}
-	in(t, h, func() error { return holder.Install(Mirror(index, nil), s) })
-	if s = read(t, h); !s.Table.Equal(Mirror(index, nil)) || s.Owner != holder.PortID() {
+	in(t, h, func() error { return holder.Install(mirror(index), s) })
+	if s = read(t, h); !s.Table.Equal(mirror(index)) || s.Owner != holder.PortID() {
 		t.Errorf("installed again: %+v", s)
 	}
 }
 
 func TestOwnership(t *testing.T) {
 	h, index := host(t)
-	holder := install(t, h, Mirror(index, nil))
+	holder := install(t, h, mirror(index))
 
 	if out, err := h.Run("nft", "delete", "table", TableFamily, TableName); err == nil {
 		t.Errorf("somebody else could delete the table: %s", out)
@@ -141,7 +144,7 @@ func TestOwnership(t *testing.T) {
 	if _, err := h.Run("nft", "flush", "ruleset"); err != nil {
 		t.Error(err)
 	}
-	if s := read(t, h); !s.Table.Equal(Mirror(index, nil)) {
+	if s := read(t, h); !s.Table.Equal(mirror(index)) {
 		t.Errorf("after 'nft flush ruleset': %+v", s)
 	}
 
@@ -152,7 +155,7 @@ func TestOwnership(t *testing.T) {
 	})
 	defer second.Close()
 	for _, old := range []State{{}, read(t, h)} {
-		err := h.Do(func() error { return second.Install(Mirror(index, nil), old) })
+		err := h.Do(func() error { return second.Install(mirror(index), old) })
 		if !errors.Is(err, ErrOwned) {
 			t.Errorf("a second owner: %v, want ErrOwned", err)
 		}
@@ -162,7 +165,7 @@ func TestOwnership(t *testing.T) {
 	if s := read(t, h); s.Present {
 		t.Errorf("outlives its owner: %+v", s)
 	}
-	in(t, h, func() error { return second.Install(Mirror(index, nil), State{}) })
+	in(t, h, func() error { return second.Install(mirror(index), State{}) })
 	if s := read(t, h); s.Owner != second.PortID() {
 		t.Errorf("owner is %d, want the second, %d", s.Owner, second.PortID())
 	}
@@ -181,8 +184,8 @@ func TestReplaceTakesATableThatNobodyOwns(t *testing.T) {
 	if s := read(t, h); !s.Present || s.Owner != 0 {
 		t.Fatalf("before: %+v", s)
 	}
-	holder := install(t, h, Mirror(index, nil))
-	if s := read(t, h); s.Owner != holder.PortID() || !s.Table.Equal(Mirror(index, nil)) {
+	holder := install(t, h, mirror(index))
+	if s := read(t, h); s.Owner != holder.PortID() || !s.Table.Equal(mirror(index)) {
 		t.Errorf("after: %+v", s)
 	}
 }

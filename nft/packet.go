@@ -123,8 +123,11 @@ func (i Iface) text() []cell {
 	return constant(b)
 }
 
-// ipDaddr is the offset of the destination in a header of IPv4.
-const ipDaddr = 16
+// The offsets of the addresses in a header of IPv4.
+const (
+	ipSaddr = 12
+	ipDaddr = 16
+)
 
 // payload is what a payload expression loads.
 func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
@@ -138,7 +141,7 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 		header[0] = cell{isConstant, 0x45} // the version, and no options
 		header[9] = cell{kind: isProto}
 		src, dst := p.Src.As4(), p.Dst.As4()
-		copy(header[12:], constant(src[:]))
+		copy(header[ipSaddr:], constant(src[:]))
 		copy(header[ipDaddr:], constant(dst[:]))
 	case expr.PayloadBaseTransportHeader:
 		header = append(unknown(2), cell{kind: isPortHigh}, cell{kind: isPortLow})

@@ -186,16 +186,15 @@ func (s *State) take(rs *Ruleset) {
 		if id.table != ours {
 			continue
 		}
-		var ports []Port
+		out := Set{Name: id.name, Links: set.keyLen == unix.IFNAMSIZ}
 		for _, e := range set.elements {
-			if p, ok := portOf(e.key); ok {
-				ports = append(ports, p)
-			}
+			out.Keys = append(out.Keys, string(e.key))
 		}
-		s.Table.Sets = append(s.Table.Sets, Set{id.name, PortSet(ports...)})
+		slices.Sort(out.Keys)
+		s.Table.Sets = append(s.Table.Sets, out)
 	}
 	slices.SortFunc(s.Table.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
-	for _, c := range rs.base {
+	for _, c := range rs.base { // in the order of their priority, as in a Spec's
 		if c.table != ours {
 			continue
 		}

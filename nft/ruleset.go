@@ -54,6 +54,7 @@ type rule struct {
 // A set is a set, a map or a verdict map.
 type set struct {
 	interval, concat bool
+	keyLen           uint32
 	elements         []element
 }
 

@@ -20,6 +20,8 @@ func decodeSet(msg []byte) (id setID, s *set, err error) {
 		case unix.NFTA_SET_FLAGS:
 			s.interval = ad.Uint32()&setFlagInterval != 0
 			s.concat = ad.Uint32()&setFlagConcat != 0
+		case unix.NFTA_SET_KEY_LEN:
+			s.keyLen = ad.Uint32()
 		}
 	})
 	return id, s, err

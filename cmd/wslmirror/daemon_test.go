@@ -173,7 +173,9 @@ func TestTableIsTheGoldenOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, rules, _ := strings.Cut(out, "\n")
-	_, want, _ := strings.Cut(strings.ReplaceAll(string(golden), " packets 0 bytes 0", ""), "\n")
+	// The bench's eth0 is a veth, as a container's link may be. WSL's own is not.
+	rules = strings.Replace(rules, "\t\telements = { \"eth0\" }\n", "", 1)
+	_, want, _ := strings.Cut(string(golden), "\n")
 	if rules != want {
 		t.Errorf("nft lists\n%s\nwant\n%s", rules, want)
 	}

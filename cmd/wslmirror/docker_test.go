@@ -134,23 +134,24 @@ func TestDockerWithoutProxy(t *testing.T) {
 	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
 		t.Fatal(err)
 	}
-	answers := func(when, proto, port, want string) {
+	answers := func(when string, client *lab.Host, proto, port, want string) {
 		t.Helper()
-		if got, err := b.Windows.Ask(proto, "127.0.0.1:"+port, patience); got != want {
-			t.Errorf("%s: Windows to %s port %s: %q, %v; want %q", when, proto, port, got, err, want)
+		if got, err := client.Ask(proto, "127.0.0.1:"+port, patience); got != want {
+			t.Errorf("%s: %s to %s port %s: %q, %v; want %q", when, client.Name, proto, port, got, err, want)
 		}
 	}
-	check := func(when string) {
+	check := func(when string, client *lab.Host) {
 		t.Helper()
-		answers(when, "tcp", "8080", "first")
-		answers(when, "udp", "8080", "first")
-		answers(when, "tcp", "8081", "first")
-		answers(when, "tcp", "9000", "WSL")
+		answers(when, client, "tcp", "8080", "first")
+		answers(when, client, "udp", "8080", "first")
+		answers(when, client, "tcp", "8081", "first")
+		answers(when, client, "tcp", "9000", "WSL")
 	}
-	check("before")
+	check("before", b.Windows)
 	d := start(t, b.WSL)
 	s := d.awaitState(status.Active)
-	check("with wslmirror")
+	check("with wslmirror", b.Windows)
+	check("with wslmirror", b.WSL) // which nothing answers without it
 	want := []status.Port{
 		{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},
 		{Proto: "tcp", Port: 8081, Address: "127.0.0.1", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},
@@ -162,7 +163,8 @@ func TestDockerWithoutProxy(t *testing.T) {
 
 	labtest.RunContainer(t, docker, "second", "8090:80/tcp")
 	d.await("the second container's port", func(s status.Snapshot) bool { return len(s.Ports) == 4 })
-	answers("a container that came later", "tcp", "8090", "second")
+	answers("a container that came later", b.Windows, "tcp", "8090", "second")
+	answers("a container that came later", b.WSL, "tcp", "8090", "second")
 	if err := docker.Remove("second"); err != nil {
 		t.Fatal(err)
 	}
@@ -171,5 +173,6 @@ func TestDockerWithoutProxy(t *testing.T) {
 		t.Errorf("a port that is gone is still in a rule:\n%s", list)
 	}
 	d.stop(unix.SIGTERM)
-	check("after it stopped")
+	check("after it stopped", b.Windows)
+	answers("after it stopped", b.WSL, "tcp", "8080", "")
 }

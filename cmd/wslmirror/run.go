@@ -23,7 +23,7 @@ func runDaemon(args []string, stdout io.Writer) (int, error) {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	iface := flags.String("interface", defaultInterface, "")
 	path := flags.String("path", "proxy", "")
-	flags.Bool("repair", true, "")
+	repair := flags.Bool("repair", true, "")
 	dir := flags.String("runtime-dir", status.DefaultDir, "")
 	level := flags.String("log-level", "info", "")
 	if err := parse(flags, args); err != nil {
@@ -54,6 +54,7 @@ func runDaemon(args []string, stdout io.Writer) (int, error) {
 	pub := &publisher{dir: *dir, log: log, notifier: notifier}
 	d := mirror.New(mirror.Config{
 		Interface:  *iface,
+		Repair:     *repair,
 		Log:        log,
 		Publish:    pub.publish,
 		Alive:      func() { pub.complain("notify systemd", notifier.Alive()) },
@@ -146,12 +147,16 @@ func (p *publisher) complain(what string, err error) {
 	p.log.WithError(err).Warn("could not " + what)
 }
 
-// cleanup removes what a crash can leave. The table cannot be left, it ends
-// with its socket; so there is nothing but the published state, and systemd
-// removes that with the runtime directory.
+// cleanup removes what a crash can leave.
 func cleanup(args []string, stdout io.Writer) (int, error) {
 	if err := parse(flag.NewFlagSet("cleanup", flag.ContinueOnError), args); err != nil {
 		return usageExit(err, stdout)
+	}
+	if err := mirror.Cleanup(); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return exitFailure, hinted{err, "run it with sudo"}
+		}
+		return exitFailure, err
 	}
 	return exitOK, nil
 }

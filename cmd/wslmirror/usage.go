@@ -15,7 +15,8 @@ Commands:
              --interface NAME    where Windows' localhost traffic comes from (loopback0)
              --path proxy        how published ports are reached: through the
                                  engine's userland proxy
-             --repair            reserved: has no effect in this version (true)
+             --repair            let Linux's own clients reach what the kernel
+                                 serves on localhost (true)
              --runtime-dir DIR   where the state is published (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
   status   Say what the daemon is doing. Any user may ask.

@@ -14,10 +14,10 @@ func TestDecide(t *testing.T) {
 		up     = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
 		down   = netwatch.Link{Name: "loopback0", Index: 7}
 		none   = nft.State{}
-		ours   = nft.State{Present: true, Owner: 100, Table: nft.Mirror(7, nil)}
-		stale  = nft.State{Present: true, Owner: 100, Table: nft.Mirror(6, nil)}
-		theirs = nft.State{Present: true, Owner: 200, Table: nft.Mirror(7, nil)}
-		nobody = nft.State{Present: true, Table: nft.Mirror(7, nil)}
+		ours   = nft.State{Present: true, Owner: 100, Table: (nft.Spec{Index: 7}).Table()}
+		stale  = nft.State{Present: true, Owner: 100, Table: (nft.Spec{Index: 6}).Table()}
+		theirs = nft.State{Present: true, Owner: 200, Table: (nft.Spec{Index: 7}).Table()}
+		nobody = nft.State{Present: true, Table: (nft.Spec{Index: 7}).Table()}
 	)
 	tests := map[string]struct {
 		link  netwatch.Link
@@ -40,24 +40,24 @@ func TestDecide(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			o := Observed{Link: test.link, Kernel: test.table, Ours: test.ours}
-			got := decide(o)
+			got := decide(o, true)
 			if got.State != test.state {
 				t.Errorf("state %q, want %q", got.State, test.state)
 			}
 			switch {
 			case test.index == 0 && got.Table != nil:
 				t.Error("wants a table")
-			case test.index != 0 && (got.Table == nil || !got.Table.Equal(nft.Mirror(test.index, nil))):
+			case test.index != 0 && (got.Table == nil || got.Table.Index != test.index):
 				t.Errorf("table is not the one for link %d", test.index)
 			}
 
 			// Once carried out, the answer stays the same.
 			if got.Table != nil {
-				o.Kernel, o.Ours = nft.State{Present: true, Owner: 100, Table: *got.Table}, true
+				o.Kernel, o.Ours = nft.State{Present: true, Owner: 100, Table: got.Table.Table()}, true
 			} else if o.Ours {
 				o.Kernel, o.Ours = nft.State{}, false
 			}
-			if again := decide(o); again.State != got.State {
+			if again := decide(o, true); again.State != got.State {
 				t.Errorf("then decides %q", again.State)
 			}
 		})

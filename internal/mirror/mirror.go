@@ -41,7 +41,9 @@ const (
 type Config struct {
 	// Interface is the link by which Windows' localhost traffic comes.
 	Interface string
-	Log       logrus.FieldLogger
+	// Repair has Linux's own clients reach the ports that the kernel serves.
+	Repair bool
+	Log    logrus.FieldLogger
 	// Publish is told the outcome of every pass.
 	Publish func(status.Snapshot)
 	// Alive is called every AliveEvery from the loop itself, so that a watchdog
@@ -170,7 +172,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	obs, observeErr := d.kernel.observe(fresh)
 	want, lost := Desired{}, false
 	if observeErr == nil {
-		want = decide(obs)
+		want = decide(obs, d.cfg.Repair)
 		applyErr := d.kernel.apply(obs, want)
 		if lost = errors.Is(applyErr, errLost); lost {
 			want, applyErr = Desired{State: status.Standby}, nil

@@ -153,7 +153,7 @@ func bareInstall(tb testing.TB, h *lab.Host) func() time.Duration {
 	tb.Cleanup(func() { holder.Close() })
 	return func() time.Duration {
 		start := time.Now()
-		err := holder.Install(nft.Mirror(1, nil), nft.State{})
+		err := holder.Install(nft.Spec{Index: 1, Repair: true}.Table(), nft.State{})
 		took := time.Since(start)
 		if err == nil {
 			err = holder.Remove()

@@ -16,6 +16,7 @@ import (
 func sources() []netwatch.Source {
 	return []netwatch.Source{
 		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
+		netwatch.Netlink("ip rules", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE),
 		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
 		netwatch.ClockSet(),
 	}
@@ -28,15 +29,21 @@ type system struct {
 	wake  func()
 
 	// Open sockets; nil until they are needed, and again after an error.
-	links  *netwatch.Links
+	links  *netwatch.LinkReader
+	rules  *ipRules
 	reader *nft.Reader
 	holder *nft.Holder
 
 	// The last view, and what it is of: the walk takes longer than the rest.
-	rules *nft.Ruleset
-	from  nft.Iface
-	view  nft.View
+	viewed *nft.Ruleset
+	from   nft.Iface
+	view   nft.View
 
+	// served are the ports that the kernel served when the table was installed
+	// last.
+	served nft.Ports
+
+	serves bool         // whether there should be a table of ours
 	beacon io.Closer    // lit while we own the table
 	watch  *beaconWatch // on the beacon of the daemon that owns it
 }
@@ -58,6 +65,11 @@ func (s *system) read() (o Observed, err error) {
 			return o, err
 		}
 	}
+	if s.rules == nil {
+		if s.rules, err = openIPRules(); err != nil {
+			return o, err
+		}
+	}
 	if s.reader == nil {
 		if s.reader, err = nft.OpenReader(); err != nil {
 			return o, err
@@ -68,25 +80,31 @@ func (s *system) read() (o Observed, err error) {
 			return o, err
 		}
 	}
-	if o.Link, err = s.links.Find(s.iface); err != nil {
+	if o.Links, err = s.links.Read(); err != nil {
 		return o, err
 	}
-	var rules *nft.Ruleset
-	if o.Kernel, rules, err = s.reader.Read(); err != nil {
+	o.Link = netwatch.Find(o.Links, s.iface)
+	var ruleset *nft.Ruleset
+	if o.Kernel, ruleset, err = s.reader.Read(); err != nil {
 		return o, err
 	}
 	o.Ours = o.Kernel.Present && o.Kernel.Owner == s.holder.PortID()
-	if iface := (nft.Iface{Name: o.Link.Name, Index: o.Link.Index}); rules != s.rules || iface != s.from {
-		s.rules, s.from, s.view = rules, iface, rules.View(iface)
+	if iface := (nft.Iface{Name: o.Link.Name, Index: o.Link.Index}); ruleset != s.viewed || iface != s.from {
+		s.viewed, s.from, s.view = ruleset, iface, ruleset.View(iface)
 	}
 	o.View = s.view
-	return o, nil
+	o.Returns, err = s.rules.hasReturn()
+	return o, err
 }
 
 func (s *system) closeReaders() {
 	if s.links != nil {
 		s.links.Close()
 		s.links = nil
+	}
+	if s.rules != nil {
+		s.rules.close()
+		s.rules = nil
 	}
 	if s.reader != nil {
 		s.reader.Close()
@@ -105,16 +123,21 @@ func (s *system) apply(obs Observed, want Desired) error {
 	if errors.Is(err, nft.ErrOwned) {
 		return errLost
 	}
+	if err == nil && obs.Returns != want.Returns {
+		err = s.rules.setReturn(want.Returns)
+	}
 	if err != nil {
 		// Whatever became of the table, the kernel forgets it with its socket.
 		return errors.Join(err, s.release())
 	}
-	s.showBeacon(want.Table != nil)
+	s.serves = want.Table != nil
+	s.showBeacon(s.serves)
 	return s.watchBeacon(want.State == status.Standby)
 }
 
-// install puts t into the kernel if it is not there already.
-func (s *system) install(obs Observed, t nft.Table) error {
+// install puts the table into the kernel if it is not there already.
+func (s *system) install(obs Observed, spec nft.Spec) error {
+	t := spec.Table()
 	if obs.Ours && obs.Kernel.Table.Equal(t) {
 		return nil
 	}
@@ -122,16 +145,16 @@ func (s *system) install(obs Observed, t nft.Table) error {
 		return err
 	}
 	log := s.log.WithFields(logrus.Fields{"interface": obs.Link.Name, "index": obs.Link.Index})
-	kernel := t.Set(nft.KernelSet)
-	log.WithField("kernel", kernel.String()).Debug("installed the table")
+	log.WithFields(logrus.Fields{"kernel": spec.Kernel.String(), "guarded": spec.Guarded}).Debug("installed the table")
 	// Only now, because a flow that began before is not helped by the rule, and
 	// one that is forgotten before could begin again too early. Ports that the
 	// kernel has just begun to serve were kept from it by our rule until now.
 	var freed nft.Ports
 	if obs.Ours {
-		freed = kernel.Minus(obs.Kernel.Table.Set(nft.KernelSet))
+		freed = spec.Kernel.Minus(s.served)
 	}
-	n, err := nft.ForgetFlows(nft.AllPorts.Minus(kernel), freed)
+	s.served = spec.Kernel
+	n, err := nft.ForgetFlows(nft.AllPorts.Minus(spec.Kernel), freed)
 	if err != nil {
 		// Without nf_conntrack_netlink: new flows work, old ones wait for their
 		// timeout. No reason to take the table away.
@@ -185,8 +208,13 @@ func (s *system) release() error {
 	return err
 }
 
+// undo takes away what is ours, which is nothing where another daemon serves.
 func (s *system) undo() error {
+	var err error
+	if s.serves {
+		err = removeReturn()
+	}
 	s.watchBeacon(false)
 	s.closeReaders()
-	return s.release()
+	return errors.Join(err, s.release())
 }

@@ -1,0 +1,238 @@
+package nft
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// A Spec says what our table is for. Table makes it.
+type Spec struct {
+	// Index is the link by which the packets from Windows come.
+	Index int
+	// Kernel are the ports that the kernel serves on 127.0.0.1.
+	Kernel Ports
+	// Repair has Linux's own clients reach these ports too.
+	Repair bool
+	// Guarded are the links from which no packet may have to do with
+	// 127.0.0.0/8.
+	Guarded []string
+}
+
+// Mark is the bit of the packet mark by which a reply to Linux itself finds its
+// way, and in the connection mark the bit of a flow that came from Windows.
+//
+// It keeps clear of who else marks packets: WSL compares the whole packet mark
+// of what leaves by ethN with 0x1 (but a packet that has our bit never leaves),
+// CNI and netavark use 0x2000, kube-proxy 0x4000 and 0x8000, Tailscale
+// 0xff0000, Cilium 0x0f00, Calico the upper half; wg-quick's 0xca6c and Istio's
+// 0x539, which are compared as a whole, do not have the bit either.
+const Mark = 0x1000
+
+// The names of the sets and of the rule that is counted.
+const (
+	kernelSet  = "kernel"
+	guardedSet = "guarded"
+	mirrored   = "mirrored"
+)
+
+// Table is the table for s.
+func (s Spec) Table() Table {
+	t := Table{
+		Sets:   []Set{linkSet(guardedSet, s.Guarded), portSet(kernelSet, s.Kernel)},
+		Chains: []Chain{s.prerouting(), s.guard()},
+	}
+	if s.Repair {
+		t.Chains = append(t.Chains, s.flowmark(), s.masquerade())
+	}
+	slices.SortFunc(t.Chains, func(a, b Chain) int { return int(a.Priority) - int(b.Priority) })
+	return t
+}
+
+// prerouting makes Windows' 127.0.0.1 reach what Linux serves on its own.
+//
+// The rule "dnat to 127.0.0.1" changes no address. It completes NAT for the
+// flow, and the kernel then passes over all later nat chains at this hook, the
+// container engine's among them (nf_nat_inet_fn in net/netfilter/nf_nat_core.c
+// asks a chain only for flows that have no NAT yet). Accept or return would
+// only end this one chain. So the packet is delivered locally, to the engine's
+// userland proxy or to whoever listens.
+//
+// The ports that the kernel serves are left alone: there the engine's DNAT is
+// what serves localhost, and nothing of worth listens.
+func (s Spec) prerouting() Chain {
+	toLocalhost := slices.Concat(s.fromWindows(), matchAddr(ipDaddr, loopback))
+	return Chain{
+		Name: PreroutingChain,
+		Type: nftables.ChainTypeNAT,
+		Hook: *nftables.ChainHookPrerouting,
+		// One step before the engines, whose DNAT is at dstnat.
+		Priority: *nftables.ChainPriorityNATDest - 1,
+		Rules: []Rule{{
+			Comment: "served by the kernel",
+			// Accept ends this chain only: the engine's comes next.
+			Exprs: slices.Concat(toLocalhost, inPortSet(kernelSet), []expr.Any{
+				&expr.Counter{},
+				&expr.Verdict{Kind: expr.VerdictAccept},
+			}),
+		}, {
+			Comment: mirrored,
+			Exprs: slices.Concat(toLocalhost, []expr.Any{
+				&expr.Counter{},
+				&expr.Immediate{Register: 1, Data: loopback},
+				// The kernel reports a single address as a range of one.
+				&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegAddrMax: 1},
+			}),
+		}},
+	}
+}
+
+// guard keeps containers from 127.0.0.0/8 where route_localnet would let them
+// reach it (CVE-2020-8558), in Linux and, by WSL's table 127, in Windows. It
+// comes before conntrack turns the address of an honest reply back into
+// 127.0.0.1, so that such a reply still carries the bridge's.
+func (s Spec) guard() Chain {
+	drop := func(offset uint32, comment string) Rule {
+		return Rule{Comment: comment, Exprs: slices.Concat([]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+			&expr.Lookup{SourceRegister: 1, SetName: guardedSet},
+		}, matchLoopbackNet(offset), []expr.Any{
+			&expr.Counter{},
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		})}
+	}
+	return Chain{
+		Name: "guard", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
+		Priority: *nftables.ChainPriorityRaw - 1,
+		Rules:    []Rule{drop(ipDaddr, "to localhost"), drop(ipSaddr, "as localhost")},
+	}
+}
+
+// flowmark marks the replies of containers to Linux's own clients, which an ip
+// rule then delivers here. Without it, WSL's table 127 would send them to
+// Windows, as it does with everything for 127.0.0.1. Replies to Windows must go
+// that way, so flows that came from there are remembered.
+func (s Spec) flowmark() Chain {
+	setMark := func(load, store expr.Any) []expr.Any {
+		return []expr.Any{load, &expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: word(^uint32(Mark)), Xor: word(Mark), // | Mark
+		}, store}
+	}
+	return Chain{
+		Name: "flowmark", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
+		Priority: *nftables.ChainPriorityMangle,
+		Rules: []Rule{{
+			Comment: "a flow from Windows",
+			Exprs: slices.Concat(s.fromWindows(), []expr.Any{
+				&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(expr.CtStateBitNEW), Xor: word(0)},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(0)},
+			}, setMark(&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})),
+		}, {
+			Comment: "a reply to Linux itself",
+			Exprs: slices.Concat(s.elsewhere(expr.MetaKeyIIF), []expr.Any{
+				&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}, // reply
+				&expr.Ct{Key: expr.CtKeySRCIP, Register: 1, Direction: 0}, // original
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: word(0)},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{127, 0, 0, 0}},
+				&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(Mark), Xor: word(0)},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: word(0)},
+			}, setMark(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true})),
+		}},
+	}
+}
+
+// masquerade gives a packet that the kernel serves a source address that the
+// container can answer. The engines mark such packets at the hook output to
+// have them masqueraded, and WSL's chain WSLOUTPUT then overwrites the mark. It
+// comes after the engines': a flow that has its NAT does not get here.
+func (s Spec) masquerade() Chain {
+	return Chain{
+		// Not "masquerade": that is a word of nft's language, and a ruleset that was
+		// saved with such a chain in it could not be loaded again.
+		Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
+		Priority: *nftables.ChainPriorityNATSource + 1,
+		Rules: []Rule{{
+			Comment: "from localhost to a container",
+			Exprs: slices.Concat(matchLoopbackNet(ipSaddr), s.elsewhere(expr.MetaKeyOIF), []expr.Any{
+				&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(ctStatusDNAT), Xor: word(0)},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(0)},
+				&expr.Counter{},
+				&expr.Masq{},
+			}),
+		}},
+	}
+}
+
+// ctStatusDNAT is IPS_DST_NAT of nf_conntrack_common.h.
+const ctStatusDNAT = 1 << 5
+
+// fromWindows is iif "loopback0". An index compares one word, and a link that
+// comes back under the same name is a different link.
+func (s Spec) fromWindows() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: word(uint32(s.Index))},
+	}
+}
+
+// elsewhere is iif (or oif) != "lo" and != "loopback0".
+func (s Spec) elsewhere(key expr.MetaKey) []expr.Any {
+	const lo = 1 // LOOPBACK_IFINDEX in include/net/flow.h
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(lo)},
+		&expr.Meta{Key: key, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(uint32(s.Index))},
+	}
+}
+
+// word is a number as meta and ct have it.
+func word(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+
+func matchAddr(offset uint32, addr []byte) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(len(addr))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr},
+	}
+}
+
+// matchLoopbackNet is ip daddr (or saddr) 127.0.0.0/8, whose prefix is one byte.
+func matchLoopbackNet(offset uint32) []expr.Any { return matchAddr(offset, []byte{127}) }
+
+// inPortSet is meta l4proto . th dport @name.
+func inPortSet(name string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: 1, SetName: name},
+	}
+}
+
+func portSet(name string, ports Ports) Set {
+	s := Set{Name: name}
+	for p := range ports.All() {
+		// Each field of a concatenation fills a word.
+		s.Keys = append(s.Keys, string([]byte{p.Proto, 0, 0, 0, byte(p.Number >> 8), byte(p.Number), 0, 0}))
+	}
+	return s
+}
+
+func linkSet(name string, links []string) Set {
+	s := Set{Name: name, Links: true}
+	for _, l := range links {
+		key := make([]byte, unix.IFNAMSIZ)
+		copy(key, l)
+		s.Keys = append(s.Keys, string(key))
+	}
+	slices.Sort(s.Keys)
+	s.Keys = slices.Compact(s.Keys)
+	return s
+}
