@@ -40,6 +40,9 @@ type View struct {
 	Kernel Ports
 	// Published are the ports that the rules send elsewhere.
 	Published []Published
+	// Accepts are the rules of ours in the tables of others, Surplus those among
+	// them that are there for nothing, and Missing those that should be there.
+	Accepts, Surplus, Missing []Accept
 }
 
 // View walks the packets to 127.0.0.1 through the rules: those from Windows,
@@ -74,6 +77,8 @@ func (rs *Ruleset) View(loopback Iface) View {
 	for _, o := range rs.Walk(packet) {
 		add(o)
 	}
+	v.Accepts = rs.Accepts()
+	v.Missing, v.Surplus = rs.accepts(packet)
 	var kernel []span
 	for _, o := range rs.Walk(fromLinux) {
 		if o.Fate == Translated || o.Fate == Redirected {

@@ -47,6 +47,7 @@ type chain struct {
 }
 
 type rule struct {
+	handle  uint64
 	exprs   []namedExpr
 	comment string
 }
@@ -197,6 +198,8 @@ func decodeRule(msg []byte) (id chainID, r *rule, err error) {
 			id.table.name = ad.String()
 		case unix.NFTA_RULE_CHAIN:
 			id.name = ad.String()
+		case unix.NFTA_RULE_HANDLE:
+			r.handle = ad.Uint64()
 		case unix.NFTA_RULE_EXPRESSIONS:
 			list = ad.Bytes()
 		case unix.NFTA_RULE_USERDATA:

@@ -43,11 +43,18 @@ type Outcome struct {
 	To netip.AddrPort
 	// Table and Chain are where it happens.
 	Table, Chain string
+	at           place
 	// ToAddr says that a rule on the way names the packet's destination.
 	ToAddr bool
 	// Sure says that it happens. Otherwise it may: a match on the way was not
 	// understood, or depends on more than the packet.
 	Sure bool
+}
+
+// A place is a rule of a chain, or the chain's policy if handle is 0.
+type place struct {
+	chainID
+	handle uint64
 }
 
 // maxDepth is more than the kernel allows chains to nest (NFT_JUMP_STACK_SIZE
@@ -61,8 +68,11 @@ const maxDepth = 20
 //
 // A match has three values: it holds, it does not, or it may. Where one may
 // hold, both ways are followed, and what they come to is not Sure.
-func (rs *Ruleset) Walk(p Packet) []Outcome {
-	w := &walker{rs: rs, packet: p}
+func (rs *Ruleset) Walk(p Packet) []Outcome { return rs.walk(p, false) }
+
+// walk is Walk, with or without the rules of ours in other tables.
+func (rs *Ruleset) walk(p Packet, withoutOurs bool) []Outcome {
+	w := &walker{rs: rs, packet: p, withoutOurs: withoutOurs}
 	rest := p.Ports
 	for _, c := range rs.base {
 		if c.hook != p.Hook || c.table.name == TableName {
@@ -71,7 +81,7 @@ func (rs *Ruleset) Walk(p Packet) []Outcome {
 		w.table = c.table // no jump leaves it
 		ends := w.chain(c, rest, way{sure: true}, 0)
 		if c.drop {
-			w.record(Outcome{Ports: ends.fell, Fate: Dropped}, c, way{sure: true})
+			w.record(Outcome{Ports: ends.fell, Fate: Dropped, at: place{chainID: c.chainID}}, way{sure: true})
 			rest = ends.accepted
 		} else {
 			rest = ends.fell.Union(ends.accepted)
@@ -85,6 +95,8 @@ type walker struct {
 	packet   Packet
 	table    tableID // where the walk is
 	outcomes []Outcome
+
+	withoutOurs bool
 	// doubt are the ports for which something may already have happened, so
 	// that nothing after it is sure.
 	doubt Ports
@@ -112,9 +124,12 @@ func (w *walker) chain(c *chain, ports Ports, on way, depth int) (out ends) {
 		if ports.Empty() {
 			break
 		}
+		if w.withoutOurs && r.ours() {
+			continue
+		}
 		for _, h := range w.rule(r, ports) {
 			at := way{sure: on.sure && h.sure, toAddr: on.toAddr || h.toAddr}
-			e, onward := w.verdict(c, h, at, depth)
+			e, onward := w.verdict(place{c.chainID, r.handle}, h, at, depth)
 			left := h.ports.Minus(onward)
 			if !h.sure {
 				// They may have left the chain here, and they may go on.
@@ -133,23 +148,23 @@ func (w *walker) chain(c *chain, ports Ports, on way, depth int) (out ends) {
 // verdict does what a rule says to the packets that it hits. It returns where
 // they have left the chain, if they were not kept, and which of them go on to
 // the next rule.
-func (w *walker) verdict(c *chain, h hit, on way, depth int) (out ends, onward Ports) {
+func (w *walker) verdict(at place, h hit, on way, depth int) (out ends, onward Ports) {
 	if h.outcome != nil {
 		o := *h.outcome
-		o.Ports = h.ports
-		w.record(o, c, on)
+		o.Ports, o.at = h.ports, at
+		w.record(o, on)
 		return out, nil
 	}
 	switch h.verdict.Kind {
 	case expr.VerdictDrop, expr.VerdictStolen, expr.VerdictQueue:
-		w.record(Outcome{Ports: h.ports, Fate: Dropped}, c, on)
+		w.record(Outcome{Ports: h.ports, Fate: Dropped, at: at}, on)
 		return out, nil
 	case expr.VerdictAccept, expr.VerdictStop:
 		return ends{accepted: h.ports}, nil
 	case expr.VerdictReturn:
 		return ends{fell: h.ports}, nil
 	case expr.VerdictJump, expr.VerdictGoto:
-		next := w.rs.chains[chainID{c.table, h.verdict.Chain}]
+		next := w.rs.chains[chainID{at.table, h.verdict.Chain}]
 		if next == nil { // it was made in between
 			w.doubt = w.doubt.Union(h.ports)
 			return out, h.ports
@@ -163,9 +178,9 @@ func (w *walker) verdict(c *chain, h hit, on way, depth int) (out ends, onward P
 	return out, h.ports // continue, break
 }
 
-// record notes an outcome in c, apart for the ports for which it is sure.
-func (w *walker) record(o Outcome, c *chain, on way) {
-	o.Table, o.Chain, o.ToAddr = c.table.name, c.name, on.toAddr
+// record notes an outcome, apart for the ports for which it is sure.
+func (w *walker) record(o Outcome, on way) {
+	o.Table, o.Chain, o.ToAddr = o.at.table.name, o.at.name, on.toAddr
 	all := o.Ports
 	if on.sure {
 		if o.Ports = all.Minus(w.doubt); !o.Ports.Empty() {

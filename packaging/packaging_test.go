@@ -52,7 +52,7 @@ func build(root, name string, env ...string) (string, error) {
 }
 
 // packages returns the directory that get has built.
-func packages(t *testing.T, get func() (string, error)) string {
+func packages(t testing.TB, get func() (string, error)) string {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("building takes long where Go's cache is cold")
@@ -65,7 +65,7 @@ func packages(t *testing.T, get func() (string, error)) string {
 }
 
 // pkg returns the one package for this machine in dir, of the format deb or rpm.
-func pkg(t *testing.T, dir, format string) string {
+func pkg(t testing.TB, dir, format string) string {
 	t.Helper()
 	arch := runtime.GOARCH
 	if format == "rpm" {

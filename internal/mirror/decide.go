@@ -29,6 +29,8 @@ type Desired struct {
 	Table *nft.Spec
 	// Returns says that our ip rule should be there: see returnRule.
 	Returns bool
+	// Add and Remove are rules of ours in the tables of others.
+	Add, Remove []nft.Accept
 }
 
 // decide is a pure function: the same observation always gives the same answer,
@@ -40,19 +42,23 @@ func decide(o Observed, repair bool) Desired {
 		// is or is not there. The ip rule is theirs.
 		return Desired{State: status.Standby, Returns: o.Returns}
 	case !o.Link.Present():
-		return Desired{State: status.Waiting}
-	default:
-		return Desired{
-			State: status.Active,
-			Table: &nft.Spec{
-				Index:   o.Link.Index,
-				Kernel:  o.View.Kernel,
-				Repair:  repair,
-				Guarded: guarded(o.Links, o.Link),
-			},
-			Returns: repair,
-		}
+		return Desired{State: status.Waiting, Remove: o.View.Accepts}
 	}
+	d := Desired{
+		State: status.Active,
+		Table: &nft.Spec{
+			Index:   o.Link.Index,
+			Kernel:  o.View.Kernel,
+			Repair:  repair,
+			Guarded: guarded(o.Links, o.Link),
+		},
+		Returns: repair,
+		Remove:  o.View.Accepts,
+	}
+	if repair {
+		d.Add, d.Remove = o.View.Missing, o.View.Surplus
+	}
+	return d
 }
 
 // guarded are the names of the links to containers that let packets of

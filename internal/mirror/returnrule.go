@@ -77,33 +77,3 @@ func (r *ipRules) setReturn(on bool) error {
 	}
 	return nil
 }
-
-// removeReturn deletes the rule if it is there.
-func removeReturn() error {
-	r, err := openIPRules()
-	if err != nil {
-		return err
-	}
-	defer r.close()
-	there, err := r.hasReturn()
-	if err != nil || !there {
-		return err
-	}
-	return r.setReturn(false)
-}
-
-// Cleanup removes what a daemon that crashed has left behind, which is the ip
-// rule: the table has gone with the process. Where another daemon serves by now,
-// it is that one's, and stays.
-func Cleanup() error {
-	reader, err := nft.OpenReader()
-	if err != nil {
-		return err
-	}
-	defer reader.Close()
-	s, _, err := reader.Read()
-	if err != nil || s.Owner != 0 {
-		return err
-	}
-	return removeReturn()
-}

@@ -132,6 +132,9 @@ func (s *system) apply(obs Observed, want Desired) error {
 	}
 	s.serves = want.Table != nil
 	s.showBeacon(s.serves)
+	if err := nft.PlaceAccepts(want.Add, want.Remove); err != nil {
+		return err // the table is none the worse for it
+	}
 	return s.watchBeacon(want.State == status.Standby)
 }
 
@@ -212,7 +215,7 @@ func (s *system) release() error {
 func (s *system) undo() error {
 	var err error
 	if s.serves {
-		err = removeReturn()
+		err = removeTraces()
 	}
 	s.watchBeacon(false)
 	s.closeReaders()

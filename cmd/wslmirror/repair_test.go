@@ -1,0 +1,319 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// world is all that wslmirror may change in h and has to leave as it was.
+func world(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	var all strings.Builder
+	all.WriteString(ruleset(t, h))
+	for _, args := range [][]string{{"-4", "rule"}, {"-4", "route", "show", "table", "all"}} {
+		out, err := h.Run("ip", args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.WriteString(out)
+	}
+	for _, key := range []string{"all", "default", "loopback0", "eth0", "docker0"} {
+		for _, name := range []string{"route_localnet", "rp_filter", "accept_local"} {
+			value, _ := h.GetSysctl("ipv4/conf/" + key + "/" + name) // docker0 may not exist
+			all.WriteString(key + "/" + name + "=" + value + "\n")
+		}
+	}
+	return all.String()
+}
+
+// What outlives the process is undone on stop, and after a crash by cleanup or
+// by the next start.
+func TestLeavesTheWorldAsItWas(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b, "--userland-proxy=false")
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp", "127.0.0.1:8081:80/tcp")
+	lateLoopback0(t, b, "8081")
+	before := world(t, b.WSL)
+	expect := func(when string) {
+		t.Helper()
+		if after := world(t, b.WSL); after != before {
+			t.Errorf("%s: before\n%s\nafter\n%s", when, before, after)
+		}
+	}
+	run := func(args ...string) {
+		t.Helper()
+		p, err := b.WSL.Start(program(args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Errorf("wslmirror %v: %v", args, err)
+		}
+	}
+	for range 2 {
+		d := start(t, b.WSL)
+		d.awaitState(status.Active)
+		if world(t, b.WSL) == before {
+			t.Fatal("the daemon changes nothing")
+		}
+		d.stop(unix.SIGTERM)
+		expect("SIGTERM")
+	}
+
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	run("cleanup") // of another distribution: this one serves
+	if out, err := b.WSL.Run("ip", "rule"); err != nil || !strings.Contains(out, "fwmark 0x1000/0x1000") {
+		t.Errorf("cleanup took the ip rule of a daemon that runs: %v\n%s", err, out)
+	}
+	d.proc.Stop(unix.SIGKILL)
+	if world(t, b.WSL) == before {
+		t.Error("kill -9 leaves nothing, so cleanup is not tested")
+	}
+	run("cleanup")
+	expect("kill -9 and cleanup")
+	run("cleanup")
+	expect("cleanup once more")
+
+	d = start(t, b.WSL)
+	d.awaitState(status.Active)
+	d.proc.Stop(unix.SIGKILL)
+	d = start(t, b.WSL, "--repair=false")
+	d.awaitState(status.Active)
+	if out, err := b.WSL.Run("ip", "rule"); err != nil || strings.Contains(out, "fwmark") {
+		t.Errorf("--repair=false leaves the ip rule of an earlier run: %v\n%s", err, out)
+	}
+	d.stop(unix.SIGTERM)
+	expect("kill -9, then a start without repair and SIGTERM")
+}
+
+// lateLoopback0 adds what Docker 28 writes for a port that is published on
+// 127.0.0.1, if loopback0 is not there when dockerd starts (moby#53382).
+func lateLoopback0(t *testing.T, b *lab.Bench, port string) {
+	t.Helper()
+	for _, command := range []string{
+		"add table ip raw",
+		"add chain ip raw PREROUTING { type filter hook prerouting priority raw; policy accept; }",
+		"flush chain ip raw PREROUTING",
+		"add rule ip raw PREROUTING iifname != lo ip daddr 127.0.0.1 tcp dport " + port + " counter drop",
+	} {
+		if _, err := b.WSL.Run("nft", command); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLateLoopback0(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web", "127.0.0.1:8081:80/tcp", "127.0.0.1:8082:80/tcp")
+	lateLoopback0(t, b, "8081")
+	// What somebody does to loopback0 alone is meant so.
+	if _, err := b.WSL.Run("nft", "add rule ip raw PREROUTING iifname loopback0 tcp dport 8082 drop"); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(port, want string) {
+		t.Helper()
+		for _, client := range []*lab.Host{b.Windows, b.WSL} {
+			if got, err := client.Ask("tcp", "127.0.0.1:"+port, patience); got != want {
+				t.Errorf("%s to port %s: %q, %v; want %q", client.Name, port, got, err, want)
+			}
+		}
+	}
+	ask("8081", "")
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	ask("8081", "web")
+	ask("8082", "")
+
+	// The engine writes its chain again.
+	lateLoopback0(t, b, "8081")
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if strings.Contains(ruleset(t, b.WSL), "wslmirror: from Windows") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the rule does not come again")
+		}
+	}
+	ask("8081", "web")
+
+	// The container goes, and with it the reason.
+	if _, err := b.WSL.Run("nft", "delete", "table", "ip", "raw"); err != nil {
+		t.Fatal(err)
+	}
+	lateLoopback0(t, b, "8083")
+	d.await("calm", func(status.Snapshot) bool {
+		list := ruleset(t, b.WSL)
+		return strings.Count(list, "wslmirror: from Windows") == 1 && strings.Contains(list, "dport 8083 counter accept")
+	})
+	d.stop(unix.SIGTERM)
+	if list := ruleset(t, b.WSL); strings.Contains(list, "wslmirror") {
+		t.Errorf("left behind:\n%s", list)
+	}
+}
+
+// A container that forges packets reaches nothing on 127.0.0.0/8, neither in
+// Linux nor in Windows, and the published ports work all the same.
+func TestGuard(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	// What an engine without a proxy does to its bridge.
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	forge(t, engine.Container)
+
+	heard := make(chan string, 100)
+	listen := func(h *lab.Host, addr string) {
+		t.Helper()
+		err := h.Do(func() error {
+			c, err := net.ListenPacket("udp4", addr)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { c.Close() })
+			go func() {
+				buf := make([]byte, 100)
+				for {
+					n, from, err := c.ReadFrom(buf)
+					if err != nil {
+						return
+					}
+					heard <- h.Name + " heard " + string(buf[:n]) + " from " + from.(*net.UDPAddr).IP.String()
+				}
+			}()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	listen(b.WSL, "0.0.0.0:9000")
+	listen(b.Windows, "0.0.0.0:9001")
+	// send has the container send from each address it can claim.
+	send := func() (got []string) {
+		t.Helper()
+		for _, from := range []string{engine.Addr.String(), "127.0.0.1"} {
+			for _, to := range []string{"127.0.0.1:9000", "127.0.0.2:9000", "127.0.0.1:9001", "172.17.0.1:9000"} {
+				if from != "127.0.0.1" && strings.HasPrefix(to, "172") {
+					continue // which it may
+				}
+				err := engine.Container.Do(func() error {
+					d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
+					c, err := d.Dial("udp4", to)
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					_, err = c.Write([]byte(to))
+					return err
+				})
+				if err != nil {
+					t.Fatalf("%s to %s: %v", from, to, err)
+				}
+			}
+		}
+		for {
+			select {
+			case h := <-heard:
+				got = append(got, h)
+			case <-time.After(300 * time.Millisecond):
+				return got
+			}
+		}
+	}
+	if got := send(); len(got) == 0 {
+		t.Fatal("nothing is heard without wslmirror, so nothing is tested")
+	} else {
+		t.Logf("without wslmirror: %q", got)
+	}
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	if got := send(); len(got) != 0 {
+		t.Errorf("with wslmirror: %q", got)
+	}
+	for _, client := range []*lab.Host{b.Windows, b.WSL} {
+		if got, err := client.Ask("tcp", "127.0.0.1:8080", patience); got != engine.Container.Name {
+			t.Errorf("%s to the published port: %q, %v", client.Name, got, err)
+		}
+	}
+
+	// A bridge that comes to it later is guarded from then on.
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "0"); err != nil {
+		t.Fatal(err)
+	}
+	d.status() // makes it look
+	if list, err := b.WSL.Run("nft", "list", "set", "ip", "wslmirror", "guarded"); err != nil || strings.Contains(list, "docker0") {
+		t.Errorf("guards a bridge that lets nothing pass: %v\n%s", err, list)
+	}
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	d.status()
+	if got := send(); len(got) != 0 {
+		t.Errorf("after route_localnet came back: %q", got)
+	}
+}
+
+// forge makes a container send what it should not: packets to 127.0.0.0/8 by its
+// gateway, and from 127.0.0.1.
+func forge(t *testing.T, container *lab.Host) {
+	t.Helper()
+	links, err := container.Net.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Attrs().Name == "lo" {
+			continue
+		}
+		// The kernel's own routes for 127.0.0.0/8 make way for the gateway.
+		lo, err := container.Net.LinkByName("lo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs, err := container.Net.AddrList(lo, unix.AF_INET)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range addrs {
+			if err := container.Net.AddrDel(lo, &a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := container.Net.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(32, 32)}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := container.Sysctl("ipv4/conf/"+l.Attrs().Name+"/route_localnet", "1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "rule", "add", "pref", "0", "to", "127.0.0.0/8", "lookup", "100"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "rule", "del", "pref", "0", "lookup", "local"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "rule", "add", "pref", "1", "lookup", "local"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "route", "add", "127.0.0.0/8", "via", "172.17.0.1", "table", "100"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

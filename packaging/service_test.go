@@ -1,0 +1,278 @@
+package packaging
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// What the tests of a booted distribution need: the service as systemd and its
+// users see it, its journal, and the table as the kernel has it.
+
+// patience bounds every wait: ten times what a busy machine needs.
+const patience = 20 * time.Second
+
+// A service is wslmirror in a booted distribution of a bench.
+type service struct {
+	tb testing.TB
+	*lab.Distro
+	bench *lab.Bench
+}
+
+// boot boots distributions side by side, in the network of one WSL.
+func boot(tb testing.TB, b *lab.Bench, names ...string) []service {
+	tb.Helper()
+	services, errs := make([]service, len(names)), make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			d, err := b.WSL.Boot(name)
+			services[i], errs[i] = service{tb, d, b}, err
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		tb.Fatal(err)
+	}
+	return services
+}
+
+// run runs a program as root, which must not fail.
+func (s service) run(args ...string) string {
+	s.tb.Helper()
+	out, err := s.Run(args...)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// unpack installs a package of this machine with dpkg.
+func (s service) unpack(deb string) {
+	s.tb.Helper()
+	if err := s.CopyIn(deb, "/opt/package.deb"); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.run("dpkg", "--install", "/opt/package.deb")
+	s.run("rm", "/opt/package.deb")
+}
+
+// enabled installs a package, and enables and starts the service as users do.
+func (s service) enabled(deb string) {
+	s.tb.Helper()
+	s.unpack(deb)
+	s.run("systemctl", "enable", "--now", "wslmirror")
+}
+
+// show is a property of the unit.
+func (s service) show(property string) string {
+	s.tb.Helper()
+	return s.run("systemctl", "show", "--property="+property, "--value", "wslmirror")
+}
+
+// moment is a property of the unit that is a time, by the clock that all
+// distributions share: CLOCK_MONOTONIC.
+func (s service) moment(property string) time.Duration {
+	s.tb.Helper()
+	µs, err := strconv.ParseInt(s.show(property+"TimestampMonotonic"), 10, 64)
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	return time.Duration(µs) * time.Microsecond
+}
+
+// status is what an ordinary user is told. The command's exit code says that it
+// is not active, too.
+func (s service) status() (snapshot status.Snapshot) {
+	s.tb.Helper()
+	out, err := s.RunAs("user", "wslmirror", "status", "--json")
+	if json.Unmarshal([]byte(out), &snapshot) != nil {
+		s.tb.Fatalf("status prints %q, %v", out, err)
+	}
+	return snapshot
+}
+
+// await waits until a user is told that state, by another process than not.
+func (s service) await(state status.State, not int) status.Snapshot {
+	s.tb.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if now := s.status(); now.State == state && now.PID != not {
+			return now
+		} else if time.Now().After(deadline) {
+			s.tb.Fatalf("%s never came to be %s: %+v\n%s", s.Name, state, now, s.run("journalctl", "--unit=wslmirror"))
+		}
+	}
+}
+
+// An entry is one of the journal, with its fields.
+type entry map[string]any
+
+func (e entry) field(name string) string {
+	value, _ := e[name].(string) // an array, if it is not text
+	return value
+}
+
+// journal is what the journal has of the unit, of systemd's own words as well.
+func (s service) journal() []entry {
+	s.tb.Helper()
+	return entries(s.tb, s.run("journalctl", "--unit=wslmirror", "--output=json"))
+}
+
+// follow returns a function that waits for the end of the distribution and
+// returns the journal of the unit until then. It comes by the network, because
+// a distribution that shuts down waits for programs that Run has started.
+func (s service) follow() func() []entry {
+	s.tb.Helper()
+	var listener *net.TCPListener
+	err := s.bench.WSL.Do(func() (err error) {
+		listener, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}) // 127.0.0.1 is also Windows'
+		return err
+	})
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	defer listener.Close()
+	listener.SetDeadline(time.Now().Add(patience))
+	host, port, _ := net.SplitHostPort(listener.Addr().String())
+	until := s.journal()
+	// Without the default dependencies it is not stopped, but killed at the last.
+	s.run("systemd-run", "--quiet", "--property=DefaultDependencies=no", "bash", "-c",
+		"exec journalctl --quiet --unit=wslmirror --output=json --follow "+
+			"--after-cursor='"+until[len(until)-1].field("__CURSOR")+"' >/dev/tcp/"+host+"/"+port)
+	conn, err := listener.Accept()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	s.tb.Cleanup(func() { conn.Close() })
+	return func() []entry {
+		s.tb.Helper()
+		conn.SetReadDeadline(time.Now().Add(patience))
+		journal, err := io.ReadAll(conn)
+		if err != nil {
+			s.tb.Fatal(err)
+		}
+		return append(until, entries(s.tb, string(journal))...)
+	}
+}
+
+func entries(tb testing.TB, journal string) (all []entry) {
+	tb.Helper()
+	for line := range strings.Lines(journal) {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			tb.Fatalf("journal entry %q: %v", line, err)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// states are the states that the daemon says it came to, one after the other.
+func states(journal []entry) string {
+	var all []string
+	for _, e := range journal {
+		if state := e.field("WSLMIRROR_STATE"); state != "" {
+			all = append(all, state)
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+// calm fails the test if an entry is a warning or worse.
+func calm(tb testing.TB, name string, journal []entry) {
+	tb.Helper()
+	if len(journal) == 0 {
+		tb.Errorf("%s: the journal is empty", name)
+	}
+	for _, e := range journal {
+		if p, err := strconv.Atoi(e.field("PRIORITY")); err != nil || p <= 4 {
+			tb.Errorf("%s: an entry of priority %q: %s", name, e.field("PRIORITY"), e.field("MESSAGE"))
+		}
+	}
+}
+
+// A watch looks again and again whose table is in the kernel. No event says when
+// a table ends with its owner's socket (nf_tables_api.c, nft_rcv_nl_event).
+type watch struct {
+	end  func() error
+	gaps []time.Duration // from the last sight of one table to the first of another
+}
+
+// every is the pause between two looks, and so how exact a watch is.
+const every = 100 * time.Microsecond
+
+// watchTable watches from a moment at which there is a table.
+func watchTable(tb testing.TB, b *lab.Bench) *watch {
+	tb.Helper()
+	conn, err := b.WSL.NFT(nftables.AsLasting())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	look := func() (*nftables.Table, error) {
+		return conn.ListTableOfFamily(nft.TableName, nftables.TableFamilyIPv4)
+	}
+	first, err := look()
+	if err != nil {
+		conn.CloseLasting()
+		tb.Fatalf("no table to watch: %v", err)
+	}
+	w := new(watch)
+	stop, done := make(chan struct{}), make(chan error, 1)
+	w.end = sync.OnceValue(func() error {
+		close(stop)
+		return <-done
+	})
+	tb.Cleanup(func() { w.end() })
+	go func() {
+		defer conn.CloseLasting()
+		away := false
+		for owner, seen := first.Owner, time.Now(); ; {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			case <-time.After(every):
+			}
+			table, err := look()
+			switch {
+			case errors.Is(err, unix.ENOENT):
+				away = true
+				continue
+			case err != nil:
+				done <- fmt.Errorf("watch the table: %w", err)
+				return
+			case away || table.Owner != owner:
+				w.gaps = append(w.gaps, time.Since(seen))
+			}
+			away, owner, seen = false, table.Owner, time.Now()
+		}
+	}()
+	return w
+}
+
+// gap ends the watch. The table was away exactly once, for as long as returned,
+// and less by two looks.
+func (w *watch) gap(tb testing.TB) time.Duration {
+	tb.Helper()
+	if err := w.end(); err != nil {
+		tb.Fatal(err)
+	}
+	if len(w.gaps) != 1 {
+		tb.Fatalf("the table was away %d times: %v", len(w.gaps), w.gaps)
+	}
+	return w.gaps[0].Round(100 * time.Microsecond)
+}
