@@ -1,0 +1,171 @@
+package main
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// A container that forges packets reaches nothing on 127.0.0.0/8, neither in
+// Linux nor in Windows, and the published ports work all the same.
+func TestGuard(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	// What an engine without a proxy does to its bridge.
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	forge(t, engine.Container)
+
+	heard := make(chan string, 100)
+	listen := func(h *lab.Host, addr string) {
+		t.Helper()
+		err := h.Do(func() error {
+			c, err := net.ListenPacket("udp4", addr)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { c.Close() })
+			go func() {
+				buf := make([]byte, 100)
+				for {
+					n, from, err := c.ReadFrom(buf)
+					if err != nil {
+						return
+					}
+					heard <- h.Name + " heard " + string(buf[:n]) + " from " + from.(*net.UDPAddr).IP.String()
+				}
+			}()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	listen(b.WSL, "0.0.0.0:9000")
+	listen(b.Windows, "0.0.0.0:9001")
+	// send has the container send from each address it can claim.
+	send := func() (got []string) {
+		t.Helper()
+		for _, from := range []string{engine.Addr.String(), "127.0.0.1"} {
+			for _, to := range []string{"127.0.0.1:9000", "127.0.0.2:9000", "127.0.0.1:9001", "172.17.0.1:9000"} {
+				if from != "127.0.0.1" && strings.HasPrefix(to, "172") {
+					continue // which it may
+				}
+				err := engine.Container.Do(func() error {
+					d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
+					c, err := d.Dial("udp4", to)
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					_, err = c.Write([]byte(to))
+					return err
+				})
+				if err != nil {
+					t.Fatalf("%s to %s: %v", from, to, err)
+				}
+			}
+		}
+		for {
+			select {
+			case h := <-heard:
+				got = append(got, h)
+			case <-time.After(300 * time.Millisecond):
+				return got
+			}
+		}
+	}
+	if got := send(); len(got) == 0 {
+		t.Fatal("nothing is heard without wslmirror, so nothing is tested")
+	} else {
+		t.Logf("without wslmirror: %q", got)
+	}
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	if got := send(); len(got) != 0 {
+		t.Errorf("with wslmirror: %q", got)
+	}
+	for _, client := range []*lab.Host{b.Windows, b.WSL} {
+		if got, err := client.Ask("tcp", "127.0.0.1:8080", patience); got != engine.Container.Name {
+			t.Errorf("%s to the published port: %q, %v", client.Name, got, err)
+		}
+	}
+
+	// A bridge that comes to it later is guarded from then on.
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "0"); err != nil {
+		t.Fatal(err)
+	}
+	d.status() // makes it look
+	if list, err := b.WSL.Run("nft", "list", "set", "ip", "wslmirror", "guarded"); err != nil || strings.Contains(list, "docker0") {
+		t.Errorf("guards a bridge that lets nothing pass: %v\n%s", err, list)
+	}
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	d.status()
+	if got := send(); len(got) != 0 {
+		t.Errorf("after route_localnet came back: %q", got)
+	}
+}
+
+// forge makes a container send what it should not: packets to 127.0.0.0/8 by its
+// gateway, and from 127.0.0.1.
+func forge(t *testing.T, container *lab.Host) {
+	t.Helper()
+	links, err := container.Net.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Attrs().Name == "lo" {
+			continue
+		}
+		// The kernel's own routes for 127.0.0.0/8 make way for the gateway.
+		lo, err := container.Net.LinkByName("lo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs, err := container.Net.AddrList(lo, unix.AF_INET)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range addrs {
+			if err := container.Net.AddrDel(lo, &a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := container.Net.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(32, 32)}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := container.Sysctl("ipv4/conf/"+l.Attrs().Name+"/route_localnet", "1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "rule", "add", "pref", "0", "to", "127.0.0.0/8", "lookup", "100"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "rule", "del", "pref", "0", "lookup", "local"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "rule", "add", "pref", "1", "lookup", "local"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := container.Run("ip", "route", "add", "127.0.0.0/8", "via", "172.17.0.1", "table", "100"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
