@@ -25,7 +25,9 @@ func check(opts ...nftables.ConnOption) error {
 	if err != nil {
 		return missing(err, ErrNoNFTables)
 	}
-	defer conn.CloseLasting()
+	// Closing waits until the kernel has destroyed what the transaction below
+	// removes, which takes a grace period. Nobody needs to wait for that.
+	defer func() { go conn.CloseLasting() }()
 	if _, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4); err != nil {
 		return missing(err, ErrNoNFTables)
 	}

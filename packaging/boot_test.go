@@ -188,6 +188,16 @@ func watchdogBites(t *testing.T, s service) {
 	s.run("systemctl", "daemon-reload")
 	s.run("systemctl", "restart", "wslmirror")
 	pid := s.await(status.Active, 0).PID
+	// While it works it gives signs of life.
+	ready := s.moment("ActiveEnter")
+	for deadline := time.Now().Add(patience); s.moment("Watchdog") <= ready; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("systemd has had no sign of life")
+		}
+	}
+	if s.status().PID != pid {
+		t.Fatal("killed though it worked")
+	}
 	table := watchTable(t, s.bench)
 	s.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "wslmirror")
 	s.await(status.Active, pid)

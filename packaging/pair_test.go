@@ -70,6 +70,7 @@ func takeOver(t *testing.T, serves service, standby []service, end func(*lab.Dis
 	if err := end(serves.Distro); err != nil {
 		t.Error(err)
 	}
+	table.await(t)
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		var states []string
 		for _, s := range standby {

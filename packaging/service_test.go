@@ -24,7 +24,7 @@ import (
 // users see it, its journal, and the table as the kernel has it.
 
 // patience bounds every wait: ten times what a busy machine needs.
-const patience = 20 * time.Second
+const patience = 4 * time.Second
 
 // A service is wslmirror in a booted distribution of a bench.
 type service struct {
@@ -209,6 +209,7 @@ func calm(tb testing.TB, name string, journal []entry) {
 // a table ends with its owner's socket (nf_tables_api.c, nft_rcv_nl_event).
 type watch struct {
 	end  func() error
+	back chan struct{}   // closed after the first gap
 	gaps []time.Duration // from the last sight of one table to the first of another
 }
 
@@ -230,7 +231,7 @@ func watchTable(tb testing.TB, b *lab.Bench) *watch {
 		conn.CloseLasting()
 		tb.Fatalf("no table to watch: %v", err)
 	}
-	w := new(watch)
+	w := &watch{back: make(chan struct{})}
 	stop, done := make(chan struct{}), make(chan error, 1)
 	w.end = sync.OnceValue(func() error {
 		close(stop)
@@ -256,7 +257,9 @@ func watchTable(tb testing.TB, b *lab.Bench) *watch {
 				done <- fmt.Errorf("watch the table: %w", err)
 				return
 			case away || table.Owner != owner:
-				w.gaps = append(w.gaps, time.Since(seen))
+				if w.gaps = append(w.gaps, time.Since(seen)); len(w.gaps) == 1 {
+					close(w.back)
+				}
 			}
 			away, owner, seen = false, table.Owner, time.Now()
 		}
@@ -264,10 +267,22 @@ func watchTable(tb testing.TB, b *lab.Bench) *watch {
 	return w
 }
 
+// await waits until the table has been away and is back. To ask the daemons
+// instead would wake them: they look anew before they answer.
+func (w *watch) await(tb testing.TB) {
+	tb.Helper()
+	select {
+	case <-w.back:
+	case <-time.After(patience):
+		tb.Fatal("no table has taken the place of the one that was there")
+	}
+}
+
 // gap ends the watch. The table was away exactly once, for as long as returned,
 // and less by two looks.
 func (w *watch) gap(tb testing.TB) time.Duration {
 	tb.Helper()
+	w.await(tb)
 	if err := w.end(); err != nil {
 		tb.Fatal(err)
 	}

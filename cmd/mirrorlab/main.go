@@ -45,6 +45,7 @@ type verb struct {
 var verbs = []verb{
 	{"demo", runDemo},
 	{"shell", runShell},
+	{"matrix", runMatrix},
 	{"help", printHelp},
 }
 

@@ -34,7 +34,8 @@ exec chroot . docker-init -- dockerd --storage-driver overlay2 \
 
 const imageName = "echo"
 
-// Docker is a real Docker daemon, Debian's 20.10, in a host's network.
+// Docker is a real Docker daemon in a host's network: Debian's 20.10, or a current
+// one (see StartMoby).
 type Docker struct {
 	host *Host
 	// docker runs Docker's command line where the daemon is.
@@ -53,8 +54,14 @@ type Container struct {
 // keeps all its files in memory; it, its containers and their networks end with
 // this process, however that ends.
 func (h *Host) StartDocker(flags ...string) (*Docker, error) {
+	return h.startDocker(dockerScript, flags...)
+}
+
+// startDocker runs a script that ends as dockerScript does. Its arguments are
+// the name of a cgroup and then args.
+func (h *Host) startDocker(script string, args ...string) (*Docker, error) {
 	cgroup := newCgroup()
-	p, err := h.startOnTree(dockerTimeout, dockerScript, append([]string{cgroup}, flags...)...)
+	p, err := h.startOnTree(dockerTimeout, script, append([]string{cgroup}, args...)...)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start dockerd: %w", err), closeCgroup(cgroup))
 	}

@@ -66,11 +66,12 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// leaveRunning starts an engine with a container and a distribution, and
+// leaveRunning starts engines with a container each and a distribution, and
 // returns the network namespace that they are in.
 func leaveRunning(t *testing.T) string {
 	b := labtest.New(t, lab.Options{})
 	labtest.RunContainer(t, labtest.StartDocker(t, b), "web", "8080:80", "8080:80/udp")
+	labtest.RunContainer(t, labtest.StartEngine(t, b, "podman-netavark"), "other")
 	labtest.Boot(t, b, "debian")
 	var network string
 	if err := b.WSL.Do(func() (err error) {

@@ -15,68 +15,98 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The real engines and distributions of the bench run from a Debian tree, so
-// that nothing is installed on the machine itself and the versions are the same
-// everywhere. Bookworm, because its docker.io 20.10 has the fault.
-const treeSuite = "bookworm"
-
 // debianKeys is of the Debian package debian-archive-keyring, which every
 // Debian has and other systems may lack.
 const debianKeys = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// treePackages is what the tree has beside Debian's essential packages and apt.
-var treePackages = []string{
-	"dbus",
-	"docker.io",
-	"iproute2",
-	"iptables",
-	"libpam-systemd",
-	"nftables",
-	"procps",
-	"systemd",
-	"systemd-sysv",
+// A tree is a Debian system in a folder. The real engines and distributions of
+// the bench run from one, so that nothing is installed on the machine itself and
+// the versions are the same everywhere.
+type tree struct {
+	suite string
+	// packages are there beside Debian's essential packages and apt.
+	packages []string
+	// steps run at the end of the build, after commonSteps, with the tree in $1.
+	steps []string
 }
 
-// treeSteps run at the end of the build, with the tree in $1.
-var treeSteps = []string{
-	// An ordinary user, for Distro.RunAs.
-	`chroot "$1" useradd --create-home --shell /bin/bash user`,
-	// In a booted distribution an engine runs only if a test starts it.
-	`chroot "$1" systemctl disable docker.service docker.socket containerd.service`,
+var commonSteps = []string{
 	// mmdebstrap copies these from the machine.
 	`echo debian >"$1/etc/hostname"; : >"$1/etc/resolv.conf"`,
-	// By this file a program knows that it runs in WSL.
-	`printf '#!/bin/sh\necho mirrored\n' >"$1/usr/bin/wslinfo"; chmod 755 "$1/usr/bin/wslinfo"`,
-	// The bench configures the network, as WSL does. Resolving names would
-	// only make a test wait for an answer that cannot come.
-	`chroot "$1" systemctl mask systemd-networkd.service systemd-resolved.service`,
+	// Resolving names would only make a program wait for an answer that cannot
+	// come.
 	`echo 'passwd: files systemd
 group: files systemd
 shadow: files
 hosts: files' >"$1/etc/nsswitch.conf"`,
 }
 
-// Tree returns the folder of the Debian tree and builds it first if this
+// bookworm, Debian 12, has all but the newest engines. Its docker.io 20.10 has
+// the fault, and its podman is the last that can do with CNI.
+var bookworm = tree{
+	suite: "bookworm",
+	packages: []string{
+		"aardvark-dns",
+		"containernetworking-plugins",
+		"crun",
+		"dbus",
+		"docker.io",
+		"iproute2",
+		"iptables",
+		"libpam-systemd",
+		"netavark",
+		"nftables",
+		"podman",
+		"procps",
+		"systemd",
+		"systemd-sysv",
+	},
+	steps: []string{
+		// An ordinary user, for Distro.RunAs.
+		`chroot "$1" useradd --create-home --shell /bin/bash user`,
+		// In a booted distribution an engine runs only if a test starts it.
+		`chroot "$1" systemctl disable docker.service docker.socket containerd.service \
+			podman.service podman.socket podman-auto-update.service podman-auto-update.timer podman-restart.service`,
+		// By this file a program knows that it runs in WSL.
+		`printf '#!/bin/sh\necho mirrored\n' >"$1/usr/bin/wslinfo"; chmod 755 "$1/usr/bin/wslinfo"`,
+		// The bench configures the network, as WSL does.
+		`chroot "$1" systemctl mask systemd-networkd.service systemd-resolved.service`,
+	},
+}
+
+// trixie, Debian 13, is there for a netavark that can do with nftables.
+var trixie = tree{
+	suite:    "trixie",
+	packages: []string{"aardvark-dns", "crun", "netavark", "nftables", "podman", "systemd", "tini"},
+	steps:    []string{`ln -s tini-static "$1/usr/bin/docker-init"`}, // as bookworm's docker.io has it
+}
+
+// Tree returns the folder of the Debian 12 tree and builds it first if this
 // machine has none yet, which takes about half a minute and wants root and the
 // Debian packages mmdebstrap and debian-archive-keyring. The tree lies in
 // $WSLMIRROR_LAB_CACHE, or else in the user's cache folder, and is shared by
 // every bench of the machine: nobody may write to it. See startOnTree.
-func Tree() (string, error) {
-	cache := os.Getenv("WSLMIRROR_LAB_CACHE")
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return "", err
-		}
-		cache = filepath.Join(user, "wslmirror-lab")
-	}
-	cache, err := filepath.Abs(cache)
+func Tree() (string, error) { return bookworm.dir() }
+
+// dir is Tree for any tree.
+func (t tree) dir() (string, error) {
+	recipe := strings.Join(slices.Concat([]string{t.suite}, t.packages, commonSteps, t.steps), "\n")
+	name := fmt.Sprintf("%s-%x", t.suite, sha256.Sum256([]byte(recipe)))[:len(t.suite)+13]
+	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	recipe := strings.Join(slices.Concat([]string{treeSuite}, treePackages, treeSteps), "\n")
-	name := fmt.Sprintf("%s-%x", treeSuite, sha256.Sum256([]byte(recipe)))[:len(treeSuite)+13]
-	return cached(cache, name, buildTree)
+	return cached(cache, name, t.build)
+}
+
+// cacheDir returns the folder of what is built once for every bench of the
+// machine.
+func cacheDir() (string, error) {
+	if dir := os.Getenv("WSLMIRROR_LAB_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.UserCacheDir()
+	return filepath.Join(dir, "wslmirror-lab"), err
 }
 
 // cached returns the folder cache/name. If it is not there, build fills it
@@ -118,8 +148,8 @@ func cached(cache, name string, build func(dir string) error) (string, error) {
 	return dir, os.Rename(unfinished, dir)
 }
 
-// buildTree makes the Debian tree in dir.
-func buildTree(dir string) error {
+// build makes the tree in dir.
+func (t tree) build(dir string) error {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return fmt.Errorf("build a Debian tree: %w: apt-get install mmdebstrap", err)
 	}
@@ -128,16 +158,16 @@ func buildTree(dir string) error {
 	}
 	args := []string{
 		"--mode=root", "--format=directory", "--variant=apt", "--keyring=" + debianKeys,
-		"--include=" + strings.Join(treePackages, ","),
+		"--include=" + strings.Join(t.packages, ","),
 	}
 	for _, option := range aptOptions() {
 		args = append(args, "--aptopt="+option)
 	}
-	for _, step := range treeSteps {
+	for _, step := range slices.Concat(commonSteps, t.steps) {
 		args = append(args, "--customize-hook="+step)
 	}
-	args = append(append(args, treeSuite, dir), aptSources()...)
-	fmt.Fprintf(os.Stderr, "lab: building a Debian %s tree in %s, once, in about half a minute\n", treeSuite, dir)
+	args = append(append(args, t.suite, dir), t.aptSources()...)
+	fmt.Fprintf(os.Stderr, "lab: building a Debian %s tree in %s, once, in about half a minute\n", t.suite, dir)
 	// In namespaces of its own the build cannot outlive us, nor leave the
 	// machine's /dev mounted in a folder that cached is about to remove.
 	cmd := exec.Command("/bin/sh", append([]string{"-ec", `
@@ -155,22 +185,25 @@ func buildTree(dir string) error {
 	return nil
 }
 
-// aptSources returns the lines of this machine's own package sources that
-// serve Debian bookworm, because they are the ones that it can reach. None,
-// on another system, makes mmdebstrap use Debian's own.
-func aptSources() []string {
+// aptSources returns lines for the tree's suite from where this machine has its
+// own Debian packages, because that is what it can reach. None, on another
+// system, makes mmdebstrap use Debian's own.
+func (t tree) aptSources() []string {
 	// Origin is known once the machine has run apt-get update.
 	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)",
 		"Created-By: Packages", "Origin: Debian", "Component: main").Output()
 	if err != nil {
 		return nil
 	}
-	suites := []string{treeSuite, treeSuite + "-updates", treeSuite + "-security"}
 	var sources []string
 	for line := range strings.Lines(string(out)) {
 		uri, release, _ := strings.Cut(strings.TrimSpace(line), " ")
-		source := fmt.Sprintf("deb %s %s main", uri, release)
-		if slices.Contains(suites, release) && !slices.Contains(sources, source) {
+		_, pocket, _ := strings.Cut(release, "-")
+		if !slices.Contains([]string{"", "updates", "security"}, pocket) {
+			continue
+		}
+		source := fmt.Sprintf("deb %s %s main", uri, strings.TrimSuffix(t.suite+"-"+pocket, "-"))
+		if !slices.Contains(sources, source) {
 			sources = append(sources, source)
 		}
 	}

@@ -38,7 +38,12 @@ export NOTIFY_SOCKET="$0"
 // namespace: when that ends, everything else there is killed, and it is killed
 // when this process ends.
 func (h *Host) startOnTree(timeout time.Duration, script string, args ...string) (*Process, error) {
-	tree, err := Tree()
+	return h.startOn(bookworm, timeout, script, args...)
+}
+
+// startOn is startOnTree for any tree.
+func (h *Host) startOn(t tree, timeout time.Duration, script string, args ...string) (*Process, error) {
+	dir, err := t.dir()
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +60,7 @@ func (h *Host) startOnTree(timeout time.Duration, script string, args ...string)
 	defer notify.Close()
 	output := &programOutput{}
 	cmd := exec.Command("/bin/sh", append([]string{"-ec", overlayScript + script, notify.LocalAddr().String()}, args...)...)
-	cmd.Dir = tree
+	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = output, output
 	// Pdeathsig, which Host.Start adds, makes a process that finds that its
 	// parent has gone already send itself the signal. In a new namespace it

@@ -204,7 +204,12 @@ func (s *system) watchBeacon(on bool) error {
 func (s *system) release() error {
 	var err error
 	if s.holder != nil {
-		err = s.holder.Close()
+		if s.serves {
+			// Closing would do, but of this there is an event, which wakes a
+			// daemon that stands by sooner than the beacon does.
+			err = s.holder.Remove()
+		}
+		err = errors.Join(err, s.holder.Close())
 		s.holder = nil
 	}
 	s.showBeacon(false)

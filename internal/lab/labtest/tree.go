@@ -35,8 +35,25 @@ func StartDocker(tb testing.TB, b *lab.Bench, flags ...string) *lab.Docker {
 	return d
 }
 
+// StartEngine starts one of lab.Engines in the WSL of a bench.
+func StartEngine(tb testing.TB, b *lab.Bench, kind string) lab.Engine {
+	tb.Helper()
+	NeedTree(tb)
+	for _, e := range lab.Engines {
+		if e.Name == kind {
+			engine, err := e.Start(b.WSL)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return engine
+		}
+	}
+	tb.Fatalf("no engine %q", kind)
+	return nil
+}
+
 // RunContainer starts a container, published as Docker's option --publish says.
-func RunContainer(tb testing.TB, d *lab.Docker, name string, publish ...string) *lab.Container {
+func RunContainer(tb testing.TB, d lab.Engine, name string, publish ...string) *lab.Container {
 	tb.Helper()
 	c, err := d.Run(name, publish...)
 	if err != nil {

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+)
+
+// The matrix asks every way to a container three times: with nothing, with the
+// blanket rule that sends all of localhost to the proxy, and with wslmirror.
+var matrixColumns = [3]string{"nothing", "the blanket rule", "wslmirror"}
+
+// A matrixRow is an engine and an address on which it publishes a port.
+type matrixRow struct {
+	engine, address string
+	got             [len(matrixColumns)]matrixCell
+}
+
+// A matrixCell is who was answered.
+type matrixCell struct {
+	windows, linux struct{ tcp, udp bool }
+}
+
+// whole reports whether all were answered.
+func (c matrixCell) whole() bool {
+	return c.windows.tcp && c.windows.udp && c.linux.tcp && c.linux.udp
+}
+
+// lost reports whether c lacks an answer that other has.
+func (c matrixCell) lost(other matrixCell) bool {
+	return other.windows.tcp && !c.windows.tcp || other.windows.udp && !c.windows.udp ||
+		other.linux.tcp && !c.linux.tcp || other.linux.udp && !c.linux.udp
+}
+
+func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
+	flags := flag.NewFlagSet("matrix", flag.ContinueOnError)
+	program := flags.String("wslmirror", beside("wslmirror"), "")
+	markdown := flags.Bool("markdown", false, "")
+	only := flags.String("engine", "", "")
+	if err := parse(flags, args); err != nil {
+		return usageExit(err, std)
+	}
+	path, err := exec.LookPath(*program)
+	if err != nil {
+		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab matrix --wslmirror PATH"}
+	}
+	rows, err := matrix(ctx, path, *only, newProgress(std.err))
+	if err != nil {
+		return exitFailure, err
+	}
+	if len(rows) == 0 {
+		return exitUsage, usageError("--engine: there is no engine %q", *only)
+	}
+	text := renderMatrix(rows)
+	if *markdown {
+		text = markdownMatrix(rows)
+	}
+	if _, err := fmt.Fprint(std.out, text); err != nil {
+		return exitFailure, err
+	}
+	if faults := matrixFaults(rows); len(faults) > 0 {
+		return exitFailure, errors.New(strings.Join(faults, "\nmirrorlab: "))
+	}
+	return exitOK, nil
+}
+
+// A setting is an engine in its surroundings.
+type setting struct {
+	lab.EngineKind
+	// late says that loopback0 appears only after the engine has started and
+	// published its ports.
+	late bool
+}
+
+func (s setting) String() string {
+	if s.late {
+		return s.Name + ", loopback0 late"
+	}
+	return s.Name
+}
+
+// settings are all engines, and those that look for loopback0 when they start
+// once more without it.
+func settings() (list []setting) {
+	for _, e := range lab.Engines {
+		list = append(list, setting{EngineKind: e})
+		if strings.HasPrefix(e.Name, "docker-iptables") || strings.HasPrefix(e.Name, "docker-nftables") {
+			list = append(list, setting{e, true})
+		}
+	}
+	return list
+}
+
+// matrix fills the rows of all engines, or of one.
+func matrix(ctx context.Context, program, only string, p progress) (rows []matrixRow, err error) {
+	for _, s := range settings() {
+		if only != "" && only != s.Name {
+			continue
+		}
+		err := p.step("ask "+s.String(), func() error {
+			r, err := s.rows(ctx, program)
+			rows = append(rows, r...)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+// The ports of the matrix: published on all addresses, and on one.
+var matrixPorts = [2]struct{ address, port string }{{"0.0.0.0", "8080"}, {"127.0.0.1", "8081"}}
+
+// rows runs the engine on a bench of its own.
+func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, err error) {
+	dir, err := os.MkdirTemp("", "mirrorlab-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	b, err := lab.New(lab.Options{NoLoopback0: s.late})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	engine, err := s.Start(b.WSL)
+	if err != nil {
+		return nil, err
+	}
+	const name = "container"
+	var publish []string
+	for _, p := range matrixPorts {
+		for _, proto := range []string{"tcp", "udp"} {
+			publish = append(publish, p.address+":"+p.port+":80/"+proto)
+		}
+	}
+	if _, err := engine.Run(name, publish...); err != nil {
+		return nil, err
+	}
+	if s.late {
+		if err := b.AddLoopback0(); err != nil {
+			return nil, err
+		}
+	}
+
+	for _, p := range matrixPorts {
+		rows = append(rows, matrixRow{engine: s.String(), address: p.address})
+	}
+	fill := func(column int) {
+		var asking sync.WaitGroup
+		for i, p := range matrixPorts {
+			cell := &rows[i].got[column]
+			for to, from := range map[*bool]struct {
+				host  *lab.Host
+				proto string
+			}{
+				&cell.windows.tcp: {b.Windows, "tcp"}, &cell.windows.udp: {b.Windows, "udp"},
+				&cell.linux.tcp: {b.WSL, "tcp"}, &cell.linux.udp: {b.WSL, "udp"},
+			} {
+				asking.Go(func() {
+					answer, err := from.host.Ask(from.proto, "127.0.0.1:"+p.port, patience)
+					*to = err == nil && answer == name
+				})
+			}
+		}
+		asking.Wait()
+	}
+	fill(0)
+	remove, err := b.BlanketRule()
+	if err != nil {
+		return nil, err
+	}
+	fill(1)
+	if err := remove(); err != nil {
+		return nil, err
+	}
+	d := daemon{host: b.WSL, program: program, dir: dir}
+	if err := d.start(ctx); err != nil {
+		return nil, err
+	}
+	// Active means that the table is there; what else there is to repair comes
+	// in the same breath.
+	time.Sleep(50 * time.Millisecond)
+	fill(2)
+	return rows, d.stop(ctx)
+}
+
+// matrixFaults says what should not be: an answer that is missing with
+// wslmirror.
+func matrixFaults(rows []matrixRow) (faults []string) {
+	for _, r := range rows {
+		if c := r.got[2]; !c.whole() {
+			what := "does not repair it"
+			if c.lost(r.got[0]) {
+				what = "breaks it"
+			}
+			faults = append(faults, fmt.Sprintf("%s on %s: wslmirror %s", r.engine, r.address, what))
+		}
+	}
+	return faults
+}
