@@ -34,6 +34,9 @@ const acceptComment = "wslmirror: from Windows is from localhost"
 // ours reports whether the rule is one of ours in a table of others.
 func (r *rule) ours() bool { return r.comment == acceptComment }
 
+// another is a link that no rule names.
+var another = Iface{Name: "another", Index: 1 << 30}
+
 // accepts finds out which rules of ours are missing, and which of those that are
 // there have no reason any more or no effect.
 //
@@ -42,10 +45,10 @@ func (r *rule) ours() bool { return r.comment == acceptComment }
 // and does not know that loopback0 is loopback. A rule that somebody wrote
 // against loopback0 alone stays in force.
 func (rs *Ruleset) accepts(fromWindows Packet) (missing, surplus []Accept) {
-	dropped := func(by Iface, withoutOurs bool) (all Ports, outcomes []Outcome) {
+	dropped := func(by Iface, sees view) (all Ports, outcomes []Outcome) {
 		p := fromWindows
 		p.Iif = by
-		for _, o := range rs.walk(p, withoutOurs) {
+		for _, o := range rs.walk(p, sees) {
 			if o.Fate == Dropped && o.Sure && o.at.handle != 0 {
 				outcomes = append(outcomes, o)
 				all = all.Union(o.Ports)
@@ -53,14 +56,14 @@ func (rs *Ruleset) accepts(fromWindows Packet) (missing, surplus []Accept) {
 		}
 		return all, outcomes
 	}
-	hit, _ := dropped(fromWindows.Iif, true)
+	hit, _ := dropped(fromWindows.Iif, withoutOurs)
 	var needed Ports
 	if !hit.Empty() {
-		others, _ := dropped(Iface{Name: "another", Index: 1 << 30}, true)
-		lo, _ := dropped(Iface{Name: "lo", Index: 1}, true)
+		others, _ := dropped(another, withoutOurs)
+		lo, _ := dropped(Iface{Name: "lo", Index: 1}, withoutOurs)
 		needed = hit.Intersect(others).Minus(lo)
 	}
-	_, still := dropped(fromWindows.Iif, false)
+	_, still := dropped(fromWindows.Iif, everything)
 	var lacking Ports
 	for _, o := range still {
 		ports := o.Ports.Intersect(needed)

@@ -200,6 +200,9 @@ func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 			lo, hi, port = info.MinIP, info.MaxIP, info.MinPort
 		case *xt.NatRange2:
 			lo, hi, port = info.MinIP, info.MaxIP, info.MinPort
+			if info.Flags&uint(xt.NatRangeProtoOffset) != 0 {
+				o.Base = info.BasePort
+			}
 		case *xt.NatIPv4MultiRangeCompat:
 			if len(*info) == 1 {
 				lo, hi, port = (*info)[0].MinIP, (*info)[0].MaxIP, (*info)[0].MinPort

@@ -64,8 +64,12 @@ func (rs *Ruleset) View(loopback Iface) View {
 				continue // the first rule wins
 			}
 			to := o.To
-			if to.Addr().IsValid() && to.Port() == 0 {
+			switch {
+			case !to.Addr().IsValid():
+			case to.Port() == 0:
 				to = netip.AddrPortFrom(to.Addr(), p.Number)
+			case o.Base != 0:
+				to = netip.AddrPortFrom(to.Addr(), to.Port()+p.Number-o.Base)
 			}
 			addr := netip.IPv4Unspecified()
 			if o.ToAddr {
@@ -75,6 +79,13 @@ func (rs *Ruleset) View(loopback Iface) View {
 		}
 	}
 	for _, o := range rs.Walk(packet) {
+		add(o)
+	}
+	// A Docker that knows of loopback0 lets it pass to its proxy. What it
+	// publishes shows in what it does to all others.
+	elsewhere := packet
+	elsewhere.Iif = another
+	for _, o := range rs.walk(elsewhere, onlyNAT) {
 		add(o)
 	}
 	v.Accepts = rs.Accepts()

@@ -41,6 +41,9 @@ type Outcome struct {
 	// To is the new destination, invalid if a rule computes it. Its port is 0 if
 	// the port stays.
 	To netip.AddrPort
+	// Base, if not 0, is the port for which To stands: the ones behind it go to
+	// the ports behind To's.
+	Base uint16
 	// Table and Chain are where it happens.
 	Table, Chain string
 	at           place
@@ -68,14 +71,22 @@ const maxDepth = 20
 //
 // A match has three values: it holds, it does not, or it may. Where one may
 // hold, both ways are followed, and what they come to is not Sure.
-func (rs *Ruleset) Walk(p Packet) []Outcome { return rs.walk(p, false) }
+func (rs *Ruleset) Walk(p Packet) []Outcome { return rs.walk(p, everything) }
 
-// walk is Walk, with or without the rules of ours in other tables.
-func (rs *Ruleset) walk(p Packet, withoutOurs bool) []Outcome {
-	w := &walker{rs: rs, packet: p, withoutOurs: withoutOurs}
+// view is what a walk sees.
+type view int
+
+const (
+	everything  view = iota
+	withoutOurs      // without the rules of ours in other tables
+	onlyNAT          // only the chains that change addresses
+)
+
+func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
+	w := &walker{rs: rs, packet: p, sees: sees}
 	rest := p.Ports
 	for _, c := range rs.base {
-		if c.hook != p.Hook || c.table.name == TableName {
+		if c.hook != p.Hook || c.table.name == TableName || sees == onlyNAT && c.kind != nftables.ChainTypeNAT {
 			continue
 		}
 		w.table = c.table // no jump leaves it
@@ -95,8 +106,7 @@ type walker struct {
 	packet   Packet
 	table    tableID // where the walk is
 	outcomes []Outcome
-
-	withoutOurs bool
+	sees     view
 	// doubt are the ports for which something may already have happened, so
 	// that nothing after it is sure.
 	doubt Ports
@@ -124,7 +134,7 @@ func (w *walker) chain(c *chain, ports Ports, on way, depth int) (out ends) {
 		if ports.Empty() {
 			break
 		}
-		if w.withoutOurs && r.ours() {
+		if w.sees == withoutOurs && r.ours() {
 			continue
 		}
 		for _, h := range w.rule(r, ports) {

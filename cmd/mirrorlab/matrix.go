@@ -120,8 +120,13 @@ func matrix(ctx context.Context, program, only string, p progress) (rows []matri
 	return rows, nil
 }
 
-// The ports of the matrix: published on all addresses, and on one.
-var matrixPorts = [2]struct{ address, port string }{{"0.0.0.0", "8080"}, {"127.0.0.1", "8081"}}
+// The ports of the matrix: published on all addresses, and on one. Each has a
+// container of its own, since Docker 29's nftables backend without proxy cannot
+// publish a port of a container twice.
+var matrixPorts = [2]struct{ container, address, port string }{
+	{"everywhere", "0.0.0.0", "8080"},
+	{"localhost", "127.0.0.1", "8081"},
+}
 
 // rows runs the engine on a bench of its own.
 func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, err error) {
@@ -139,15 +144,11 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 	if err != nil {
 		return nil, err
 	}
-	const name = "container"
-	var publish []string
 	for _, p := range matrixPorts {
-		for _, proto := range []string{"tcp", "udp"} {
-			publish = append(publish, p.address+":"+p.port+":80/"+proto)
+		publish := p.address + ":" + p.port + ":80/"
+		if _, err := engine.Run(p.container, publish+"tcp", publish+"udp"); err != nil {
+			return nil, err
 		}
-	}
-	if _, err := engine.Run(name, publish...); err != nil {
-		return nil, err
 	}
 	if s.late {
 		if err := b.AddLoopback0(); err != nil {
@@ -171,7 +172,7 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 			} {
 				asking.Go(func() {
 					answer, err := from.host.Ask(from.proto, "127.0.0.1:"+p.port, patience)
-					*to = err == nil && answer == name
+					*to = err == nil && answer == p.container
 				})
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"text/tabwriter"
 )
 
 func (c matrixCell) marks() (windows, linux string) {
@@ -20,29 +21,26 @@ func tick(ok bool) string {
 // renderMatrix is the matrix as text.
 func renderMatrix(rows []matrixRow) string {
 	var b strings.Builder
-	const label = "%-37s %-10s"
-	fmt.Fprintf(&b, label, "Who is answered (TCP UDP)", "published")
+	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	fmt.Fprint(t, "\t")
 	for _, c := range matrixColumns {
-		fmt.Fprintf(&b, "  %-17s", "with "+c)
+		fmt.Fprintf(t, "\t%s\t", "with "+c)
 	}
-	fmt.Fprintf(&b, "\n"+label, "", "on")
+	fmt.Fprint(t, "\nengine\tpublished on")
 	for range matrixColumns {
-		fmt.Fprintf(&b, "  %-8s %-8s", "Windows", "Linux")
+		fmt.Fprint(t, "\tWindows\tLinux")
 	}
-	b.WriteByte('\n')
+	fmt.Fprintln(t)
 	for _, r := range rows {
-		fmt.Fprintf(&b, label, r.engine, r.address)
+		fmt.Fprintf(t, "%s\t%s", r.engine, r.address)
 		for _, c := range r.got {
 			windows, linux := c.marks()
-			fmt.Fprintf(&b, "  %-8s %-8s", windows, linux)
+			fmt.Fprintf(t, "\t%s\t%s", windows, linux)
 		}
-		b.WriteByte('\n')
+		fmt.Fprintln(t)
 	}
-	lines := strings.Split(b.String(), "\n")
-	for i := range lines {
-		lines[i] = strings.TrimRight(lines[i], " ")
-	}
-	return strings.Join(lines, "\n")
+	t.Flush()
+	return "Who answers to a client on 127.0.0.1? (TCP, UDP)\n\n" + b.String()
 }
 
 // markdownMatrix is the matrix for the README.

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+)
+
+// Every way to a container of every engine is asked: what works without
+// wslmirror works with it, and so does all the rest. The README shows the matrix
+// as it is.
+func TestMatrix(t *testing.T) {
+	labtest.NeedTree(t)
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := matrix(context.Background(), filepath.Join(programs, "wslmirror"), "", newProgress(os.Stderr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fault := range matrixFaults(rows) {
+		t.Error(fault)
+	}
+	// The bench would be no bench if it did not show the faults, and the blanket
+	// rule is what wslmirror is measured against.
+	var broken, brokenByBlanket int
+	for _, r := range rows {
+		if !r.got[0].whole() {
+			broken++
+		}
+		if r.got[1].lost(r.got[0]) {
+			brokenByBlanket++
+		}
+	}
+	if broken == 0 || brokenByBlanket == 0 {
+		t.Errorf("%d of %d rows are broken without wslmirror, %d by the blanket rule", broken, len(rows), brokenByBlanket)
+	}
+
+	const readme = "../../README.md"
+	const begin, end = "<!-- mirrorlab matrix --markdown -->\n", "<!-- end -->"
+	text := readFile(t, readme)
+	before, rest, ok := strings.Cut(text, begin)
+	shown, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatal("the README has no place for the matrix")
+	}
+	want := markdownMatrix(rows)
+	if *update {
+		if err := os.WriteFile(readme, []byte(before+begin+want+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if shown != want {
+		t.Errorf("the README shows\n%s\nand it is\n%s\nupdate it: go test ./cmd/mirrorlab -run Matrix -update", shown, want)
+	}
+}
+
+func TestMatrixFaults(t *testing.T) {
+	whole := matrixCell{}
+	whole.windows.tcp, whole.windows.udp, whole.linux.tcp, whole.linux.udp = true, true, true, true
+	noUDP := whole
+	noUDP.linux.udp = false
+	tests := []struct {
+		got  [3]matrixCell
+		want string
+	}{
+		{[3]matrixCell{noUDP, {}, whole}, ""},
+		{[3]matrixCell{noUDP, whole, noUDP}, "e on a: wslmirror does not repair it"},
+		{[3]matrixCell{whole, whole, noUDP}, "e on a: wslmirror breaks it"},
+	}
+	for _, test := range tests {
+		got := matrixFaults([]matrixRow{{engine: "e", address: "a", got: test.got}})
+		if strings.Join(got, ", ") != test.want {
+			t.Errorf("%v: %q, want %q", test.got, got, test.want)
+		}
+	}
+}
