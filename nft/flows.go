@@ -10,8 +10,9 @@ import (
 
 // ForgetFlows deletes the conntrack entries of flows from 127.0.0.1 to 127.0.0.1
 // that have another NAT than new flows get, and returns how many there were:
-// those to the ports in proxy that were sent elsewhere, and those to the ports
-// in kernel that were not.
+// those to the ports in proxy that were sent elsewhere, those to the ports in
+// kernel that were not, and those that were sent elsewhere with 127.0.0.1 as
+// their source, which nobody elsewhere can answer.
 //
 // An entry keeps for life the NAT that its first packet was given. A UDP client
 // with a fixed source port that began before our rule was there would be sent
@@ -39,7 +40,7 @@ func (m misdirected) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		return false
 	}
 	if elsewhere := !f.Reverse.SrcIP.Equal(self); elsewhere {
-		return m.proxy.Has(port)
+		return m.proxy.Has(port) || f.Reverse.DstIP.Equal(self)
 	}
 	return m.kernel.Has(port)
 }

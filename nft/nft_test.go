@@ -249,25 +249,32 @@ func TestMisdirected(t *testing.T) {
 	}
 	tests := map[string]struct {
 		src, dst, answers string
+		masqueraded       bool
 		proto             uint8
 		port              uint16
 		want              bool
 	}{
-		"to a container":                    {"127.0.0.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_TCP, 8080, true},
-		"to another loopback":               {"127.0.0.1", "127.0.0.1", "127.0.0.2", unix.IPPROTO_UDP, 8080, true},
-		"to where it was sent":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", unix.IPPROTO_TCP, 8080, false},
-		"to a container, by the kernel":     {"127.0.0.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_TCP, 9000, false},
-		"kept from the kernel":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", unix.IPPROTO_TCP, 9000, true},
-		"the same port of another protocol": {"127.0.0.1", "127.0.0.1", "127.0.0.1", unix.IPPROTO_UDP, 9000, false},
-		"neither TCP nor UDP":               {"127.0.0.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_SCTP, 8080, false},
-		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", unix.IPPROTO_TCP, 8080, false},
-		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", unix.IPPROTO_TCP, 8080, false},
-		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", unix.IPPROTO_TCP, 8080, false},
+		"to a container":              {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, true},
+		"to a container, masqueraded": {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 8080, true},
+
+		"to another loopback":               {"127.0.0.1", "127.0.0.1", "127.0.0.2", false, unix.IPPROTO_UDP, 8080, true},
+		"to where it was sent":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 8080, false},
+		"to a container, by the kernel":     {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 9000, false},
+		"by the kernel, and not answerable": {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 9000, true},
+		"kept from the kernel":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 9000, true},
+		"the same port of another protocol": {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_UDP, 9000, false},
+		"neither TCP nor UDP":               {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_SCTP, 8080, false},
+		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
+		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
+		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", false, unix.IPPROTO_TCP, 8080, false},
 	}
 	for name, test := range tests {
 		flow := &netlink.ConntrackFlow{
 			Forward: netlink.IPTuple{SrcIP: ip(test.src), DstIP: ip(test.dst), Protocol: test.proto, DstPort: test.port},
 			Reverse: netlink.IPTuple{SrcIP: ip(test.answers), DstIP: ip(test.src)},
+		}
+		if test.masqueraded {
+			flow.Reverse.DstIP = ip("172.17.0.1")
 		}
 		if got := m.MatchConntrackFlow(flow); got != test.want {
 			t.Errorf("%s: %v", name, got)

@@ -21,7 +21,8 @@ func TestUsageErrors(t *testing.T) {
 		want string // in the first line on standard error
 	}{
 		{"", "a command is missing"},
-		{"matrix", `there is no command "matrix"`},
+		{"chaos", `there is no command "chaos"`},
+		{"matrix --engine rkt --wslmirror true", `there is no engine "rkt"`},
 		{"--wslmirror x demo", "flag --wslmirror has no place before the command"},
 		{"demo --fast", "flag provided but not defined: -fast"},
 		{"demo --wslmirror", "flag needs an argument"},

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
@@ -144,9 +143,19 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 	if err != nil {
 		return nil, err
 	}
+	var containers []*lab.Container
 	for _, p := range matrixPorts {
 		publish := p.address + ":" + p.port + ":80/"
-		if _, err := engine.Run(p.container, publish+"tcp", publish+"udp"); err != nil {
+		c, err := engine.Run(p.container, publish+"tcp", publish+"udp")
+		if err != nil {
+			return nil, err
+		}
+		containers = append(containers, c)
+	}
+	// A bridge can change its MAC address when a container joins it, and then the
+	// others answer to the old one for a moment.
+	for _, c := range containers {
+		if err := b.WSL.Await(c); err != nil {
 			return nil, err
 		}
 	}
@@ -171,8 +180,13 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 				&cell.linux.tcp: {b.WSL, "tcp"}, &cell.linux.udp: {b.WSL, "udp"},
 			} {
 				asking.Go(func() {
-					answer, err := from.host.Ask(from.proto, "127.0.0.1:"+p.port, patience)
-					*to = err == nil && answer == p.container
+					// Twice, because the machine may be busy: what hangs does so again.
+					for range 2 {
+						answer, err := from.host.Ask(from.proto, "127.0.0.1:"+p.port, patience)
+						if *to = err == nil && answer == p.container; *to {
+							break
+						}
+					}
 				})
 			}
 		}
@@ -191,9 +205,6 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
-	// Active means that the table is there; what else there is to repair comes
-	// in the same breath.
-	time.Sleep(50 * time.Millisecond)
 	fill(2)
 	return rows, d.stop(ctx)
 }

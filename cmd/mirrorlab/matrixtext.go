@@ -24,7 +24,7 @@ func renderMatrix(rows []matrixRow) string {
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	fmt.Fprint(t, "\t")
 	for _, c := range matrixColumns {
-		fmt.Fprintf(t, "\t%s\t", "with "+c)
+		fmt.Fprintf(t, "\twith %s:\t", c)
 	}
 	fmt.Fprint(t, "\nengine\tpublished on")
 	for range matrixColumns {
@@ -40,7 +40,11 @@ func renderMatrix(rows []matrixRow) string {
 		fmt.Fprintln(t)
 	}
 	t.Flush()
-	return "Who answers to a client on 127.0.0.1? (TCP, UDP)\n\n" + b.String()
+	lines := strings.Split(b.String(), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return "Who answers to a client on 127.0.0.1? (TCP, UDP)\n\n" + strings.Join(lines, "\n")
 }
 
 // markdownMatrix is the matrix for the README.

@@ -111,15 +111,15 @@ func (d *Docker) Run(name string, publish ...string) (*Container, error) {
 	if c.Addr, err = netip.ParseAddr(strings.TrimSpace(out)); err != nil {
 		return nil, fmt.Errorf("address of container %s: %w", name, err)
 	}
-	return c, d.await(c)
+	return c, d.host.Await(c)
 }
 
-// await waits until the container answers. That takes its program a moment,
-// and its port of the bridge as well.
-func (d *Docker) await(c *Container) error {
+// Await waits until a container answers on its own address. That takes its
+// program a moment, and its port of the bridge as well.
+func (h *Host) Await(c *Container) error {
 	addr := netip.AddrPortFrom(c.Addr, 80).String()
 	for deadline := time.Now().Add(dockerTimeout); ; {
-		answer, err := d.host.Ask("tcp", addr, 100*time.Millisecond)
+		answer, err := h.Ask("tcp", addr, 100*time.Millisecond)
 		if err == nil && answer == c.Name {
 			return nil
 		}
