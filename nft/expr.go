@@ -33,18 +33,14 @@ func decodeExpr(family byte, b []byte) (e namedExpr, err error) {
 	if x == nil || unmarshal(family, data, x) != nil {
 		return e, nil // not understood is no error
 	}
-	e.expr = x
-	// An immediate that writes no data is a verdict.
+	// An immediate for the register of verdicts is a verdict.
 	if imm, ok := x.(*expr.Immediate); ok && imm.Register == unix.NFT_REG_VERDICT {
-		v := new(expr.Verdict)
-		if unmarshal(family, data, v) != nil {
-			v = nil
-		}
-		e.expr = v
-		if v == nil {
-			e.expr = nil
+		x = new(expr.Verdict)
+		if unmarshal(family, data, x) != nil {
+			return e, nil
 		}
 	}
+	e.expr = x
 	return e, nil
 }
 

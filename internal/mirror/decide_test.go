@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/wslmirror/wslmirror/internal/status"
@@ -61,5 +62,58 @@ func TestDecide(t *testing.T) {
 				t.Errorf("then decides %q", again.State)
 			}
 		})
+	}
+}
+
+// What there is beside the table follows the same election.
+func TestDecideRepair(t *testing.T) {
+	var (
+		link    = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
+		missing = []nft.Accept{{Port: nft.Port{Number: 1}}}
+		surplus = []nft.Accept{{Port: nft.Port{Number: 2}}}
+		ours    = []nft.Accept{{Port: nft.Port{Number: 2}}, {Port: nft.Port{Number: 3}}}
+		kernel  = nft.PortSet(nft.Port{Proto: 6, Number: 8080})
+		view    = nft.View{Kernel: kernel, Missing: missing, Surplus: surplus, Accepts: ours}
+		theirs  = nft.State{Present: true, Owner: 200}
+	)
+	tests := map[string]struct {
+		o           Observed
+		repair      bool
+		returns     bool
+		add, remove []nft.Accept
+	}{
+		"active":                     {Observed{Link: link, View: view}, true, true, missing, surplus},
+		"active, without repair":     {Observed{Link: link, View: view, Returns: true}, false, false, nil, ours},
+		"waiting, after a crash":     {Observed{View: view, Returns: true}, true, false, nil, ours},
+		"standby, theirs is there":   {Observed{Link: link, View: view, Kernel: theirs, Returns: true}, true, true, nil, nil},
+		"standby, theirs is not yet": {Observed{Link: link, View: view, Kernel: theirs}, true, false, nil, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := decide(test.o, test.repair)
+			if got.Returns != test.returns || !reflect.DeepEqual(got.Add, test.add) || !reflect.DeepEqual(got.Remove, test.remove) {
+				t.Errorf("decides %+v", got)
+			}
+			if got.Table != nil && (got.Table.Repair != test.repair || !reflect.DeepEqual(got.Table.Kernel, kernel)) {
+				t.Errorf("wants the table %+v", got.Table)
+			}
+		})
+	}
+}
+
+func TestGuarded(t *testing.T) {
+	loopback0 := netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", RouteLocalnet: true}
+	links := []netwatch.Link{
+		{Name: "lo", Index: 1},
+		loopback0,
+		{Name: "eth0", Index: 3, RouteLocalnet: true}, // WSL's own
+		{Name: "docker0", Index: 4, Kind: "bridge"},
+		{Name: "podman0", Index: 5, Kind: "bridge", RouteLocalnet: true},
+		{Name: "veth1234", Index: 6, Kind: "veth", RouteLocalnet: true},
+		{Name: "wg0", Index: 7, Kind: "wireguard", RouteLocalnet: true},
+	}
+	got := guarded(links, loopback0)
+	if want := []string{"podman0", "veth1234"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("guards %q, want %q", got, want)
 	}
 }
