@@ -56,7 +56,7 @@ func runShell(ctx context.Context, args []string, std stdio) (code int, err erro
 	shell := exec.CommandContext(ctx, cmp.Or(os.Getenv("SHELL"), "/bin/sh"))
 	shell.Stdin, shell.Stdout, shell.Stderr = std.in, std.out, std.err
 	// Of several, the last PATH counts.
-	shell.Env = append(os.Environ(), fmt.Sprintf("PATH=%s:%s:%s", dir, filepath.Dir(beside("")), os.Getenv("PATH")))
+	shell.Env = append(os.Environ(), fmt.Sprintf("PATH=%s:%s:%s", dir, beside(""), os.Getenv("PATH")))
 	p, err := b.WSL.Start(shell)
 	if err != nil {
 		return 0, err
