@@ -45,16 +45,18 @@ var another = Iface{Name: "another", Index: 1 << 30}
 // and does not know that loopback0 is loopback. A rule that somebody wrote
 // against loopback0 alone stays in force.
 func (rs *Ruleset) accepts(fromWindows Packet) (missing, surplus []Accept) {
-	dropped := func(by Iface, sees view) (all Ports, outcomes []Outcome) {
+	dropped := func(by Iface, sees view) (Ports, []Outcome) {
 		p := fromWindows
 		p.Iif = by
+		var spans []span
+		var outcomes []Outcome
 		for _, o := range rs.walk(p, sees) {
 			if o.Fate == Dropped && o.Sure && o.at.handle != 0 {
 				outcomes = append(outcomes, o)
-				all = all.Union(o.Ports)
+				spans = append(spans, o.Ports...)
 			}
 		}
-		return all, outcomes
+		return Ports(spans).normal(), outcomes
 	}
 	hit, _ := dropped(fromWindows.Iif, withoutOurs)
 	var needed Ports

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
@@ -41,14 +43,18 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		keep()
 	case *expr.Ct:
 		if !x.SourceRegister {
-			b.regs.store(x.Register, w.packet.ct(x.Key))
+			cells := w.packet.ct(x.Key)
+			if w.base.priority <= *nftables.ChainPriorityConntrack {
+				cells = unknown(maxValue) // conntrack has not seen the packet yet
+			}
+			b.regs.store(x.Register, cells)
 		}
 		keep()
 	case *expr.Fib:
 		b.regs.store(x.Register, w.packet.fib(x))
 		keep()
 	case *expr.Bitwise:
-		b.regs.store(x.DestRegister, bitwise(b.regs.load(x.SourceRegister, int(x.Len)), x))
+		b.regs.store(x.DestRegister, bitwise(b.regs.load(x.SourceRegister, int(min(x.Len, maxValue))), x))
 		keep()
 	case *expr.Cmp:
 		m := compare(b.regs.load(x.Register, len(x.Data)), x.Op, x.Data)
@@ -68,20 +74,37 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		b.verdict = x
 		hits = append(hits, b.hit)
 	case *expr.NAT:
-		if x.Type == expr.NATTypeDestNAT {
+		switch {
+		case x.Family == unix.NFPROTO_IPV6:
+			keep() // in a table of both families
+		case x.Type == expr.NATTypeDestNAT:
 			b.outcome = &Outcome{Fate: Translated, To: b.regs.destination(x)}
 			hits = append(hits, b.hit)
-		} else {
+		default:
 			keep()
 		}
 	case *expr.Redir:
 		b.outcome = &Outcome{Fate: Redirected}
 		hits = append(hits, b.hit)
+	case *expr.Reject:
+		b.outcome = &Outcome{Fate: Dropped}
+		hits = append(hits, b.hit)
+	case *expr.Objref:
+		switch x.Type {
+		case unix.NFT_OBJECT_COUNTER, unix.NFT_OBJECT_CT_HELPER:
+		case unix.NFT_OBJECT_QUOTA, unix.NFT_OBJECT_LIMIT, unix.NFT_OBJECT_CONNLIMIT:
+			b.sure = false
+		default:
+			w.opaque(b, e.name)
+		}
+		keep()
 	case *expr.Masq:
 		keep()
 	case *expr.Target:
 		o, ends, known := xtTarget(x)
-		b.sure = b.sure && known
+		if !known {
+			w.opaque(b, e.name)
+		}
 		if ends {
 			b.outcome = o
 			hits = append(hits, b.hit)
@@ -95,17 +118,21 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 	return next, hits
 }
 
-// opaque is an expression that is not understood: it may be a match, or write
-// to any register.
+// opaque is an expression that is not understood: it may be a match, write to
+// any register, or decide.
 func (w *walker) opaque(b *branch, name string) {
 	switch name {
-	case "log", "notrack", "objref", "dynset", "dup", "last", "flow_offload", "secmark", "exthdr":
-		// They let every packet go on, or (exthdr) only load. What is loaded is
-		// not known.
-		if name == "exthdr" {
-			b.regs = registers{}
-		}
+	case "log", "dup", "last", "secmark":
+		return // they let every packet go on
+	case "byteorder":
+		b.regs = registers{} // it only computes
 		return
+	case "connlimit", "dynset", "exthdr", "hash", "inner", "limit", "numgen", "osf", "quota", "rt", "socket", "tunnel", "xfrm":
+		// They match or load. Dynset is among them for the limits that it takes,
+		// and because it fails where its set is full.
+	default:
+		// Notrack is here because it keeps the packet from all NAT.
+		w.doubt = w.doubt.Union(b.ports.Intersect(w.ports))
 	}
 	b.sure = false
 	b.regs = registers{}
@@ -124,33 +151,35 @@ func (b *branch) narrow(m match, next []branch) []branch {
 // lookup follows b into a set, or through a map: there each element is a branch
 // of its own.
 func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([]branch, []hit) {
-	s := w.rs.setOf(x, w.table)
+	s := w.rs.setOf(x, w.base.table)
 	if s == nil {
 		b.sure = false
 		if x.IsDestRegSet {
 			b.regs.store(x.DestRegister, unknown(maxValue))
 			if x.DestRegister == unix.NFT_REG_VERDICT {
-				w.doubt = w.doubt.Union(b.ports)
+				w.doubt = w.doubt.Union(b.ports.Intersect(w.ports))
 			}
 		}
 		return append(next, *b), hits
 	}
 	toAddr := b.toAddr || b.regs.daddr && !x.Invert
-	found := match{}
-	rest := b.ports
+	var found []span
+	maybe := false
+	rest := slices.Clone(b.ports)
 	for entry := range s.entries() {
 		m := entry.match(&b.regs, x.SourceRegister)
 		if m.ports = m.ports.Intersect(rest); m.ports.Empty() {
 			continue
 		}
 		if !x.IsDestRegSet {
-			found = found.or(m)
+			found = append(found, m.ports...)
+			maybe = maybe || m.maybe
 			continue
 		}
 		one := *b
 		one.ports, one.sure, one.toAddr = m.ports, b.sure && !m.maybe, toAddr
 		if !m.maybe {
-			rest = rest.Minus(m.ports)
+			rest.remove(m.ports)
 		}
 		switch {
 		case entry.verdict != nil:
@@ -164,27 +193,36 @@ func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([
 	if x.IsDestRegSet {
 		return next, hits
 	}
+	m := match{Ports(found).normal(), maybe}
 	if x.Invert {
-		found = found.not()
+		m = m.not()
 	}
 	b.toAddr = toAddr
-	return b.narrow(found, next), hits
+	return b.narrow(m, next), hits
 }
 
-// destination is where a nat expression sends a packet.
+// destination is where a nat expression sends a packet, as far as it is one
+// value and not a range.
 func (r *registers) destination(x *expr.NAT) netip.AddrPort {
+	one := func(from, to uint32, n int) []byte {
+		low, ok := values(r.load(from, n))
+		if from == 0 || !ok {
+			return nil
+		}
+		if high, ok := values(r.load(to, n)); to != 0 && (!ok || !bytes.Equal(low, high)) {
+			return nil
+		}
+		return low
+	}
 	var addr netip.Addr
-	if x.RegAddrMin != 0 {
-		if b, ok := values(r.load(x.RegAddrMin, 4)); ok {
-			addr = netip.AddrFrom4([4]byte(b))
-		}
+	var port uint16
+	if b := one(x.RegAddrMin, x.RegAddrMax, 4); b != nil && !x.Prefix {
+		addr = netip.AddrFrom4([4]byte(b))
 	}
-	if x.RegProtoMin != 0 {
-		if b, ok := values(r.load(x.RegProtoMin, 2)); ok {
-			return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b))
-		}
+	if b := one(x.RegProtoMin, x.RegProtoMax, 2); b != nil {
+		port = binary.BigEndian.Uint16(b)
 	}
-	return netip.AddrPortFrom(addr, 0)
+	return netip.AddrPortFrom(addr, port)
 }
 
 // xtTarget is what a target of xtables does: whether it ends the rule, with
@@ -193,30 +231,34 @@ func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 	switch x.Name {
 	case "DNAT":
 		o = &Outcome{Fate: Translated}
-		var lo, hi []byte
-		var port uint16
+		var to xt.NatRange
 		switch info := x.Info.(type) {
 		case *xt.NatRange:
-			lo, hi, port = info.MinIP, info.MaxIP, info.MinPort
+			to = *info
 		case *xt.NatRange2:
-			lo, hi, port = info.MinIP, info.MaxIP, info.MinPort
-			if info.Flags&uint(xt.NatRangeProtoOffset) != 0 {
+			to = info.NatRange
+			if to.Flags&uint(xt.NatRangeProtoOffset) != 0 {
 				o.Base = info.BasePort
 			}
 		case *xt.NatIPv4MultiRangeCompat:
 			if len(*info) == 1 {
-				lo, hi, port = (*info)[0].MinIP, (*info)[0].MaxIP, (*info)[0].MinPort
+				to = xt.NatRange((*info)[0])
 			}
 		}
-		if addr, ok := netip.AddrFromSlice(lo); ok && bytes.Equal(lo, hi) {
-			o.To = netip.AddrPortFrom(addr.Unmap(), port)
+		var addr netip.Addr
+		if xt.NatRangeFlags(to.Flags)&xt.NatRangeMapIPs != 0 && to.MinIP.Equal(to.MaxIP) {
+			addr, _ = netip.AddrFromSlice(to.MinIP)
 		}
+		if to.MinPort != to.MaxPort && o.Base == 0 {
+			to.MinPort = 0 // any of them
+		}
+		o.To = netip.AddrPortFrom(addr.Unmap(), to.MinPort)
 		return o, true, true
 	case "REDIRECT":
 		return &Outcome{Fate: Redirected}, true, true
 	case "REJECT":
 		return &Outcome{Fate: Dropped}, true, true
-	case "MASQUERADE", "SNAT", "MARK", "CONNMARK", "CT", "LOG", "NFLOG", "TRACE", "TEE", "SET", "TCPMSS", "DSCP", "TOS", "CLASSIFY", "CHECKSUM":
+	case "MASQUERADE", "SNAT", "MARK", "CONNMARK", "LOG", "NFLOG", "TRACE", "TEE", "SET", "TCPMSS", "DSCP", "TOS", "CLASSIFY", "CHECKSUM":
 		return nil, false, true
 	}
 	return nil, false, false

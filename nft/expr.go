@@ -81,12 +81,16 @@ func newExpr(name string) expr.Any {
 		return new(expr.Meta)
 	case "nat":
 		return new(expr.NAT)
+	case "objref":
+		return new(expr.Objref)
 	case "payload":
 		return new(expr.Payload)
 	case "range":
 		return new(expr.Range)
 	case "redir":
 		return new(expr.Redir)
+	case "reject":
+		return new(expr.Reject)
 	case "target":
 		return new(expr.Target)
 	}

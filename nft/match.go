@@ -167,12 +167,28 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 			m = m.not()
 		}
 		return m
+	case *xt.ConntrackMtinfo1:
+		return ctState(&info.ConntrackMtinfoBase, uint16(info.StateMask))
+	case *xt.ConntrackMtinfo2:
+		return ctState(&info.ConntrackMtinfoBase, info.StateMask)
+	case *xt.ConntrackMtinfo3:
+		return ctState(&info.ConntrackMtinfoBase, info.StateMask)
 	case *xt.Unknown:
 		if x.Name == "multiport" && x.Rev == 1 {
 			return multiport(*info)
 		}
 	}
 	return may
+}
+
+// ctState is a match of the conntrack state alone. Its bits are those of
+// nftables.
+func ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
+	if xt.ConntrackFlags(info.MatchFlags) != xt.ConntrackState {
+		return may
+	}
+	has := states&uint16(expr.CtStateBitNEW) != 0
+	return matches(has != (info.InvertFlags&uint16(xt.ConntrackState) != 0))
 }
 
 // xtAddrTypeInvertDest is XT_ADDRTYPE_INVERT_DEST of xt_addrtype.h.

@@ -189,6 +189,19 @@ func decodeChain(msg []byte) (*chain, error) {
 	return c, err
 }
 
+// comment is the comment in the user data of a rule. What nft writes are types,
+// lengths and values; others write anything, and userdata.GetString panics.
+func comment(b []byte) string {
+	for len(b) >= 2 && len(b)-2 >= int(b[1]) {
+		value := b[2 : 2+b[1]]
+		if userdata.Type(b[0]) == userdata.TypeComment {
+			return unix.ByteSliceToString(value)
+		}
+		b = b[2+int(b[1]):]
+	}
+	return ""
+}
+
 func decodeRule(msg []byte) (id chainID, r *rule, err error) {
 	r = new(rule)
 	var list []byte
@@ -203,7 +216,7 @@ func decodeRule(msg []byte) (id chainID, r *rule, err error) {
 		case unix.NFTA_RULE_EXPRESSIONS:
 			list = ad.Bytes()
 		case unix.NFTA_RULE_USERDATA:
-			r.comment, _ = userdata.GetString(ad.Bytes(), userdata.TypeComment)
+			r.comment = comment(ad.Bytes())
 		}
 	})
 	if err != nil {

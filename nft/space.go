@@ -162,7 +162,7 @@ func (s Ports) Minus(t Ports) Ports {
 	if len(t) == 0 {
 		return s
 	}
-	rest := make(Ports, 0, len(s)+len(t))
+	var rest Ports
 	for _, sp := range s {
 		for i := t.search(sp.first); i < len(t) && t[i].first <= sp.last; i++ {
 			if t[i].first > sp.first {
@@ -175,6 +175,28 @@ func (s Ports) Minus(t Ports) Ports {
 		}
 	}
 	return rest
+}
+
+// remove takes t out of s in place. s must be its owner's alone. It takes time
+// for t, but for moving the rest of s.
+func (s *Ports) remove(t Ports) {
+	for _, sp := range t {
+		i := s.search(sp.first)
+		j := i
+		var rest [2]span
+		n := 0
+		for ; j < len(*s) && (*s)[j].first <= sp.last; j++ {
+			if have := (*s)[j]; have.first < sp.first {
+				rest[n] = span{have.first, sp.first - 1}
+				n++
+			}
+			if have := (*s)[j]; have.last > sp.last {
+				rest[n] = span{sp.last + 1, have.last}
+				n++
+			}
+		}
+		*s = slices.Replace(*s, i, j, rest[:n]...)
+	}
 }
 
 // String lists ports and ranges, for messages and tests.

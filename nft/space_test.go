@@ -146,3 +146,20 @@ func TestPortsEdges(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestPortsRemove(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 3000 {
+		a, ma := randomPorts(r)
+		b, mb := randomPorts(r)
+		for p := range mb {
+			delete(ma, p)
+		}
+		a.remove(b)
+		checkPorts(t, "what remains", a, ma)
+	}
+	all := slices.Clone(AllPorts)
+	if all.remove(AllPorts); !all.Empty() {
+		t.Errorf("%s remains of all", all)
+	}
+}

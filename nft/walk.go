@@ -1,7 +1,9 @@
 package nft
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -64,6 +66,10 @@ type place struct {
 // in include/net/netfilter/nf_tables.h, 16).
 const maxDepth = 20
 
+// maxSteps bounds the rules that one walk evaluates: a chain to which several
+// jumps lead is walked several times.
+const maxSteps = 1 << 17
+
 // Walk tells what the rules would do to a packet: chain after chain in the
 // order of their priorities, through jumps, gotos and verdict maps. It reads
 // nothing; the same rules always give the same outcomes. Our own table is left
@@ -85,12 +91,12 @@ const (
 func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
 	w := &walker{rs: rs, packet: p, sees: sees}
 	rest := p.Ports
-	for _, c := range rs.base {
-		if c.hook != p.Hook || c.table.name == TableName || sees == onlyNAT && c.kind != nftables.ChainTypeNAT {
+	for _, c := range rs.at(p.Hook) {
+		if c.table.name == TableName || sees == onlyNAT && c.kind != nftables.ChainTypeNAT {
 			continue
 		}
-		w.table = c.table // no jump leaves it
-		ends := w.chain(c, rest, way{sure: true}, 0)
+		w.base, w.left = c, nil
+		ends := w.chain(c, rest, way{sure: true})
 		if c.drop {
 			w.record(Outcome{Ports: ends.fell, Fate: Dropped, at: place{chainID: c.chainID}}, way{sure: true})
 			rest = ends.accepted
@@ -101,15 +107,41 @@ func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
 	return w.outcomes
 }
 
+// at is the base chains at a hook in the order in which the kernel runs them. It
+// runs all nat chains from one place, in the order of their priorities
+// (nf_nat_register_fn in net/netfilter/nf_nat_core.c), and puts a chain before
+// the older ones of its priority (nf_hook_entries_grow in
+// net/netfilter/core.c).
+func (rs *Ruleset) at(hook nftables.ChainHook) (list []*chain) {
+	for _, c := range slices.Backward(rs.base) {
+		if c.hook == hook {
+			list = append(list, c)
+		}
+	}
+	runsAt := func(c *chain) nftables.ChainPriority {
+		if c.kind == nftables.ChainTypeNAT {
+			return *nftables.ChainPriorityNATDest // at both hooks of a Packet
+		}
+		return c.priority
+	}
+	slices.SortStableFunc(list, func(a, b *chain) int {
+		return cmp.Or(cmp.Compare(runsAt(a), runsAt(b)), cmp.Compare(a.priority, b.priority))
+	})
+	return list
+}
+
 type walker struct {
 	rs       *Ruleset
 	packet   Packet
-	table    tableID // where the walk is
+	base     *chain // where the walk is; no jump leaves its table
+	path     []*chain
 	outcomes []Outcome
 	sees     view
-	// doubt are the ports for which something may already have happened, so
-	// that nothing after it is sure.
-	doubt Ports
+	steps    int   // the rules that were evaluated
+	ports    Ports // what came to the rule
+	// doubt are the ports to which something may already have happened, so that
+	// nothing after it is sure; left those that may have left the base chain.
+	doubt, left Ports
 }
 
 // A way is how a packet came to a rule.
@@ -125,11 +157,16 @@ type ends struct {
 }
 
 // chain follows the packets through c.
-func (w *walker) chain(c *chain, ports Ports, on way, depth int) (out ends) {
-	if depth > maxDepth {
+func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
+	// The kernel has no loops, but a ruleset that changed while it was read may
+	// seem to have one.
+	if len(w.path) > maxDepth || w.steps > maxSteps || slices.Contains(w.path, c) {
 		w.doubt = w.doubt.Union(ports)
 		return ends{fell: ports}
 	}
+	w.path = append(w.path, c)
+	defer func() { w.path = w.path[:len(w.path)-1] }()
+	ports = slices.Clone(ports) // to remove from
 	for _, r := range c.rules {
 		if ports.Empty() {
 			break
@@ -137,18 +174,19 @@ func (w *walker) chain(c *chain, ports Ports, on way, depth int) (out ends) {
 		if w.sees == withoutOurs && r.ours() {
 			continue
 		}
+		w.steps++
 		for _, h := range w.rule(r, ports) {
 			at := way{sure: on.sure && h.sure, toAddr: on.toAddr || h.toAddr}
-			e, onward := w.verdict(place{c.chainID, r.handle}, h, at, depth)
+			e, onward := w.verdict(place{c.chainID, r.handle}, h, at)
+			out.fell = out.fell.Union(e.fell)
+			out.accepted = out.accepted.Union(e.accepted)
 			left := h.ports.Minus(onward)
 			if !h.sure {
 				// They may have left the chain here, and they may go on.
-				w.doubt = w.doubt.Union(left)
+				w.left = w.left.Union(left)
 				continue
 			}
-			out.fell = out.fell.Union(e.fell)
-			out.accepted = out.accepted.Union(e.accepted)
-			ports = ports.Minus(left)
+			ports.remove(left)
 		}
 	}
 	out.fell = out.fell.Union(ports)
@@ -158,7 +196,7 @@ func (w *walker) chain(c *chain, ports Ports, on way, depth int) (out ends) {
 // verdict does what a rule says to the packets that it hits. It returns where
 // they have left the chain, if they were not kept, and which of them go on to
 // the next rule.
-func (w *walker) verdict(at place, h hit, on way, depth int) (out ends, onward Ports) {
+func (w *walker) verdict(at place, h hit, on way) (out ends, onward Ports) {
 	if h.outcome != nil {
 		o := *h.outcome
 		o.Ports, o.at = h.ports, at
@@ -179,7 +217,7 @@ func (w *walker) verdict(at place, h hit, on way, depth int) (out ends, onward P
 			w.doubt = w.doubt.Union(h.ports)
 			return out, h.ports
 		}
-		sub := w.chain(next, h.ports, on, depth+1)
+		sub := w.chain(next, h.ports, on)
 		if h.verdict.Kind == expr.VerdictGoto {
 			return sub, nil
 		}
@@ -193,15 +231,16 @@ func (w *walker) record(o Outcome, on way) {
 	o.Table, o.Chain, o.ToAddr = o.at.table.name, o.at.name, on.toAddr
 	all := o.Ports
 	if on.sure {
-		if o.Ports = all.Minus(w.doubt); !o.Ports.Empty() {
+		if o.Ports = all.Minus(w.doubt).Minus(w.left); !o.Ports.Empty() {
 			o.Sure = true
 			w.outcomes = append(w.outcomes, o)
 		}
-		all = all.Intersect(w.doubt)
+		all = all.Minus(o.Ports)
 	}
 	if o.Ports = all; !o.Ports.Empty() {
 		o.Sure = false
 		w.outcomes = append(w.outcomes, o)
+		w.doubt = w.doubt.Union(o.Ports)
 	}
 }
 
@@ -215,9 +254,11 @@ type hit struct {
 	outcome *Outcome // without its Ports
 }
 
-// rule evaluates r for the packets.
+// rule evaluates r for the packets. It does so for all ports, and takes those of
+// the packets from what comes out: sets of many spans are costly to carry along.
 func (w *walker) rule(r *rule, ports Ports) []hit {
-	branches := []branch{{hit: hit{ports: ports, sure: true}}}
+	w.ports = ports
+	branches := []branch{{hit: hit{ports: AllPorts, sure: true}}}
 	var hits []hit
 	for _, e := range r.exprs {
 		var next []branch
@@ -228,5 +269,8 @@ func (w *walker) rule(r *rule, ports Ports) []hit {
 			break
 		}
 	}
-	return hits
+	for i := range hits {
+		hits[i].ports = hits[i].ports.Intersect(ports)
+	}
+	return slices.DeleteFunc(hits, func(h hit) bool { return h.ports.Empty() })
 }
