@@ -58,14 +58,14 @@ func (rs *Ruleset) accepts(fromWindows Packet) (missing, surplus []Accept) {
 		}
 		return Ports(spans).normal(), outcomes
 	}
-	hit, _ := dropped(fromWindows.Iif, withoutOurs)
+	hit, _ := dropped(fromWindows.Iif, notOurs)
 	var needed Ports
 	if !hit.Empty() {
-		others, _ := dropped(another, withoutOurs)
-		lo, _ := dropped(Iface{Name: "lo", Index: 1}, withoutOurs)
+		others, _ := dropped(another, notOurs)
+		lo, _ := dropped(Iface{Name: "lo", Index: 1}, notOurs)
 		needed = hit.Intersect(others).Minus(lo)
 	}
-	_, still := dropped(fromWindows.Iif, everything)
+	_, still := dropped(fromWindows.Iif, onlyFilter)
 	var lacking Ports
 	for _, o := range still {
 		ports := o.Ports.Intersect(needed)

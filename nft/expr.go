@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,14 +15,33 @@ type namedExpr struct {
 	expr expr.Any // nil: not understood
 }
 
+// An exprCache keeps expressions by family and bytes. Of the thousands that an
+// engine writes most are the same, and to decode one takes longer than to find
+// it. They are never changed. A nil cache keeps nothing.
+type exprCache map[byte]map[string]namedExpr
+
+func (known exprCache) decode(family byte, b []byte) (namedExpr, error) {
+	if e, ok := known[family][string(b)]; ok {
+		return e, nil
+	}
+	e, err := decodeExpr(family, b)
+	if err == nil && known != nil {
+		if known[family] == nil {
+			known[family] = map[string]namedExpr{}
+		}
+		known[family][string(b)] = e
+	}
+	return e, err
+}
+
 func decodeExpr(family byte, b []byte) (e namedExpr, err error) {
 	var data []byte
-	err = nested(b, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	err = nested(b, func(a *attr) {
+		switch a.kind {
 		case unix.NFTA_EXPR_NAME:
-			e.name = ad.String()
+			e.name = a.text()
 		case unix.NFTA_EXPR_DATA:
-			data = ad.Bytes()
+			data = a.data
 		}
 	})
 	if err != nil {

@@ -52,7 +52,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		// What was decoded is walked, whatever it is: a rule in a chain, with a set.
-		id, r, err := decodeRule(msg)
+		id, r, err := decodeRule(msg, nil)
 		if err != nil {
 			return
 		}
@@ -112,7 +112,7 @@ func TestRecordMessages(t *testing.T) {
 							c, _ := decodeChain(m)
 							record(fmt.Sprint(c.hooked, c.kind, c.drop), m)
 						case unix.NFT_MSG_GETRULE:
-							_, rule, _ := decodeRule(m)
+							_, rule, _ := decodeRule(m, nil)
 							var shape []string
 							for _, e := range rule.exprs {
 								shape = append(shape, e.name)

@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,6 +40,8 @@ type Reader struct {
 	conn *nftables.Conn
 	sock *netlink.Conn // conn's
 
+	dumps map[int]*nl.SocketHandle // see dump
+
 	generation uint32
 	ruleset    *Ruleset // of that generation; nil: none yet
 	absent     bool     // our table was not there; it cannot come without another generation
@@ -54,11 +58,25 @@ func OpenReader() (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
+	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open netlink: %w", err), r.conn.CloseLasting())
+	}
+	r.dumps = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}}
+	timeout := unix.NsecToTimeval(readTimeout.Nanoseconds())
+	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
+		return nil, errors.Join(fmt.Errorf("set the timeout of netlink: %w", err), r.Close())
+	}
 	return r, nil
 }
 
-// Close closes the socket.
-func (r *Reader) Close() error { return r.conn.CloseLasting() }
+// Close closes the sockets.
+func (r *Reader) Close() error {
+	for _, s := range r.dumps {
+		s.Close()
+	}
+	return r.conn.CloseLasting()
+}
 
 // Read reads our table, and the ruleset of the families ip and inet. The same
 // *Ruleset comes again where nothing has changed. After an error the Reader
@@ -111,7 +129,7 @@ func (r *Reader) readState() (s State, err error) {
 		return s, fmt.Errorf("read counters: %w", err)
 	}
 	for _, m := range msgs {
-		_, rule, err := decodeRule(m)
+		_, rule, err := decodeRule(m, nil)
 		if err != nil {
 			return s, fmt.Errorf("decode rule: %w", err)
 		}
@@ -159,31 +177,27 @@ func (r *Reader) elements(family byte, table, set string) ([][]byte, error) {
 	return msgs, err
 }
 
-// dump asks for all objects of a kind.
+// dump asks for all objects of a kind. It has a socket of its own, which reads
+// each message once; the other looks at its length first, again and again.
 func (r *Reader) dump(msg uint16, family byte, attrs ...netlink.Attribute) ([][]byte, error) {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return nil, err
 	}
-	answers, err := r.sock.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	})
-	var msgs [][]byte
-	for _, a := range answers {
-		msgs = append(msgs, a.Data)
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|int(msg), unix.NLM_F_DUMP)
+	req.Sockets = r.dumps
+	req.AddRawData(append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...))
+	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	if errors.Is(err, nl.ErrDumpInterrupted) {
+		return msgs, nil // it has changed meanwhile, which is an event
 	}
 	return msgs, err
 }
 
 // take takes the content of our table from the ruleset.
 func (s *State) take(rs *Ruleset) {
-	ours := tableID{unix.NFPROTO_IPV4, TableName}
 	for id, set := range rs.sets {
-		if id.table != ours {
+		if id.table != ourTable {
 			continue
 		}
 		out := Set{Name: id.name, Links: set.keyLen == unix.IFNAMSIZ}
@@ -195,7 +209,7 @@ func (s *State) take(rs *Ruleset) {
 	}
 	slices.SortFunc(s.Table.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	for _, c := range rs.base { // in the order of their priority, as in a Spec's
-		if c.table != ours {
+		if c.table != ourTable {
 			continue
 		}
 		chain := Chain{Name: c.name, Type: c.kind, Hook: c.hook, Priority: c.priority}

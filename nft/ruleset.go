@@ -2,14 +2,12 @@ package nft
 
 import (
 	"cmp"
-	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -97,90 +95,121 @@ func (m messages) decode() (*Ruleset, error) {
 			rs.base = append(rs.base, c)
 		}
 	}
-	// Chains of one priority run in the order in which they were registered; the
-	// kernel lists them in that order.
+	// In the order of their priority, as those of our own table are in a Spec's.
+	// In which order they run is the walk's to know.
 	slices.SortStableFunc(rs.base, func(a, b *chain) int { return cmp.Compare(a.priority, b.priority) })
 
-	used := map[setID]bool{}
+	return rs, m.decodeReachable(rs)
+}
+
+// decodeReachable decodes the rules that a packet of a Walk can come to, and the
+// sets that they use. What an engine writes for the other hooks is often more
+// than that.
+func (m messages) decodeReachable(rs *Ruleset) error {
+	rules := map[chainID][][]byte{}
 	for _, b := range m.rules {
-		id, r, err := decodeRule(b)
+		id, err := decodeRuleChain(b)
 		if err != nil {
-			return nil, fmt.Errorf("decode rule: %w", err)
+			return fmt.Errorf("decode rule: %w", err)
 		}
-		if c := rs.chains[id]; c != nil { // else it was made in between
-			c.rules = append(c.rules, r)
-		}
-		for _, e := range r.exprs {
-			if l, ok := e.expr.(*expr.Lookup); ok {
-				used[setID{id.table, l.SetName}] = true
-			}
-		}
+		rules[id] = append(rules[id], b)
 	}
+	sets := map[setID]*set{}
 	for _, b := range m.sets {
 		id, s, err := decodeSet(b)
 		if err != nil {
-			return nil, fmt.Errorf("decode set: %w", err)
+			return fmt.Errorf("decode set: %w", err)
 		}
-		if !used[id] {
-			continue
+		sets[id] = s
+	}
+
+	known := exprCache{}
+	var pending []*chain
+	seen := map[chainID]bool{}
+	reach := func(id chainID) {
+		if c := rs.chains[id]; c != nil && !seen[id] {
+			seen[id] = true
+			pending = append(pending, c)
 		}
-		lists, err := m.elements(id.table.family, id.table.name, id.name)
-		if err != nil {
-			return nil, fmt.Errorf("read elements of set %s: %w", id.name, err)
+	}
+	for _, c := range rs.base {
+		if c.hook == *nftables.ChainHookPrerouting || c.hook == *nftables.ChainHookOutput || c.table == ourTable {
+			reach(c.chainID)
 		}
-		for _, b := range lists {
-			if err := s.decodeElements(b); err != nil {
-				return nil, fmt.Errorf("decode elements of set %s: %w", id.name, err)
+	}
+	for len(pending) > 0 {
+		c := pending[len(pending)-1]
+		pending = pending[:len(pending)-1]
+		for _, b := range rules[c.chainID] {
+			_, r, err := decodeRule(b, known)
+			if err != nil {
+				return fmt.Errorf("decode rule: %w", err)
+			}
+			c.rules = append(c.rules, r)
+			for _, e := range r.exprs {
+				switch x := e.expr.(type) {
+				case *expr.Verdict:
+					reach(chainID{c.table, x.Chain})
+				case *expr.Lookup:
+					id := setID{c.table, x.SetName}
+					s := sets[id]
+					if s == nil || rs.sets[id] != nil {
+						continue
+					}
+					if err := m.readElements(id, s); err != nil {
+						return err
+					}
+					rs.sets[id] = s
+					for _, e := range s.elements {
+						if e.verdict != nil {
+							reach(chainID{c.table, e.verdict.Chain})
+						}
+					}
+				}
 			}
 		}
-		rs.sets[id] = s
 	}
-	return rs, nil
+	return nil
 }
 
-// attributes calls each with the attributes of a message after its nfgenmsg.
-func attributes(msg []byte, each func(ad *netlink.AttributeDecoder)) (family byte, err error) {
-	const nfgenmsg = 4
-	if len(msg) < nfgenmsg {
-		return 0, fmt.Errorf("a message of %d bytes", len(msg))
-	}
-	return msg[0], nested(msg[nfgenmsg:], each)
-}
-
-func nested(b []byte, each func(ad *netlink.AttributeDecoder)) error {
-	ad, err := netlink.NewAttributeDecoder(b)
+func (m messages) readElements(id setID, s *set) error {
+	lists, err := m.elements(id.table.family, id.table.name, id.name)
 	if err != nil {
-		return err
+		return fmt.Errorf("read elements of set %s: %w", id.name, err)
 	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		each(ad)
+	for _, b := range lists {
+		if err := s.decodeElements(b); err != nil {
+			return fmt.Errorf("decode elements of set %s: %w", id.name, err)
+		}
 	}
-	return ad.Err()
+	return nil
 }
+
+// ourTable is the table of ours.
+var ourTable = tableID{unix.NFPROTO_IPV4, TableName}
 
 func decodeChain(msg []byte) (*chain, error) {
 	c := new(chain)
 	var err error
-	c.table.family, err = attributes(msg, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	c.table.family, err = attributes(msg, func(a *attr) {
+		switch a.kind {
 		case unix.NFTA_CHAIN_TABLE:
-			c.table.name = ad.String()
+			c.table.name = a.text()
 		case unix.NFTA_CHAIN_NAME:
-			c.name = ad.String()
+			c.name = a.text()
 		case unix.NFTA_CHAIN_TYPE:
-			c.kind = nftables.ChainType(ad.String())
+			c.kind = nftables.ChainType(a.text())
 		case unix.NFTA_CHAIN_POLICY:
-			c.drop = expr.VerdictKind(int32(ad.Uint32())) == expr.VerdictDrop
+			c.drop = expr.VerdictKind(int32(a.number())) == expr.VerdictDrop
 		case unix.NFTA_CHAIN_HOOK:
 			c.hooked = true
-			ad.Do(func(b []byte) error {
-				return nested(b, func(ad *netlink.AttributeDecoder) {
-					switch ad.Type() {
+			a.do(func(b []byte) error {
+				return nested(b, func(a *attr) {
+					switch a.kind {
 					case unix.NFTA_HOOK_HOOKNUM:
-						c.hook = nftables.ChainHook(ad.Uint32())
+						c.hook = nftables.ChainHook(a.number())
 					case unix.NFTA_HOOK_PRIORITY:
-						c.priority = nftables.ChainPriority(ad.Uint32())
+						c.priority = nftables.ChainPriority(a.number())
 					}
 				})
 			})
@@ -202,29 +231,42 @@ func comment(b []byte) string {
 	return ""
 }
 
-func decodeRule(msg []byte) (id chainID, r *rule, err error) {
+// decodeRuleChain is the part of decodeRule that tells whose rule it is.
+func decodeRuleChain(msg []byte) (id chainID, err error) {
+	id.table.family, err = attributes(msg, func(a *attr) {
+		switch a.kind {
+		case unix.NFTA_RULE_TABLE:
+			id.table.name = a.text()
+		case unix.NFTA_RULE_CHAIN:
+			id.name = a.text()
+		}
+	})
+	return id, err
+}
+
+func decodeRule(msg []byte, known exprCache) (id chainID, r *rule, err error) {
 	r = new(rule)
 	var list []byte
-	id.table.family, err = attributes(msg, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	id.table.family, err = attributes(msg, func(a *attr) {
+		switch a.kind {
 		case unix.NFTA_RULE_TABLE:
-			id.table.name = ad.String()
+			id.table.name = a.text()
 		case unix.NFTA_RULE_CHAIN:
-			id.name = ad.String()
+			id.name = a.text()
 		case unix.NFTA_RULE_HANDLE:
-			r.handle = ad.Uint64()
+			r.handle = a.number64()
 		case unix.NFTA_RULE_EXPRESSIONS:
-			list = ad.Bytes()
+			list = a.data
 		case unix.NFTA_RULE_USERDATA:
-			r.comment = comment(ad.Bytes())
+			r.comment = comment(a.data)
 		}
 	})
 	if err != nil {
 		return id, nil, err
 	}
-	err = nested(list, func(ad *netlink.AttributeDecoder) {
-		ad.Do(func(b []byte) error {
-			e, err := decodeExpr(id.table.family, b)
+	err = nested(list, func(a *attr) {
+		a.do(func(b []byte) error {
+			e, err := known.decode(id.table.family, b)
 			r.exprs = append(r.exprs, e)
 			return err
 		})

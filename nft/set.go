@@ -5,23 +5,22 @@ import (
 	"slices"
 
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 func decodeSet(msg []byte) (id setID, s *set, err error) {
 	s = new(set)
-	id.table.family, err = attributes(msg, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	id.table.family, err = attributes(msg, func(a *attr) {
+		switch a.kind {
 		case unix.NFTA_SET_TABLE:
-			id.table.name = ad.String()
+			id.table.name = a.text()
 		case unix.NFTA_SET_NAME:
-			id.name = ad.String()
+			id.name = a.text()
 		case unix.NFTA_SET_FLAGS:
-			s.interval = ad.Uint32()&setFlagInterval != 0
-			s.concat = ad.Uint32()&setFlagConcat != 0
+			s.interval = a.number()&setFlagInterval != 0
+			s.concat = a.number()&setFlagConcat != 0
 		case unix.NFTA_SET_KEY_LEN:
-			s.keyLen = ad.Uint32()
+			s.keyLen = a.number()
 		}
 	})
 	return id, s, err
@@ -29,13 +28,13 @@ func decodeSet(msg []byte) (id setID, s *set, err error) {
 
 // decodeElements adds the elements that a message has.
 func (s *set) decodeElements(msg []byte) error {
-	_, err := attributes(msg, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+	_, err := attributes(msg, func(a *attr) {
+		if a.kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			return
 		}
-		ad.Do(func(b []byte) error {
-			return nested(b, func(ad *netlink.AttributeDecoder) {
-				ad.Do(func(b []byte) error {
+		a.do(func(b []byte) error {
+			return nested(b, func(a *attr) {
+				a.do(func(b []byte) error {
 					e, err := decodeElement(b)
 					s.elements = append(s.elements, e)
 					return err
@@ -47,21 +46,21 @@ func (s *set) decodeElements(msg []byte) error {
 }
 
 func decodeElement(b []byte) (e element, err error) {
-	err = nested(b, func(ad *netlink.AttributeDecoder) {
+	err = nested(b, func(a *attr) {
 		value := func(to *[]byte) {
-			ad.Do(func(b []byte) error {
-				return nested(b, func(ad *netlink.AttributeDecoder) {
-					switch ad.Type() {
+			a.do(func(b []byte) error {
+				return nested(b, func(a *attr) {
+					switch a.kind {
 					case unix.NFTA_DATA_VALUE:
-						*to = ad.Bytes()
+						*to = a.data
 					case unix.NFTA_DATA_VERDICT:
 						e.verdict = new(expr.Verdict)
-						ad.Do(e.decodeVerdict)
+						a.do(e.decodeVerdict)
 					}
 				})
 			})
 		}
-		switch ad.Type() {
+		switch a.kind {
 		case unix.NFTA_SET_ELEM_KEY:
 			value(&e.key)
 		case setElemKeyEnd:
@@ -69,20 +68,20 @@ func decodeElement(b []byte) (e element, err error) {
 		case unix.NFTA_SET_ELEM_DATA:
 			value(&e.value)
 		case unix.NFTA_SET_ELEM_FLAGS:
-			e.intervalEnd = ad.Uint32()&elemFlagEnd != 0
-			e.catchAll = ad.Uint32()&elemFlagAll != 0
+			e.intervalEnd = a.number()&elemFlagEnd != 0
+			e.catchAll = a.number()&elemFlagAll != 0
 		}
 	})
 	return e, err
 }
 
 func (e *element) decodeVerdict(b []byte) error {
-	return nested(b, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	return nested(b, func(a *attr) {
+		switch a.kind {
 		case unix.NFTA_VERDICT_CODE:
-			e.verdict.Kind = expr.VerdictKind(int32(ad.Uint32()))
+			e.verdict.Kind = expr.VerdictKind(int32(a.number()))
 		case unix.NFTA_VERDICT_CHAIN:
-			e.verdict.Chain = ad.String()
+			e.verdict.Chain = a.text()
 		}
 	})
 }

@@ -83,16 +83,17 @@ func (rs *Ruleset) Walk(p Packet) []Outcome { return rs.walk(p, everything) }
 type view int
 
 const (
-	everything  view = iota
-	withoutOurs      // without the rules of ours in other tables
-	onlyNAT          // only the chains that change addresses
+	everything view = iota
+	onlyNAT         // only the chains that change addresses
+	onlyFilter      // only those that do not
+	notOurs         // only those that do not, and without the rules of ours in them
 )
 
 func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
 	w := &walker{rs: rs, packet: p, sees: sees}
 	rest := p.Ports
 	for _, c := range rs.at(p.Hook) {
-		if c.table.name == TableName || sees == onlyNAT && c.kind != nftables.ChainTypeNAT {
+		if c.table.name == TableName || sees != everything && (sees == onlyNAT) != (c.kind == nftables.ChainTypeNAT) {
 			continue
 		}
 		w.base, w.left = c, nil
@@ -137,8 +138,9 @@ type walker struct {
 	path     []*chain
 	outcomes []Outcome
 	sees     view
-	steps    int   // the rules that were evaluated
-	ports    Ports // what came to the rule
+	scratch  [2][]branch // of rule, kept from one to the next
+	steps    int         // the rules that were evaluated
+	ports    Ports       // what came to the rule
 	// doubt are the ports to which something may already have happened, so that
 	// nothing after it is sure; left those that may have left the base chain.
 	doubt, left Ports
@@ -171,7 +173,7 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 		if ports.Empty() {
 			break
 		}
-		if w.sees == withoutOurs && r.ours() {
+		if w.sees == notOurs && r.ours() {
 			continue
 		}
 		w.steps++
@@ -258,17 +260,19 @@ type hit struct {
 // the packets from what comes out: sets of many spans are costly to carry along.
 func (w *walker) rule(r *rule, ports Ports) []hit {
 	w.ports = ports
-	branches := []branch{{hit: hit{ports: AllPorts, sure: true}}}
+	branches, next := append(w.scratch[0][:0], branch{hit: hit{ports: AllPorts, sure: true}}), w.scratch[1]
 	var hits []hit
 	for _, e := range r.exprs {
-		var next []branch
+		next = next[:0]
 		for i := range branches {
 			next, hits = w.eval(&branches[i], e, next, hits)
 		}
-		if branches = next; len(branches) == 0 {
+		branches, next = next, branches
+		if len(branches) == 0 {
 			break
 		}
 	}
+	w.scratch = [2][]branch{branches, next}
 	for i := range hits {
 		hits[i].ports = hits[i].ports.Intersect(ports)
 	}
