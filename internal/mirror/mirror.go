@@ -70,6 +70,8 @@ type kernel interface {
 	observe(fresh bool) (Observed, error)
 	// apply makes it so, or returns errLost.
 	apply(Observed, Desired) error
+	// settle does what can wait until the outcome has been published.
+	settle()
 	// undo takes away all that apply has made.
 	undo() error
 }
@@ -181,6 +183,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	}
 	err = errors.Join(err, observeErr)
 	d.publish(obs, want, err)
+	d.kernel.settle()
 	if err != nil || lost {
 		d.backOff = min(max(2*d.backOff, firstBackOff), lastBackOff)
 		return d.backOff

@@ -48,6 +48,8 @@ func (k *fake) apply(Observed, Desired) error {
 	return k.applyErr
 }
 
+func (k *fake) settle() {}
+
 func (k *fake) undo() error {
 	k.undone = true
 	return nil

@@ -42,6 +42,7 @@ type system struct {
 	// served are the ports that the kernel served when the table was installed
 	// last.
 	served nft.Ports
+	forget func() // what settle has to do; nil: nothing
 
 	serves bool         // whether there should be a table of ours
 	beacon io.Closer    // lit while we own the table
@@ -149,23 +150,37 @@ func (s *system) install(obs Observed, spec nft.Spec) error {
 	}
 	log := s.log.WithFields(logrus.Fields{"interface": obs.Link.Name, "index": obs.Link.Index})
 	log.WithFields(logrus.Fields{"kernel": spec.Kernel.String(), "guarded": spec.Guarded}).Debug("installed the table")
-	// Only now, because a flow that began before is not helped by the rule, and
-	// one that is forgotten before could begin again too early. Ports that the
-	// kernel has just begun to serve were kept from it by our rule until now.
+	// Ports that the kernel has just begun to serve were kept from it by our rule
+	// until now.
 	var freed nft.Ports
 	if obs.Ours {
 		freed = spec.Kernel.Minus(s.served)
 	}
 	s.served = spec.Kernel
-	n, err := nft.ForgetFlows(nft.AllPorts.Minus(spec.Kernel), freed)
+	s.forget = func() { s.forgetFlows(spec.Kernel, freed) }
+	return nil
+}
+
+// settle is what is left to do when the rules are in the kernel. It comes after
+// them, because a flow that is forgotten before could begin again too early; and
+// after the world has been told, because it takes ten milliseconds and more: the
+// kernel looks through the connections of all network namespaces.
+func (s *system) settle() {
+	if s.forget != nil {
+		s.forget()
+		s.forget = nil
+	}
+}
+
+func (s *system) forgetFlows(kernel, freed nft.Ports) {
+	n, err := nft.ForgetFlows(nft.AllPorts.Minus(kernel), freed)
 	if err != nil {
 		// Without nf_conntrack_netlink: new flows work, old ones wait for their
 		// timeout. No reason to take the table away.
-		log.WithError(err).Warn("flows that began before now keep their old way until they time out")
+		s.log.WithError(err).Warn("flows that began before now keep their old way until they time out")
 	} else if n > 0 {
-		log.WithField("flows", n).Info("freed flows from the way that their first packet took")
+		s.log.WithField("flows", n).Info("freed flows from the way that their first packet took")
 	}
-	return nil
 }
 
 // showBeacon lets the other daemons of this VM know whether we own the table.
