@@ -65,20 +65,26 @@ func (rs *Ruleset) accepts(fromWindows Packet) (missing, surplus []Accept) {
 		lo, _ := dropped(Iface{Name: "lo", Index: 1}, notOurs)
 		needed = hit.Intersect(others).Minus(lo)
 	}
+	// Only a rule that drops what comes by any link is one to be ahead of.
+	generic := map[place]Ports{}
+	_, drops := dropped(another, onlyFilter)
+	for _, o := range drops {
+		generic[o.at] = generic[o.at].Union(o.Ports)
+	}
 	_, still := dropped(fromWindows.Iif, onlyFilter)
-	var lacking Ports
+	lacking := map[chainID]Ports{} // where a rule of ours has no effect
 	for _, o := range still {
-		ports := o.Ports.Intersect(needed)
+		ports := o.Ports.Intersect(needed).Intersect(generic[o.at])
 		if ports.Len() > most {
 			continue // not a rule for a published port
 		}
-		lacking = lacking.Union(ports)
+		lacking[o.at.chainID] = lacking[o.at.chainID].Union(ports)
 		for p := range ports.All() {
 			missing = append(missing, Accept{place: o.at, Port: p, iface: fromWindows.Iif.Name})
 		}
 	}
 	for _, a := range rs.Accepts() {
-		if !needed.Has(a.Port) || lacking.Has(a.Port) || a.iface != fromWindows.Iif.Name {
+		if !needed.Has(a.Port) || lacking[a.chainID].Has(a.Port) || a.iface != fromWindows.Iif.Name {
 			surplus = append(surplus, a)
 		}
 	}

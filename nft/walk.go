@@ -93,7 +93,7 @@ func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
 	w := &walker{rs: rs, packet: p, sees: sees}
 	rest := p.Ports
 	for _, c := range rs.at(p.Hook) {
-		if c.table.name == TableName || sees != everything && (sees == onlyNAT) != (c.kind == nftables.ChainTypeNAT) {
+		if c.table == ourTable || sees != everything && (sees == onlyNAT) != (c.kind == nftables.ChainTypeNAT) {
 			continue
 		}
 		w.base, w.left = c, nil

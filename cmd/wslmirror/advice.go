@@ -112,7 +112,7 @@ func advice(s status.Snapshot, here surroundings) string {
 	default:
 		mode := here.mode
 		if mode == "" {
-			mode = "not mirrored"
+			mode = "probably not mirrored"
 		}
 		return strings.ReplaceAll(adviceNAT, "%MODE%", clean(mode))
 	}

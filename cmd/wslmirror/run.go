@@ -66,10 +66,11 @@ func runDaemon(args []string, stdout io.Writer) (int, error) {
 		stop() // a second signal ends the process at once
 		notifier.Stopping()
 	})
-	if err := d.Run(ctx); err != nil {
+	err = d.Run(ctx)
+	pub.close()
+	if err != nil {
 		return exitFailure, fmt.Errorf("undo: %w", err)
 	}
-	pub.close()
 	log.Info("wslmirror has stopped and left nothing behind")
 	return exitOK, nil
 }

@@ -70,6 +70,8 @@ type kernel interface {
 	observe(fresh bool) (Observed, error)
 	// apply makes it so, or returns errLost.
 	apply(Observed, Desired) error
+	// serving reports whether a table of ours is there now.
+	serving() bool
 	// settle does what can wait until the outcome has been published.
 	settle()
 	// undo takes away all that apply has made.
@@ -109,6 +111,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		defer t.Stop()
 		alive = t.C
 	}
+	var freshAt time.Time
 	for {
 		var asking []chan<- struct{}
 		fresh := false
@@ -128,6 +131,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 			continue // done
 		}
 		asking = append(asking, d.pending()...)
+		// However often it is woken: there are changes of which nothing tells.
+		if fresh = fresh || time.Since(freshAt) >= resync; fresh {
+			freshAt = time.Now()
+		}
 		again.Reset(d.pass(fresh))
 		for _, a := range asking {
 			close(a)

@@ -50,6 +50,8 @@ func (k *fake) apply(Observed, Desired) error {
 
 func (k *fake) settle() {}
 
+func (k *fake) serving() bool { return false }
+
 func (k *fake) undo() error {
 	k.undone = true
 	return nil

@@ -20,7 +20,7 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) {
 			Name: d.cfg.Interface, Index: obs.Link.Index, Present: obs.Link.Present(),
 		},
 		Path:    "proxy",
-		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: want.Table != nil && err == nil},
+		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: d.kernel.serving()},
 		Rule:    status.Rule{Packets: obs.Kernel.Packets, Bytes: obs.Kernel.Bytes},
 		Since:   d.last.Since,
 		Updated: now,

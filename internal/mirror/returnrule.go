@@ -54,7 +54,7 @@ func (r *ipRules) close() { r.handle.Close() }
 // hasReturn reports whether the rule is there.
 func (r *ipRules) hasReturn() (bool, error) {
 	rules, err := r.handle.RuleList(unix.AF_INET)
-	if err != nil {
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // which is an event
 		return false, fmt.Errorf("read ip rules: %w", err)
 	}
 	want := returnRule()

@@ -122,10 +122,9 @@ func (s *system) apply(obs Observed, want Desired) error {
 		err = s.holder.Remove()
 	}
 	if errors.Is(err, nft.ErrOwned) {
+		s.serves = false
+		s.showBeacon(false)
 		return errLost
-	}
-	if err == nil && obs.Returns != want.Returns {
-		err = s.rules.setReturn(want.Returns)
 	}
 	if err != nil {
 		// Whatever became of the table, the kernel forgets it with its socket.
@@ -133,8 +132,16 @@ func (s *system) apply(obs Observed, want Desired) error {
 	}
 	s.serves = want.Table != nil
 	s.showBeacon(s.serves)
-	if err := nft.PlaceAccepts(want.Add, want.Remove); err != nil {
-		return err // the table is none the worse for it
+	// The table is none the worse for what fails here.
+	if obs.Returns != want.Returns {
+		err = s.rules.setReturn(want.Returns)
+	}
+	// ENOENT: a chain has changed since it was read, which is an event.
+	if placeErr := nft.PlaceAccepts(want.Add, want.Remove); !errors.Is(placeErr, unix.ENOENT) {
+		err = errors.Join(err, placeErr)
+	}
+	if err != nil {
+		return err
 	}
 	return s.watchBeacon(want.State == status.Standby)
 }
@@ -231,11 +238,16 @@ func (s *system) release() error {
 	return err
 }
 
+// serving reports whether a table of ours is in the kernel.
+func (s *system) serving() bool { return s.serves && s.holder != nil }
+
 // undo takes away what is ours, which is nothing where another daemon serves.
 func (s *system) undo() error {
 	var err error
 	if s.serves {
 		err = removeTraces()
+	} else {
+		err = Cleanup() // of what failed earlier, if nobody else serves
 	}
 	s.watchBeacon(false)
 	s.closeReaders()

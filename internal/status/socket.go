@@ -19,7 +19,7 @@ import (
 // counters as they are now.
 
 const (
-	// maxAsking bounds how many wait at the same time.
+	// maxAsking bounds how many are served at the same time.
 	maxAsking = 16
 	// askTimeout bounds how long one waits.
 	askTimeout = 2 * time.Second
@@ -70,16 +70,17 @@ func accept(ctx context.Context, l net.Listener, refresh func(context.Context)) 
 			continue
 		}
 		select {
-		case asking <- struct{}{}:
-			go func() {
-				defer func() { conn.Close(); <-asking }()
-				ctx, cancel := context.WithTimeout(ctx, askTimeout)
-				defer cancel()
-				refresh(ctx)
-			}()
-		default:
-			conn.Close() // the answer to the others is soon enough for this one
+		case asking <- struct{}{}: // the others wait in the socket's backlog
+		case <-ctx.Done():
+			conn.Close()
+			return
 		}
+		go func() {
+			defer func() { conn.Close(); <-asking }()
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			refresh(ctx)
+		}()
 	}
 }
 
