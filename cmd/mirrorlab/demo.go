@@ -122,11 +122,13 @@ func (d *daemon) start(ctx context.Context) (err error) {
 	}
 	for {
 		status, err := d.host.Start(exec.CommandContext(ctx, d.program, "status", "--json", "--runtime-dir", d.dir))
-		if err != nil {
+		switch {
+		case err == nil:
+			if status.Wait() == nil {
+				return nil
+			}
+		case ctx.Err() == nil: // else it is too late, which is said below
 			return err
-		}
-		if err := status.Wait(); err == nil {
-			return nil
 		}
 		select {
 		case <-d.process.Done():
