@@ -101,3 +101,37 @@ func TestElectionWhenLoopback0Appears(t *testing.T) {
 		t.Errorf("the two are %s and %s", a.State, z.State)
 	}
 }
+
+// A daemon that stands by does nothing while the other one serves, and notices
+// its end by itself: here nobody asks it, which would make it look.
+func TestStandbyIsCalmAndAwake(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	serves := start(t, b.WSL)
+	serves.awaitState(status.Active)
+	standby := start(t, b.WSL)
+	standby.awaitState(status.Standby)
+	published := func() status.Snapshot {
+		t.Helper()
+		s, err := status.Read(standby.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	time.Sleep(200 * time.Millisecond) // what was asked for has been answered
+	before := published().Updated
+	time.Sleep(time.Second)
+	if after := published().Updated; !after.Equal(before) {
+		t.Errorf("looked again at %v, after %v, though nothing happened", after, after.Sub(before))
+	}
+	serves.proc.Stop(unix.SIGKILL)
+	gone := time.Now()
+	for published().State != status.Active {
+		if time.Since(gone) > time.Second {
+			t.Fatal("has not noticed the end of the other one")
+		}
+	}
+	if !hasTable(t, b.WSL) {
+		t.Error("active without a table")
+	}
+}

@@ -28,12 +28,16 @@ type fake struct {
 	observed  []time.Time
 	published []status.Snapshot
 	signs     int // of life
+	fresh     int // observations that trust nothing
 	undone    bool
 }
 
-func (k *fake) observe(bool) (Observed, error) {
+func (k *fake) observe(fresh bool) (Observed, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if fresh {
+		k.fresh++
+	}
 	k.observed = append(k.observed, time.Now())
 	takes := k.takes
 	k.mu.Unlock()
@@ -281,6 +285,23 @@ func TestRefresh(t *testing.T) {
 		_, published = k.after(5 * time.Second)
 		if n := len(published) - before; n < 1 || n > 3 {
 			t.Errorf("published %d times for 50 requests at once", n)
+		}
+	})
+}
+
+// Whoever asks often does not keep the daemon from looking at everything anew.
+func TestResyncInSpiteOfRequests(t *testing.T) {
+	k := new(fake)
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		k.after(0)
+		first := k.fresh
+		for range 60 {
+			k.after(time.Minute)
+			d.Refresh(t.Context())
+		}
+		k.after(0)
+		if n := k.fresh - first; n < 11 || n > 13 {
+			t.Errorf("%d fresh observations in an hour of requests, want one in %v", n, resync)
 		}
 	})
 }
