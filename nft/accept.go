@@ -50,7 +50,7 @@ func (rs *Ruleset) accepts(fromWindows Packet) (missing, surplus []Accept) {
 		p.Iif = by
 		var spans []span
 		var outcomes []Outcome
-		for _, o := range rs.walk(p, sees) {
+		for _, o := range rs.walk(p, sees).outcomes {
 			if o.Fate == Dropped && o.Sure && o.at.handle != 0 {
 				outcomes = append(outcomes, o)
 				spans = append(spans, o.Ports...)
@@ -152,9 +152,13 @@ func PlaceAccepts(add, remove []Accept) error {
 	if len(add) == 0 && len(remove) == 0 {
 		return nil
 	}
-	conn, err := nftables.New()
+	conn, sock, err := dial()
 	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
+		return err
+	}
+	defer conn.CloseLasting()
+	if err := enlarge(sock); err != nil {
+		return err
 	}
 	rule := func(a Accept) *nftables.Rule {
 		table := &nftables.Table{Name: a.table.name, Family: nftables.TableFamily(a.table.family)}
@@ -173,7 +177,7 @@ func PlaceAccepts(add, remove []Accept) error {
 			return fmt.Errorf("take back the rule for %s: %w", a, err)
 		}
 	}
-	if err := conn.Flush(); err != nil {
+	if err := within(sock, conn.Flush); err != nil {
 		return fmt.Errorf("change the rules for loopback0 in the tables of others: %w", err)
 	}
 	return nil

@@ -34,7 +34,7 @@ func TestAcceptsComeToRest(t *testing.T) {
 			defer r.Close()
 			_, rs, err := r.Read()
 			if err == nil {
-				v = rs.View(Iface{Name: "loopback0", Index: index})
+				v = rs.View(Iface{Name: "loopback0", Index: index}, nil)
 			}
 			return err
 		})

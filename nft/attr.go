@@ -16,9 +16,11 @@ type attr struct {
 	err  error // ends the iteration
 }
 
+// nfgenmsg is the length of struct nfgenmsg, with which each message begins.
+const nfgenmsg = 4
+
 // attributes calls each with the attributes of a message after its nfgenmsg.
 func attributes(msg []byte, each func(a *attr)) (family byte, err error) {
-	const nfgenmsg = 4
 	if len(msg) < nfgenmsg {
 		return 0, fmt.Errorf("a message of %d bytes", len(msg))
 	}

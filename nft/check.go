@@ -21,21 +21,25 @@ var (
 func Check() error { return check() }
 
 func check(opts ...nftables.ConnOption) error {
-	conn, err := nftables.New(append(opts, nftables.AsLasting())...)
+	conn, sock, err := dial(opts...)
 	if err != nil {
 		return missing(err, ErrNoNFTables)
 	}
 	// Closing waits until the kernel has destroyed what the transaction below
 	// removes, which takes a grace period. Nobody needs to wait for that.
 	defer func() { go conn.CloseLasting() }()
-	if _, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4); err != nil {
+	err = within(sock, func() (err error) {
+		_, err = conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+		return err
+	})
+	if err != nil {
 		return missing(err, ErrNoNFTables)
 	}
 	// One transaction that makes a table and removes it again: nobody sees it.
 	t := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	conn.AddTable(t)
 	conn.DelTable(t)
-	return missing(conn.Flush(), ErrNoOwner)
+	return missing(within(sock, conn.Flush), ErrNoOwner)
 }
 
 // missing names what err means, where the kernel's way to say "I have no such

@@ -31,7 +31,7 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		keep()
 	case *expr.Meta:
 		if !x.SourceRegister {
-			b.regs.store(x.Register, w.packet.meta(x.Key))
+			b.regs.store(x.Register, w.packet.meta(x.Key, w.base.hook))
 		}
 		keep()
 	case *expr.Payload:
@@ -57,11 +57,11 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		b.regs.store(x.DestRegister, bitwise(b.regs.load(x.SourceRegister, int(min(x.Len, maxValue))), x))
 		keep()
 	case *expr.Cmp:
-		m := compare(b.regs.load(x.Register, len(x.Data)), x.Op, x.Data)
+		m := w.packet.compare(b.regs.load(x.Register, len(x.Data)), x.Op, x.Data)
 		b.toAddr = b.toAddr || b.regs.daddr && x.Op == expr.CmpOpEq
 		next = b.narrow(m, next)
 	case *expr.Range:
-		m := within(b.regs.load(x.Register, len(x.FromData)), x.FromData, x.ToData)
+		m := w.packet.within(b.regs.load(x.Register, len(x.FromData)), x.FromData, x.ToData)
 		if x.Op == expr.CmpOpNeq {
 			m = m.not()
 		}
@@ -167,7 +167,7 @@ func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([
 	maybe := false
 	rest := slices.Clone(b.ports)
 	for entry := range s.entries() {
-		m := entry.match(&b.regs, x.SourceRegister)
+		m := entry.match(&w.packet, &b.regs, x.SourceRegister)
 		if m.ports = m.ports.Intersect(rest); m.ports.Empty() {
 			continue
 		}

@@ -1,46 +1,152 @@
 package nft
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"net"
+	"net/netip"
+	"slices"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // ForgetFlows deletes the conntrack entries of flows from 127.0.0.1 to 127.0.0.1
-// that have another NAT than new flows get, and returns how many there were:
-// those to the ports in proxy that were sent elsewhere, those to the ports in
-// kernel that were not, and those that were sent elsewhere with 127.0.0.1 as
-// their source, which nobody elsewhere can answer.
+// that lead nowhere under s, and returns how many there were: those that were
+// sent to where their port is not sent any more, those to the ports in freed
+// that were kept from the kernel, and those that were sent elsewhere with
+// 127.0.0.1 as their source, which nobody elsewhere can answer. What goes through
+// a proxy goes on, also where new flows go past it.
 //
 // An entry keeps for life the NAT that its first packet was given. A UDP client
 // with a fixed source port that began before our rule was there would be sent
 // to the container for as long as it keeps sending, and a TCP SYN retransmits
 // into the entry of the first try. Without its entry the next packet is a new
 // flow, and meets the rule.
-func ForgetFlows(proxy, kernel Ports) (uint, error) {
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, misdirected{proxy, kernel})
-	if err != nil {
-		return n, fmt.Errorf("delete conntrack entries: %w", err)
+func ForgetFlows(s Spec, freed Ports) (n uint, err error) {
+	m := misdirected{s, freed}
+	var found [][]byte
+	// Of a hundred thousand flows few are of interest. The library's own way keeps
+	// and decodes them all: 10 µs and some hundred bytes for each.
+	err = conntrack(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, nil, func(msg []byte) {
+		if f, err := decodeFlow(msg); err == nil && m.has(f) {
+			found = append(found, slices.Clone(msg[nfgenmsg:]))
+		}
+	})
+	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
+		return 0, fmt.Errorf("read conntrack entries: %w", err)
+	}
+	for _, flow := range found {
+		// The whole entry says which one is meant: its ID is among the rest.
+		switch err := conntrack(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, flow, func([]byte) {}); {
+		case err == nil:
+			n++
+		case !errors.Is(err, unix.ENOENT): // or it has ended by itself
+			return n, fmt.Errorf("delete conntrack entry: %w", err)
+		}
 	}
 	return n, nil
 }
 
-// misdirected matches what ForgetFlows forgets.
-type misdirected struct{ proxy, kernel Ports }
+// conntrack sends a request to conntrack and calls each with the answers.
+func conntrack(msg, flags int, attrs []byte, each func(msg []byte)) error {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|msg, flags)
+	req.AddRawData(append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attrs...))
+	return req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
+		each(msg)
+		return true
+	})
+}
 
-func (m misdirected) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	self := net.IP(loopback)
-	if !f.Forward.SrcIP.Equal(self) || !f.Forward.DstIP.Equal(self) {
+// A flow is what matters here of a conntrack entry: the tuples of both
+// directions.
+type flow struct{ forward, reverse tuple }
+
+type tuple struct {
+	src, dst         [4]byte
+	proto            uint8
+	srcPort, dstPort uint16
+}
+
+// decodeFlow decodes a message of nfnetlink_conntrack.h.
+func decodeFlow(msg []byte) (f flow, err error) {
+	_, err = attributes(msg, func(a *attr) {
+		switch a.kind {
+		case nl.CTA_TUPLE_ORIG:
+			a.do(f.forward.decode)
+		case nl.CTA_TUPLE_REPLY:
+			a.do(f.reverse.decode)
+		}
+	})
+	return f, err
+}
+
+func (t *tuple) decode(b []byte) error {
+	return nested(b, func(a *attr) {
+		switch a.kind {
+		case nl.CTA_TUPLE_IP:
+			a.do(func(b []byte) error {
+				return nested(b, func(a *attr) {
+					switch a.kind {
+					case nl.CTA_IP_V4_SRC:
+						copy(t.src[:], a.data)
+					case nl.CTA_IP_V4_DST:
+						copy(t.dst[:], a.data)
+					}
+				})
+			})
+		case nl.CTA_TUPLE_PROTO:
+			a.do(func(b []byte) error {
+				return nested(b, func(a *attr) {
+					switch {
+					case a.kind == nl.CTA_PROTO_NUM && len(a.data) == 1:
+						t.proto = a.data[0]
+					case a.kind == nl.CTA_PROTO_SRC_PORT && len(a.data) == 2:
+						t.srcPort = binary.BigEndian.Uint16(a.data)
+					case a.kind == nl.CTA_PROTO_DST_PORT && len(a.data) == 2:
+						t.dstPort = binary.BigEndian.Uint16(a.data)
+					}
+				})
+			})
+		}
+	})
+}
+
+// Diverts reports whether flows that have begun under old may lead nowhere under
+// s. It is worth to ask: ForgetFlows looks at all connections, of which there may
+// be a hundred thousand, and most changes are ports that come.
+func (s Spec) Diverts(old Spec) bool {
+	for p, to := range old.Direct {
+		if s.Direct[p] != to {
+			return true
+		}
+	}
+	return !slices.Equal(s.Kernel, old.Kernel)
+}
+
+// misdirected matches what ForgetFlows forgets.
+type misdirected struct {
+	now   Spec
+	freed Ports
+}
+
+func (m misdirected) has(f flow) bool {
+	self := [4]byte(loopback)
+	if f.forward.src != self || f.forward.dst != self {
 		return false
 	}
-	port := Port{f.Forward.Protocol, f.Forward.DstPort}
+	port := Port{f.forward.proto, f.forward.dstPort}
 	if port.Proto != unix.IPPROTO_TCP && port.Proto != unix.IPPROTO_UDP {
 		return false
 	}
-	if elsewhere := !f.Reverse.SrcIP.Equal(self); elsewhere {
-		return m.proxy.Has(port) || f.Reverse.DstIP.Equal(self)
+	switch to, direct := m.now.Direct[port]; {
+	case f.reverse.src == self:
+		return m.freed.Has(port)
+	case f.reverse.dst == self:
+		return true
+	case direct:
+		return netip.AddrPortFrom(netip.AddrFrom4(f.reverse.src), f.reverse.srcPort) != to
+	default:
+		return !m.now.Kernel.Has(port)
 	}
-	return m.kernel.Has(port)
 }

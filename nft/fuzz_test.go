@@ -67,7 +67,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		checkOutcomes(t, rs.Walk(fromWindows(2)), AllPorts)
-		rs.View(Iface{"loopback0", 2})
+		rs.View(Iface{"loopback0", 2}, recordedBridges)
 	})
 }
 

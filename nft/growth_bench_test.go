@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,24 +21,11 @@ var publishing = []struct {
 	name, file string
 	rules      func(ports []int) string
 	kernel     bool // the kernel serves them, not a proxy
+	direct     bool // they are sent past the proxy
 }{{
-	name: "docker", file: "docker.iptables",
-	rules: func(ports []int) string {
-		var b strings.Builder
-		b.WriteString("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n" +
-			"-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n" +
-			"-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER\n" +
-			"-A DOCKER -i docker0 -j RETURN\n")
-		for _, p := range ports {
-			fmt.Fprintf(&b, "-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport %d -j MASQUERADE\n", p)
-			fmt.Fprintf(&b, "-A DOCKER ! -i docker0 -p tcp -m tcp --dport %d -j DNAT --to-destination 172.17.0.2:%d\n", p, p)
-		}
-		b.WriteString("COMMIT\n*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER - [0:0]\n-A FORWARD -o docker0 -j DOCKER\n")
-		for _, p := range ports {
-			fmt.Fprintf(&b, "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport %d -j ACCEPT\n", p)
-		}
-		return b.String() + "COMMIT\n"
-	},
+	name: "docker", file: "docker.iptables", rules: docker,
+}, {
+	name: "docker-direct", file: "docker.iptables", rules: docker, direct: true,
 }, {
 	name: "netavark", file: "netavark.iptables", kernel: true,
 	rules: func(ports []int) string {
@@ -72,6 +60,24 @@ var publishing = []struct {
 	},
 }}
 
+// docker is what Docker with its proxy writes for one container.
+func docker(ports []int) string {
+	var b strings.Builder
+	b.WriteString("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n" +
+		"-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n" +
+		"-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER\n" +
+		"-A DOCKER -i docker0 -j RETURN\n")
+	for _, p := range ports {
+		fmt.Fprintf(&b, "-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport %d -j MASQUERADE\n", p)
+		fmt.Fprintf(&b, "-A DOCKER ! -i docker0 -p tcp -m tcp --dport %d -j DNAT --to-destination 172.17.0.2:%d\n", p, p)
+	}
+	b.WriteString("COMMIT\n*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER - [0:0]\n-A FORWARD -o docker0 -j DOCKER\n")
+	for _, p := range ports {
+		fmt.Fprintf(&b, "-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport %d -j ACCEPT\n", p)
+	}
+	return b.String() + "COMMIT\n"
+}
+
 // What a change of the ruleset costs the daemon: to read all of it, to decode
 // it, to walk it, to make our table of it and to compare that with what is
 // there. cpu-ms/op counts the kernel's part and the garbage collector's.
@@ -82,6 +88,16 @@ func BenchmarkRead(b *testing.B) {
 		b.Fatal(err)
 	}
 	loopback := Iface{link.Attrs().Name, link.Attrs().Index}
+	bridges := []Bridge{{Iface{"docker0", 1000}, []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")}}}
+	direct := func(v View) Targets {
+		all := Targets{}
+		for _, p := range v.Published {
+			if p.Obstacle == "" {
+				all[p.Port] = p.To
+			}
+		}
+		return all
+	}
 	for _, style := range publishing {
 		for _, n := range []int{10, 100, 1000, 5000} {
 			b.Run(fmt.Sprintf("%s/%d", style.name, n), func(b *testing.B) {
@@ -100,6 +116,7 @@ func BenchmarkRead(b *testing.B) {
 						return err
 					}
 					defer r.Close()
+					r.Forward = style.direct
 					b.ReportAllocs()
 					before := cpu()
 					b.ResetTimer()
@@ -109,9 +126,14 @@ func BenchmarkRead(b *testing.B) {
 						if err != nil {
 							return err
 						}
-						v := rs.View(loopback)
-						table := Spec{Index: loopback.Index, Kernel: v.Kernel, Repair: true}.Table()
-						if len(v.Published) != n || v.Kernel.Empty() == style.kernel || table.Equal(state.Table) {
+						v := rs.View(loopback, bridges)
+						spec := Spec{Index: loopback.Index, Kernel: v.Kernel, Repair: true}
+						if style.direct {
+							spec.Direct = direct(v)
+						}
+						table := spec.Table()
+						if len(v.Published) != n || v.Kernel.Empty() == style.kernel || table.Equal(state.Table) ||
+							style.direct && len(spec.Direct) != n {
 							return fmt.Errorf("%d ports, %d of the kernel's", len(v.Published), v.Kernel.Len())
 						}
 					}

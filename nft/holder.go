@@ -18,21 +18,20 @@ var ErrOwned = errors.New("table " + TableName + " is owned by another process")
 // A Holder is the netlink socket that owns the table.
 type Holder struct {
 	conn   *nftables.Conn
+	sock   *netlink.Conn // conn's
 	portID uint32
 }
 
 // Open makes a Holder that holds nothing yet.
 func Open() (*Holder, error) {
-	h := new(Holder)
-	var err error
-	h.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		h.portID = c.PID()
-		return nil
-	}))
+	conn, sock, err := dial()
 	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
+		return nil, err
 	}
-	return h, nil
+	if err := enlarge(sock); err != nil {
+		return nil, errors.Join(err, conn.CloseLasting())
+	}
+	return &Holder{conn: conn, sock: sock, portID: sock.PID()}, nil
 }
 
 // PortID is the netlink port ID that State.Owner has for a table of ours. It is
@@ -67,7 +66,7 @@ func (h *Holder) Install(t Table, old State) error {
 		if err := h.conn.AddSet(set, nil); err != nil {
 			return fmt.Errorf("make set %s: %w", s.Name, err)
 		}
-		if err := h.elements(h.conn.SetAddElements, set, s.Keys); err != nil {
+		if err := h.elements(h.conn.SetAddElements, set, s.Elements); err != nil {
 			return err
 		}
 	}
@@ -90,24 +89,28 @@ func (h *Holder) Install(t Table, old State) error {
 // of is the set as the library has it.
 func (s Set) of(table *nftables.Table) *nftables.Set {
 	set := &nftables.Set{Table: table, Name: s.Name}
-	if s.Links {
+	if s.Kind == SetOfLinks {
 		// Without its byte order, nft prints the names as empty.
 		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
-	} else {
-		set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
-		set.Concatenation = true
+		return set
+	}
+	set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+	set.Concatenation = true
+	if s.Kind == MapOfTargets {
+		set.IsMap = true
+		set.DataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	}
 	return set
 }
 
-// elements adds keys to a set or deletes them from it.
-func (h *Holder) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, keys []string) error {
-	if len(keys) == 0 {
+// elements adds elements to a set or deletes them from it.
+func (h *Holder) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, elements []Element) error {
+	if len(elements) == 0 {
 		return nil
 	}
 	var list []nftables.SetElement
-	for _, k := range keys {
-		list = append(list, nftables.SetElement{Key: []byte(k)})
+	for _, e := range elements {
+		list = append(list, nftables.SetElement{Key: []byte(e.Key), Val: []byte(e.Value)})
 	}
 	if err := change(set, list); err != nil {
 		return fmt.Errorf("change set %s: %w", set.Name, err)
@@ -125,10 +128,10 @@ func (h *Holder) Remove() error {
 }
 
 // Close closes the socket; the kernel removes the table with it.
-func (h *Holder) Close() error { return h.conn.CloseLasting() }
+func (h *Holder) Close() error { return closed(h.conn.CloseLasting()) }
 
 func (h *Holder) flush(what string) error {
-	err := h.conn.Flush()
+	err := within(h.sock, h.conn.Flush)
 	if errors.Is(err, unix.EPERM) {
 		return ErrOwned
 	}

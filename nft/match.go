@@ -47,27 +47,27 @@ func (m match) or(n match) match {
 }
 
 // compare is a cmp expression on cells.
-func compare(cells []cell, op expr.CmpOp, data []byte) match {
+func (p *Packet) compare(cells []cell, op expr.CmpOp, data []byte) match {
 	zero, ones := make([]byte, len(data)), bytes.Repeat([]byte{0xff}, len(data))
 	switch op {
 	case expr.CmpOpEq:
-		return equal(cells, data)
+		return p.equal(cells, data)
 	case expr.CmpOpNeq:
-		return equal(cells, data).not()
+		return p.equal(cells, data).not()
 	case expr.CmpOpLte:
-		return within(cells, zero, data)
+		return p.within(cells, zero, data)
 	case expr.CmpOpGte:
-		return within(cells, data, ones)
+		return p.within(cells, data, ones)
 	case expr.CmpOpLt:
-		return within(cells, data, ones).not()
+		return p.within(cells, data, ones).not()
 	case expr.CmpOpGt:
-		return within(cells, zero, data).not()
+		return p.within(cells, zero, data).not()
 	}
 	return may
 }
 
 // equal says when cells have the value data.
-func equal(cells []cell, data []byte) match {
+func (p *Packet) equal(cells []cell, data []byte) match {
 	m := holds
 	for i := 0; i < len(cells) && i < len(data); i++ {
 		switch c := cells[i]; c.kind {
@@ -85,6 +85,10 @@ func equal(cells []cell, data []byte) match {
 				i++
 			}
 			m = m.and(match{ports: bothPorts(first, last)})
+		case isField:
+			n := min(run(cells[i:]), len(data)-i)
+			m = m.and(p.forwarded.where(int(c.value), data[i:i+n]))
+			i += n - 1
 		default:
 			m.maybe = true
 		}
@@ -93,9 +97,12 @@ func equal(cells []cell, data []byte) match {
 }
 
 // within says when cells, as a number, are between from and to.
-func within(cells []cell, from, to []byte) match {
+func (p *Packet) within(cells []cell, from, to []byte) match {
 	if b, ok := values(cells); ok {
 		return matches(bytes.Compare(from, b) <= 0 && bytes.Compare(b, to) <= 0)
+	}
+	if len(cells) > 0 && cells[0].kind == isField && run(cells) == len(cells) && len(from) == len(cells) && len(to) == len(cells) {
+		return p.forwarded.between(int(cells[0].value), from, to)
 	}
 	if len(cells) == 2 && cells[0].kind == isPortHigh && cells[1].kind == isPortLow && len(from) == 2 && len(to) == 2 {
 		return match{ports: bothPorts(binary.BigEndian.Uint16(from), binary.BigEndian.Uint16(to))}
@@ -139,18 +146,18 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 	case *xt.Comment:
 		return holds
 	case *xt.Tcp:
-		m := match{ports: protoPorts(unix.IPPROTO_TCP, info.DstPorts[0], info.DstPorts[1])}
+		m := p.to(unix.IPPROTO_TCP, info.DstPorts[0], info.DstPorts[1])
 		if info.InvFlags&xt.TcpInvDestPorts != 0 {
-			m.ports = protoPorts(unix.IPPROTO_TCP, 0, 0xffff).Minus(m.ports)
+			m.ports = p.to(unix.IPPROTO_TCP, 0, 0xffff).ports.Minus(m.ports)
 		}
 		// The first packet is a SYN, but its source port and options are not known.
 		m.maybe = info.SrcPorts != [2]uint16{0, 0xffff} || info.Option != 0 || info.FlagsMask != 0 ||
 			info.InvFlags&^xt.TcpInvDestPorts != 0
 		return m
 	case *xt.Udp:
-		m := match{ports: protoPorts(unix.IPPROTO_UDP, info.DstPorts[0], info.DstPorts[1])}
+		m := p.to(unix.IPPROTO_UDP, info.DstPorts[0], info.DstPorts[1])
 		if info.InvFlags&xt.UdpInvDestPorts != 0 {
-			m.ports = protoPorts(unix.IPPROTO_UDP, 0, 0xffff).Minus(m.ports)
+			m.ports = p.to(unix.IPPROTO_UDP, 0, 0xffff).ports.Minus(m.ports)
 		}
 		m.maybe = info.SrcPorts != [2]uint16{0, 0xffff} || info.InvFlags&^xt.UdpInvDestPorts != 0
 		return m
@@ -158,8 +165,7 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 		if info.Source != 0 {
 			return may
 		}
-		// Only whether the destination, which is ours, is local: bit RTN_LOCAL.
-		m := matches(info.Dest&(1<<unix.RTN_LOCAL) != 0)
+		m := matches(info.Dest&(1<<p.addrType()) != 0)
 		if info.Flags&^xtAddrTypeInvertDest != 0 { // or limited to an interface
 			return may
 		}
@@ -168,14 +174,14 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 		}
 		return m
 	case *xt.ConntrackMtinfo1:
-		return ctState(&info.ConntrackMtinfoBase, uint16(info.StateMask))
+		return p.ctState(&info.ConntrackMtinfoBase, uint16(info.StateMask))
 	case *xt.ConntrackMtinfo2:
-		return ctState(&info.ConntrackMtinfoBase, info.StateMask)
+		return p.ctState(&info.ConntrackMtinfoBase, info.StateMask)
 	case *xt.ConntrackMtinfo3:
-		return ctState(&info.ConntrackMtinfoBase, info.StateMask)
+		return p.ctState(&info.ConntrackMtinfoBase, info.StateMask)
 	case *xt.Unknown:
 		if x.Name == "multiport" && x.Rev == 1 {
-			return multiport(*info)
+			return p.multiport(*info)
 		}
 	}
 	return may
@@ -183,21 +189,27 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 
 // ctState is a match of the conntrack state alone. Its bits are those of
 // nftables.
-func ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
+func (p *Packet) ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
 	if xt.ConntrackFlags(info.MatchFlags) != xt.ConntrackState {
 		return may
 	}
-	has := states&uint16(expr.CtStateBitNEW) != 0
+	is := uint16(expr.CtStateBitNEW)
+	if p.forwarded != nil {
+		is |= xtStateDNAT
+	}
+	has := states&is != 0
 	return matches(has != (info.InvertFlags&uint16(xt.ConntrackState) != 0))
 }
 
-// xtAddrTypeInvertDest is XT_ADDRTYPE_INVERT_DEST of xt_addrtype.h.
-const xtAddrTypeInvertDest = 0x2
+const (
+	xtAddrTypeInvertDest = 0x2  // XT_ADDRTYPE_INVERT_DEST of xt_addrtype.h
+	xtStateDNAT          = 0x80 // XT_CONNTRACK_STATE_DNAT of xt_conntrack.h
+)
 
 // multiport is xt_multiport_v1: one byte each of flags and count, 15 ports, 15
 // bytes that say whether a port begins a range, one that inverts. Portmap of
 // CNI writes it.
-func multiport(b []byte) match {
+func (p *Packet) multiport(b []byte) match {
 	const slots, portsAt, rangesAt, invertAt = 15, 2, 32, 47
 	if len(b) <= invertAt || b[0] != 1 /* XT_MULTIPORT_DESTINATION */ || int(b[1]) > slots {
 		return may
@@ -211,7 +223,7 @@ func multiport(b []byte) match {
 			i++
 			last = port(i)
 		}
-		m = m.or(match{ports: bothPorts(first, last)})
+		m = m.or(p.toEither(first, last))
 	}
 	if b[invertAt] != 0 {
 		m = m.not()

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
-	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/nftables"
 	mdl "github.com/mdlayher/netlink"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
@@ -69,22 +68,38 @@ func read(t *testing.T, h *lab.Host) State {
 	return s
 }
 
-// mirror is the whole table, for the link of that index.
+// mirror is the table of the path proxy, for the link of that index.
 func mirror(index int) Table { return Spec{Index: index, Repair: true}.Table() }
+
+// direct is the table of the path direct.
+func direct(index int, targets Targets) Table {
+	return Spec{Index: index, Repair: true, Direct: targets, Guarded: []string{"docker0"}}.Table()
+}
+
+var twoTargets = Targets{
+	{unix.IPPROTO_TCP, 8080}: netip.MustParseAddrPort("172.17.0.2:80"),
+	{unix.IPPROTO_UDP, 5353}: netip.MustParseAddrPort("172.17.0.3:53"),
+}
 
 // nft also prints which program owns a table.
 var progname = regexp.MustCompile(` # progname .*`)
 
 // The table as the nft program sees it.
-func TestMirrorGolden(t *testing.T) {
+func TestMirrorGolden(t *testing.T) { testGolden(t, "mirror.nft", mirror) }
+
+func TestDirectGolden(t *testing.T) {
+	testGolden(t, "direct.nft", func(index int) Table { return direct(index, twoTargets) })
+}
+
+func testGolden(t *testing.T, name string, table func(index int) Table) {
 	h, index := host(t)
-	install(t, h, mirror(index))
+	install(t, h, table(index))
 	out, err := h.Run("nft", "--stateless", "list", "table", TableFamily, TableName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := progname.ReplaceAll([]byte(out), nil)
-	golden := filepath.Join("testdata", "mirror.nft")
+	golden := filepath.Join("testdata", name)
 	if *update {
 		if err := os.WriteFile(golden, got, 0o644); err != nil {
 			t.Fatal(err)
@@ -242,10 +257,11 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 }
 
 func TestMisdirected(t *testing.T) {
-	ip := net.ParseIP
+	ip := func(s string) [4]byte { return netip.MustParseAddr(s).As4() }
+	nine := PortSet(Port{unix.IPPROTO_TCP, 9000})
 	m := misdirected{
-		proxy:  AllPorts.Minus(PortSet(Port{unix.IPPROTO_TCP, 9000})),
-		kernel: PortSet(Port{unix.IPPROTO_TCP, 9000}),
+		now:   Spec{Kernel: nine, Direct: Targets{{unix.IPPROTO_TCP, 7000}: netip.MustParseAddrPort("172.17.0.2:80")}},
+		freed: nine,
 	}
 	tests := map[string]struct {
 		src, dst, answers string
@@ -267,16 +283,21 @@ func TestMisdirected(t *testing.T) {
 		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
 		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
 		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", false, unix.IPPROTO_TCP, 8080, false},
+		"direct":                            {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 7000, false},
+		"direct, and not answerable":        {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 7000, true},
+		"direct, to where it was":           {"127.0.0.1", "127.0.0.1", "172.17.0.3", true, unix.IPPROTO_TCP, 7000, true},
+		"direct, of another protocol":       {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_UDP, 7000, true},
+		"through the proxy, direct by now":  {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 7000, false},
 	}
 	for name, test := range tests {
-		flow := &netlink.ConntrackFlow{
-			Forward: netlink.IPTuple{SrcIP: ip(test.src), DstIP: ip(test.dst), Protocol: test.proto, DstPort: test.port},
-			Reverse: netlink.IPTuple{SrcIP: ip(test.answers), DstIP: ip(test.src)},
+		f := flow{
+			forward: tuple{src: ip(test.src), dst: ip(test.dst), proto: test.proto, dstPort: test.port},
+			reverse: tuple{src: ip(test.answers), srcPort: 80, dst: ip(test.src)},
 		}
 		if test.masqueraded {
-			flow.Reverse.DstIP = ip("172.17.0.1")
+			f.reverse.dst = ip("172.17.0.1")
 		}
-		if got := m.MatchConntrackFlow(flow); got != test.want {
+		if got := m.has(f); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

@@ -5,15 +5,16 @@ import (
 	"iter"
 	"math"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
 // A cell is one byte of what a rule has loaded: known, unknown, or a part of
-// what the walk is about, the protocol and the port.
+// what the walk is about, the protocol and the port, or of what depends on that.
 type cell struct {
 	kind  cellKind
-	value byte // of a constant
+	value byte // of a constant; of a field, its place in the row
 }
 
 type cellKind uint8
@@ -24,6 +25,7 @@ const (
 	isProto
 	isPortHigh
 	isPortLow
+	isField // of a row of Packet.forwarded
 )
 
 func constant(b []byte) []cell {
@@ -92,19 +94,27 @@ func (r *registers) load(reg uint32, n int) []cell {
 	return r.cells[at : at+n]
 }
 
-// meta is what a meta expression loads.
-func (p *Packet) meta(key expr.MetaKey) []cell {
+// meta is what a meta expression loads at a hook.
+func (p *Packet) meta(key expr.MetaKey, hook nftables.ChainHook) []cell {
+	// Where a packet leaves is known once it is routed.
+	routed := p.forwarded != nil && hook != *nftables.ChainHookPrerouting
 	switch key {
 	case expr.MetaKeyIIF:
 		return p.Iif.number()
 	case expr.MetaKeyOIF:
+		if routed {
+			return fields(rowIndex, 4)
+		}
 		return p.Oif.number()
 	case expr.MetaKeyIIFNAME:
 		return p.Iif.text()
 	case expr.MetaKeyOIFNAME:
+		if routed {
+			return fields(rowName, unix.IFNAMSIZ)
+		}
 		return p.Oif.text()
 	case expr.MetaKeyL4PROTO:
-		return []cell{{kind: isProto}}
+		return p.proto()
 	case expr.MetaKeyNFPROTO:
 		return constant([]byte{unix.NFPROTO_IPV4})
 	case expr.MetaKeyPROTOCOL:
@@ -139,18 +149,53 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 	case expr.PayloadBaseNetworkHeader:
 		header = unknown(20)
 		header[0] = cell{isConstant, 0x45} // the version, and no options
-		header[9] = cell{kind: isProto}
-		src, dst := p.Src.As4(), p.Dst.As4()
+		header[9] = p.proto()[0]
+		src := p.Src.As4()
 		copy(header[ipSaddr:], constant(src[:]))
-		copy(header[ipDaddr:], constant(dst[:]))
+		if p.forwarded != nil {
+			copy(header[ipDaddr:], fields(rowAddr, 4))
+		} else {
+			dst := p.Dst.As4()
+			copy(header[ipDaddr:], constant(dst[:]))
+		}
 	case expr.PayloadBaseTransportHeader:
-		header = append(unknown(2), cell{kind: isPortHigh}, cell{kind: isPortLow})
+		header = append(unknown(2), p.port()...)
 	}
 	cells := unknown(int(length))
 	if int(offset) < len(header) {
 		copy(cells, header[offset:])
 	}
 	return cells
+}
+
+// proto is the protocol of the packet.
+func (p *Packet) proto() []cell {
+	if p.forwarded != nil {
+		return fields(rowProto, 1)
+	}
+	return []cell{{kind: isProto}}
+}
+
+// port is the destination port in the packet.
+func (p *Packet) port() []cell {
+	if p.forwarded != nil {
+		return fields(rowPort, 2)
+	}
+	return []cell{{kind: isPortHigh}, {kind: isPortLow}}
+}
+
+// to says when the packet is one of a protocol to the ports first to last.
+func (p *Packet) to(proto uint8, first, last uint16) match {
+	if p.forwarded == nil {
+		return match{ports: protoPorts(proto, first, last)}
+	}
+	number := func(port uint16) []byte { return binary.BigEndian.AppendUint16([]byte{proto}, port) }
+	return p.forwarded.between(rowProto, number(first), number(last))
+}
+
+// toEither is to for both protocols.
+func (p *Packet) toEither(first, last uint16) match {
+	return p.to(unix.IPPROTO_TCP, first, last).or(p.to(unix.IPPROTO_UDP, first, last))
 }
 
 // ct is what a ct expression loads for the first packet of a flow.
@@ -160,16 +205,29 @@ func (p *Packet) ct(key expr.CtKey) []cell {
 		return constant(binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW))
 	case expr.CtKeyDIRECTION:
 		return constant([]byte{0}) // the original one
+	case expr.CtKeySTATUS:
+		if p.forwarded != nil {
+			return constant(binary.NativeEndian.AppendUint32(nil, ctStatusDNAT|ctStatusDNATDone))
+		}
 	}
 	return unknown(maxValue)
 }
 
-// fib is what a fib expression loads. The destination is this machine's own.
+// fib is what a fib expression loads.
 func (p *Packet) fib(x *expr.Fib) []cell {
 	if x.ResultADDRTYPE && x.FlagDADDR && !x.FlagIIF && !x.FlagOIF {
-		return constant(binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL))
+		return constant(binary.NativeEndian.AppendUint32(nil, p.addrType()))
 	}
 	return unknown(maxValue)
+}
+
+// addrType is what the routes say of the destination: it is this machine's own,
+// or that of a container.
+func (p *Packet) addrType() uint32 {
+	if p.forwarded != nil {
+		return unix.RTN_UNICAST
+	}
+	return unix.RTN_LOCAL
 }
 
 // An entry is an element of a set, or the interval between two of them.
@@ -202,31 +260,31 @@ func (s *set) entries() iter.Seq[entry] {
 }
 
 // match says when what is in a register is in the entry.
-func (e entry) match(r *registers, reg uint32) match {
+func (e entry) match(p *Packet, r *registers, reg uint32) match {
 	switch {
 	case e.catchAll:
 		return holds
 	case e.last == nil:
-		return equal(r.load(reg, len(e.key)), e.key)
+		return p.equal(r.load(reg, len(e.key)), e.key)
 	}
 	cells := r.load(reg, len(e.key))
 	if len(e.key) <= 4 {
-		return within(cells, e.key, e.last)
+		return p.within(cells, e.key, e.last)
 	}
 	// A concatenation: each of its words is between the words of both ends.
 	m := holds
 	for i := 0; i+4 <= len(e.key) && i+4 <= len(e.last); i += 4 {
-		m = m.and(withinWord(cells[i:i+4], e.key[i:i+4], e.last[i:i+4]))
+		m = m.and(p.withinWord(cells[i:i+4], e.key[i:i+4], e.last[i:i+4]))
 	}
 	return m
 }
 
 // withinWord is within for a field that begins a word and is filled up with
 // zeroes.
-func withinWord(cells []cell, from, to []byte) match {
+func (p *Packet) withinWord(cells []cell, from, to []byte) match {
 	n := 4
 	for n > 1 && cells[n-1] == (cell{kind: isConstant}) && from[n-1] == 0 && to[n-1] == 0 {
 		n--
 	}
-	return within(cells[:n], from[:n], to[:n])
+	return p.within(cells[:n], from[:n], to[:n])
 }

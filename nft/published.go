@@ -26,6 +26,12 @@ type Published struct {
 	// may: then the engine's DNAT is all that serves it, and a rule of ours that
 	// keeps a packet from it does harm. Otherwise a proxy of the engine listens.
 	Kernel bool
+	// Via is the bridge behind which To is, if it is known, and Obstacle why
+	// packets cannot be sent there past a proxy.
+	Via      Iface
+	Obstacle Obstacle
+
+	sure bool // that it goes to To
 }
 
 // most bounds how many ports of one rule are listed one by one. A rule without a
@@ -47,7 +53,8 @@ type View struct {
 
 // View walks the packets to 127.0.0.1 through the rules: those from Windows,
 // which come in by the link loopback, and those from Linux, which leave by it.
-func (rs *Ruleset) View(loopback Iface) View {
+// Where the containers may be, on the bridges, matters for the Obstacles alone.
+func (rs *Ruleset) View(loopback Iface, bridges []Bridge) View {
 	packet := Packet{Src: localhost, Dst: localhost, Ports: AllPorts}
 	fromLinux := packet
 	fromLinux.Hook, fromLinux.Oif = *nftables.ChainHookOutput, loopback
@@ -75,7 +82,7 @@ func (rs *Ruleset) View(loopback Iface) View {
 			if o.ToAddr {
 				addr = localhost
 			}
-			byPort[p] = Published{Port: p, Addr: addr, To: to, Engine: engine(o.Table, o.Chain)}
+			byPort[p] = Published{Port: p, Addr: addr, To: to, Engine: engine(o.Table, o.Chain), sure: o.Sure}
 		}
 	}
 	for _, o := range rs.Walk(packet) {
@@ -85,7 +92,7 @@ func (rs *Ruleset) View(loopback Iface) View {
 	// publishes shows in what it does to all others.
 	elsewhere := packet
 	elsewhere.Iif = another
-	for _, o := range rs.walk(elsewhere, onlyNAT) {
+	for _, o := range rs.walk(elsewhere, onlyNAT).outcomes {
 		add(o)
 	}
 	v.Accepts = rs.Accepts()
@@ -103,6 +110,7 @@ func (rs *Ruleset) View(loopback Iface) View {
 		v.Published = append(v.Published, p)
 	}
 	slices.SortFunc(v.Published, func(a, b Published) int { return a.Port.Compare(b.Port) })
+	rs.findObstacles(v.Published, loopback, bridges)
 	return v
 }
 

@@ -1,11 +1,11 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -15,9 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readTimeout bounds one reading of the ruleset. It takes milliseconds; a
-// kernel that needs longer is asked again later.
-const readTimeout = 2 * time.Second
+// readTries is how often a ruleset that changes meanwhile is read at most.
+const readTries = 4
 
 // State is what the kernel holds under the name of our table.
 type State struct {
@@ -28,8 +27,9 @@ type State struct {
 	Owner uint32
 	// Table is the content.
 	Table Table
-	// Packets and Bytes are what the rule "mirrored" has counted. A nat chain
-	// sees only the first packet of each flow, so Packets counts connections.
+	// Packets and Bytes are what the rules of WSLPREROUTING have counted that send
+	// a packet on. A nat chain sees only the first packet of each flow, so Packets
+	// counts connections.
 	Packets, Bytes uint64
 }
 
@@ -37,6 +37,10 @@ type State struct {
 // long as to read, and what it has read, for as long as the kernel says that it
 // is the same generation.
 type Reader struct {
+	// Forward has the rules for what is forwarded read as well, without which
+	// the Obstacles of a View mean nothing. It is set before the first Read.
+	Forward bool
+
 	conn *nftables.Conn
 	sock *netlink.Conn // conn's
 
@@ -49,21 +53,17 @@ type Reader struct {
 
 // OpenReader opens the socket, in the network namespace of the calling thread.
 func OpenReader() (*Reader, error) {
-	r := new(Reader)
-	var err error
-	r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		r.sock = c
-		return nil
-	}))
+	conn, sock, err := dial()
 	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
+		return nil, err
 	}
+	r := &Reader{conn: conn, sock: sock}
 	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open netlink: %w", err), r.conn.CloseLasting())
 	}
 	r.dumps = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}}
-	timeout := unix.NsecToTimeval(readTimeout.Nanoseconds())
+	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
 	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
 		return nil, errors.Join(fmt.Errorf("set the timeout of netlink: %w", err), r.Close())
 	}
@@ -75,28 +75,23 @@ func (r *Reader) Close() error {
 	for _, s := range r.dumps {
 		s.Close()
 	}
-	return r.conn.CloseLasting()
+	return closed(r.conn.CloseLasting())
 }
 
 // Read reads our table, and the ruleset of the families ip and inet. The same
 // *Ruleset comes again where nothing has changed. After an error the Reader
 // should be closed, since a late answer may be in its socket.
-func (r *Reader) Read() (State, *Ruleset, error) {
-	if err := r.sock.SetDeadline(time.Now().Add(readTimeout)); err != nil {
-		return State{}, nil, fmt.Errorf("set the deadline of netlink: %w", err)
-	}
-	// The generation is asked for first: if the ruleset changes while it is read,
-	// the next reading sees another one.
-	g, err := r.conn.GetGen()
-	if err != nil {
-		return State{}, nil, fmt.Errorf("read generation: %w", err)
-	}
-	if r.ruleset == nil || r.generation != g.ID {
-		rs, err := r.readRuleset()
-		if err != nil {
-			return State{}, nil, err
-		}
-		r.generation, r.ruleset, r.absent = g.ID, rs, false
+func (r *Reader) Read() (s State, rs *Ruleset, err error) {
+	err = within(r.sock, func() (err error) {
+		s, rs, err = r.read()
+		return err
+	})
+	return s, rs, err
+}
+
+func (r *Reader) read() (State, *Ruleset, error) {
+	if err := r.readUnlessKnown(); err != nil {
+		return State{}, nil, err
 	}
 	if r.absent {
 		return State{}, r.ruleset, nil
@@ -104,6 +99,58 @@ func (r *Reader) Read() (State, *Ruleset, error) {
 	s, err := r.readState()
 	r.absent = err == nil && !s.Present
 	return s, r.ruleset, err
+}
+
+// readUnlessKnown reads the ruleset if there is another generation of it.
+//
+// A reading is several dumps, each of several parts. Of a ruleset that changes
+// meanwhile one could see, say, new chains without their rules, and take away
+// what is needed: so it is read again, unless it changes all the time. Then the
+// last reading counts, until the next one, which finds another generation.
+func (r *Reader) readUnlessKnown() error {
+	g, err := r.conn.GetGen()
+	for try := 0; try < readTries && err == nil && (r.ruleset == nil || r.generation != g.ID); try++ {
+		if err := r.awaitCommit(); err != nil {
+			return err
+		}
+		if g, err = r.conn.GetGen(); err != nil {
+			break
+		}
+		rs, err := r.readRuleset()
+		if err != nil {
+			return err
+		}
+		r.generation, r.ruleset, r.absent = g.ID, rs, false
+		if g, err = r.conn.GetGen(); err != nil {
+			return fmt.Errorf("read generation: %w", err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read generation: %w", err)
+	}
+	return nil
+}
+
+// awaitCommit waits for the end of a transaction that is being carried out.
+//
+// The kernel counts the generation first and takes the old rules out of its lists
+// afterwards (nf_tables_commit). A dump between the two, which goes on in its
+// next part by the number of rules that it has passed, leaves out as many of the
+// new ones, and nothing tells. An empty transaction has to wait for its turn, and
+// changes nothing.
+func (r *Reader) awaitCommit() error {
+	var batch []netlink.Message
+	for _, kind := range []netlink.HeaderType{unix.NFNL_MSG_BATCH_BEGIN, unix.NFNL_MSG_BATCH_END} {
+		batch = append(batch, netlink.Message{
+			Header: netlink.Header{Type: kind, Flags: netlink.Request},
+			Data:   binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES),
+		})
+	}
+	// To send it is to have it done: there is no answer.
+	if _, err := r.sock.SendMessages(batch); err != nil {
+		return fmt.Errorf("wait for a change of nftables: %w", err)
+	}
+	return nil
 }
 
 // Forget makes the next Read read everything. The generation stays the same when
@@ -134,7 +181,7 @@ func (r *Reader) readState() (s State, err error) {
 			return s, fmt.Errorf("decode rule: %w", err)
 		}
 		for _, e := range rule.exprs {
-			if c, ok := e.expr.(*expr.Counter); ok && rule.comment == mirrored {
+			if c, ok := e.expr.(*expr.Counter); ok && (rule.comment == mirrored || rule.comment == pastProxy) {
 				s.Packets += c.Packets
 				s.Bytes += c.Bytes
 			}
@@ -145,7 +192,7 @@ func (r *Reader) readState() (s State, err error) {
 
 // readRuleset reads the chains, rules and sets of all tables.
 func (r *Reader) readRuleset() (*Ruleset, error) {
-	m := messages{elements: r.elements}
+	m := messages{elements: r.elements, forward: r.Forward}
 	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4} {
 		for _, dump := range []struct {
 			what string
@@ -200,11 +247,11 @@ func (s *State) take(rs *Ruleset) {
 		if id.table != ourTable {
 			continue
 		}
-		out := Set{Name: id.name, Links: set.keyLen == unix.IFNAMSIZ}
+		out := Set{Name: id.name, Kind: set.content()}
 		for _, e := range set.elements {
-			out.Keys = append(out.Keys, string(e.key))
+			out.Elements = append(out.Elements, Element{string(e.key), string(e.value)})
 		}
-		slices.Sort(out.Keys)
+		slices.SortFunc(out.Elements, Element.compare)
 		s.Table.Sets = append(s.Table.Sets, out)
 	}
 	slices.SortFunc(s.Table.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
@@ -218,6 +265,17 @@ func (s *State) take(rs *Ruleset) {
 		}
 		s.Table.Chains = append(s.Table.Chains, chain)
 	}
+}
+
+// content is what the elements of a set of ours are.
+func (s *set) content() SetKind {
+	switch {
+	case s.keyLen == unix.IFNAMSIZ:
+		return SetOfLinks
+	case s.isMap:
+		return MapOfTargets
+	}
+	return SetOfPorts
 }
 
 // content is the rule without what it has counted.

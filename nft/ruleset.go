@@ -52,9 +52,9 @@ type rule struct {
 
 // A set is a set, a map or a verdict map.
 type set struct {
-	interval, concat bool
-	keyLen           uint32
-	elements         []element
+	interval, concat, isMap bool
+	keyLen                  uint32
+	elements                []element
 }
 
 type element struct {
@@ -68,6 +68,7 @@ type element struct {
 // The attributes of nf_tables.h that the library keeps to itself.
 const (
 	setFlagInterval = 0x4
+	setFlagMap      = 0x8
 	setFlagConcat   = 0x80
 	setElemKeyEnd   = 10 // NFTA_SET_ELEM_KEY_END
 	elemFlagEnd     = 0x1
@@ -80,6 +81,8 @@ type messages struct {
 	chains, rules, sets [][]byte
 	// elements are those of one set of sets.
 	elements func(family byte, table, set string) ([][]byte, error)
+	// forward has the rules decoded for what is forwarded, too.
+	forward bool
 }
 
 // decode makes a Ruleset of messages. Sets are read where a rule uses them.
@@ -133,10 +136,13 @@ func (m messages) decodeReachable(rs *Ruleset) error {
 		}
 	}
 	for _, c := range rs.base {
-		if c.hook == *nftables.ChainHookPrerouting || c.hook == *nftables.ChainHookOutput || c.table == ourTable {
+		switch {
+		case c.hook == *nftables.ChainHookPrerouting, c.hook == *nftables.ChainHookOutput,
+			c.hook == *nftables.ChainHookForward && m.forward, c.table == ourTable:
 			reach(c.chainID)
 		}
 	}
+	reach(sourceChain)
 	for len(pending) > 0 {
 		c := pending[len(pending)-1]
 		pending = pending[:len(pending)-1]

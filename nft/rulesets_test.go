@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,11 +28,17 @@ func record(t testing.TB, path string) *Ruleset {
 	families := map[byte]string{1: "inet", 2: "ip"}
 	rs, err := messages{r.Chains, r.Rules, r.Sets, func(family byte, table, set string) ([][]byte, error) {
 		return r.Elements[families[family]+"/"+table+"/"+set], nil
-	}}.decode()
+	}, true}.decode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return rs
+}
+
+// recordedBridges are those of the engines when they were recorded.
+var recordedBridges = []Bridge{
+	{Iface{"docker0", 5}, []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")}},
+	{Iface{"podman1", 6}, []netip.Prefix{netip.MustParsePrefix("10.88.0.1/16")}},
 }
 
 // What real engines have written is understood: which ports they publish, where
@@ -45,12 +52,17 @@ func TestViewOfRealEngines(t *testing.T) {
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		t.Run(name, func(t *testing.T) {
-			v := record(t, file).View(Iface{Name: "loopback0", Index: 2})
+			v := record(t, file).View(Iface{Name: "loopback0", Index: 2}, recordedBridges)
 			var b strings.Builder
 			for _, p := range v.Published {
 				path := "proxy"
-				if p.Kernel {
+				switch {
+				case p.Kernel:
 					path = "kernel"
+				case p.Obstacle != "":
+					path = "proxy, since " + string(p.Obstacle)
+				case p.Via.Name != "":
+					path = "direct by " + p.Via.Name
 				}
 				fmt.Fprintf(&b, "%s on %s to %s by %s: %s\n", p.Port, p.Addr, p.To, p.Engine, path)
 			}

@@ -19,6 +19,7 @@ func decodeSet(msg []byte) (id setID, s *set, err error) {
 		case unix.NFTA_SET_FLAGS:
 			s.interval = a.number()&setFlagInterval != 0
 			s.concat = a.number()&setFlagConcat != 0
+			s.isMap = a.number()&setFlagMap != 0
 		case unix.NFTA_SET_KEY_LEN:
 			s.keyLen = a.number()
 		}

@@ -107,8 +107,9 @@ func (s Ports) All() iter.Seq[Port] {
 }
 
 // Has reports whether p is in s.
-func (s Ports) Has(p Port) bool {
-	k := p.key()
+func (s Ports) Has(p Port) bool { return s.hasKey(p.key()) }
+
+func (s Ports) hasKey(k uint32) bool {
 	i := s.search(k)
 	return i < len(s) && s[i].first <= k
 }

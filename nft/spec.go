@@ -2,7 +2,9 @@ package nft
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -15,12 +17,18 @@ type Spec struct {
 	Index int
 	// Kernel are the ports that the kernel serves on 127.0.0.1.
 	Kernel Ports
+	// Direct are the ports that are sent past the engine's proxy, and where to.
+	// If it is nil, no port ever is: the path is proxy.
+	Direct Targets
 	// Repair has Linux's own clients reach these ports too.
 	Repair bool
 	// Guarded are the links from which no packet may have to do with
 	// 127.0.0.0/8.
 	Guarded []string
 }
+
+// Targets are ports of 127.0.0.1 and where packets for them are sent.
+type Targets map[Port]netip.AddrPort
 
 // Mark is the bit of the packet mark by which a reply to Linux itself finds its
 // way, and in the connection mark the bit of a flow that came from Windows.
@@ -32,11 +40,13 @@ type Spec struct {
 // 0x539, which are compared as a whole, do not have the bit either.
 const Mark = 0x1000
 
-// The names of the sets and of the rule that is counted.
+// The names of the sets and of the rules that are counted.
 const (
 	kernelSet  = "kernel"
+	directMap  = "direct"
 	guardedSet = "guarded"
 	mirrored   = "mirrored"
+	pastProxy  = "past the proxy"
 )
 
 // Table is the table for s.
@@ -45,9 +55,20 @@ func (s Spec) Table() Table {
 		Sets:   []Set{linkSet(guardedSet, s.Guarded), portSet(kernelSet, s.Kernel)},
 		Chains: []Chain{s.prerouting(), s.guard()},
 	}
-	if s.Repair {
-		t.Chains = append(t.Chains, s.flowmark(), s.masquerade())
+	direct := s.Direct != nil
+	if direct {
+		t.Sets = append(t.Sets, targetMap(directMap, s.Direct))
 	}
+	if s.Repair {
+		t.Chains = append(t.Chains, s.flowmark())
+	}
+	if s.Repair || direct {
+		t.Chains = append(t.Chains, s.masquerade())
+	}
+	if s.Repair && direct {
+		t.Chains = append(t.Chains, s.output())
+	}
+	slices.SortFunc(t.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(t.Chains, func(a, b Chain) int { return int(a.Priority) - int(b.Priority) })
 	return t
 }
@@ -62,10 +83,11 @@ func (s Spec) Table() Table {
 // userland proxy or to whoever listens.
 //
 // The ports that the kernel serves are left alone: there the engine's DNAT is
-// what serves localhost, and nothing of worth listens.
+// what serves localhost, and nothing of worth listens. Those in the map direct
+// go to the container itself.
 func (s Spec) prerouting() Chain {
 	toLocalhost := slices.Concat(s.fromWindows(), matchAddr(ipDaddr, loopback))
-	return Chain{
+	c := Chain{
 		Name: PreroutingChain,
 		Type: nftables.ChainTypeNAT,
 		Hook: *nftables.ChainHookPrerouting,
@@ -78,16 +100,46 @@ func (s Spec) prerouting() Chain {
 				&expr.Counter{},
 				&expr.Verdict{Kind: expr.VerdictAccept},
 			}),
-		}, {
-			Comment: mirrored,
-			Exprs: slices.Concat(toLocalhost, []expr.Any{
-				&expr.Counter{},
-				&expr.Immediate{Register: 1, Data: loopback},
-				// The kernel reports a single address as a range of one.
-				&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegAddrMax: 1},
-			}),
 		}},
 	}
+	if s.Direct != nil {
+		c.Rules = append(c.Rules, Rule{Comment: pastProxy, Exprs: slices.Concat(toLocalhost, toTarget())})
+	}
+	c.Rules = append(c.Rules, Rule{
+		Comment: mirrored,
+		Exprs: slices.Concat(toLocalhost, []expr.Any{
+			&expr.Counter{},
+			&expr.Immediate{Register: 1, Data: loopback},
+			// The kernel reports a single address as a range of one.
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegAddrMax: 1},
+		}),
+	})
+	return c
+}
+
+// output has Linux's own clients go the same way as Windows', rather than by
+// Windows and the proxy. The repair is what brings the replies home.
+func (s Spec) output() Chain {
+	return Chain{
+		Name: "output", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
+		// One step before the engines. Nft does not take the name dstnat here.
+		Priority: *nftables.ChainPriorityNATDest - 1,
+		Rules:    []Rule{{Comment: pastProxy, Exprs: slices.Concat(matchAddr(ipDaddr, loopback), toTarget())}},
+	}
+}
+
+// toTarget is counter dnat ip to meta l4proto . th dport map @direct. For a port
+// that is not in the map, the rule ends before it counts.
+func toTarget() []expr.Any {
+	return slices.Concat(loadPort(), []expr.Any{
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: directMap},
+		&expr.Counter{},
+		// The address fills the first word of the value, the port the second.
+		&expr.NAT{
+			Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, Specified: true,
+			RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: unix.NFT_REG32_01, RegProtoMax: unix.NFT_REG32_01,
+		},
+	})
 }
 
 // guard keeps containers from 127.0.0.0/8 where route_localnet would let them
@@ -95,11 +147,13 @@ func (s Spec) prerouting() Chain {
 // comes before conntrack turns the address of an honest reply back into
 // 127.0.0.1, so that such a reply still carries the bridge's.
 func (s Spec) guard() Chain {
+	// The cheap matches first: every packet comes by here, and those of that net
+	// come by loopback0.
+	notFromWindows := matchLink(expr.MetaKeyIIF, expr.CmpOpNeq, s.Index)
 	drop := func(offset uint32, comment string) Rule {
-		return Rule{Comment: comment, Exprs: slices.Concat([]expr.Any{
+		return Rule{Comment: comment, Exprs: slices.Concat(notFromWindows, matchLoopbackNet(offset), []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 			&expr.Lookup{SourceRegister: 1, SetName: guardedSet},
-		}, matchLoopbackNet(offset), []expr.Any{
 			&expr.Counter{},
 			&expr.Verdict{Kind: expr.VerdictDrop},
 		})}
@@ -171,26 +225,26 @@ func (s Spec) masquerade() Chain {
 	}
 }
 
-// ctStatusDNAT is IPS_DST_NAT of nf_conntrack_common.h.
-const ctStatusDNAT = 1 << 5
+// IPS_DST_NAT and IPS_DST_NAT_DONE of nf_conntrack_common.h.
+const (
+	ctStatusDNAT     = 1 << 5
+	ctStatusDNATDone = 1 << 8
+)
 
 // fromWindows is iif "loopback0". An index compares one word, and a link that
 // comes back under the same name is a different link.
-func (s Spec) fromWindows() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: word(uint32(s.Index))},
-	}
-}
+func (s Spec) fromWindows() []expr.Any { return matchLink(expr.MetaKeyIIF, expr.CmpOpEq, s.Index) }
 
 // elsewhere is iif (or oif) != "lo" and != "loopback0".
 func (s Spec) elsewhere(key expr.MetaKey) []expr.Any {
 	const lo = 1 // LOOPBACK_IFINDEX in include/net/flow.h
+	return append(matchLink(key, expr.CmpOpNeq, lo), matchLink(key, expr.CmpOpNeq, s.Index)...)
+}
+
+func matchLink(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(lo)},
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(uint32(s.Index))},
+		&expr.Cmp{Op: op, Register: 1, Data: word(uint32(index))},
 	}
 }
 
@@ -207,32 +261,14 @@ func matchAddr(offset uint32, addr []byte) []expr.Any {
 // matchLoopbackNet is ip daddr (or saddr) 127.0.0.0/8, whose prefix is one byte.
 func matchLoopbackNet(offset uint32) []expr.Any { return matchAddr(offset, []byte{127}) }
 
-// inPortSet is meta l4proto . th dport @name.
-func inPortSet(name string) []expr.Any {
+// loadPort is meta l4proto . th dport, in the registers from 1.
+func loadPort() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: 1, SetName: name},
 	}
 }
 
-func portSet(name string, ports Ports) Set {
-	s := Set{Name: name}
-	for p := range ports.All() {
-		// Each field of a concatenation fills a word.
-		s.Keys = append(s.Keys, string([]byte{p.Proto, 0, 0, 0, byte(p.Number >> 8), byte(p.Number), 0, 0}))
-	}
-	return s
-}
-
-func linkSet(name string, links []string) Set {
-	s := Set{Name: name, Links: true}
-	for _, l := range links {
-		key := make([]byte, unix.IFNAMSIZ)
-		copy(key, l)
-		s.Keys = append(s.Keys, string(key))
-	}
-	slices.Sort(s.Keys)
-	s.Keys = slices.Compact(s.Keys)
-	return s
+func inPortSet(name string) []expr.Any {
+	return append(loadPort(), &expr.Lookup{SourceRegister: 1, SetName: name})
 }

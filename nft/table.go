@@ -3,9 +3,11 @@ package nft
 import (
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // The name of the table, in family ip, and of the chain that is the heart of
@@ -22,12 +24,27 @@ type Table struct {
 	Chains []Chain
 }
 
-// A Set is a set of ports (inet_proto . inet_service) or of links (ifname).
+// A Set is a set of ports or of links, or a map from ports to where they are
+// sent.
 type Set struct {
-	Name  string
-	Links bool
-	Keys  []string // as the kernel has them, sorted, each once
+	Name     string
+	Kind     SetKind
+	Elements []Element // sorted by key, each key once
 }
+
+// A SetKind is what the elements of a Set are.
+type SetKind int
+
+// The kinds of a Set.
+const (
+	SetOfPorts   SetKind = iota // inet_proto . inet_service
+	SetOfLinks                  // ifname
+	MapOfTargets                // inet_proto . inet_service : ipv4_addr . inet_service
+)
+
+// An Element is one element of a Set, as the kernel has it. Value is "" but in a
+// map.
+type Element struct{ Key, Value string }
 
 // A Chain is a base chain, with policy accept.
 type Chain struct {
@@ -52,19 +69,61 @@ func (t Table) Equal(u Table) bool { return reflect.DeepEqual(t, u) }
 // sameBut reports whether two tables are the same but for the elements of their
 // sets.
 func (t Table) sameBut(u Table) bool {
-	return slices.EqualFunc(t.Sets, u.Sets, func(a, b Set) bool { return a.Name == b.Name && a.Links == b.Links }) &&
+	return slices.EqualFunc(t.Sets, u.Sets, func(a, b Set) bool { return a.Name == b.Name && a.Kind == b.Kind }) &&
 		reflect.DeepEqual(t.Chains, u.Chains)
 }
 
-// minus is the keys in s that are not in u.
-func (s Set) minus(u Set) (keys []string) {
-	for _, k := range s.Keys {
-		if _, found := slices.BinarySearch(u.Keys, k); !found {
-			keys = append(keys, k)
+// minus is the elements of s that are not in u, or have another value there.
+func (s Set) minus(u Set) (list []Element) {
+	for _, e := range s.Elements {
+		at, found := slices.BinarySearchFunc(u.Elements, e, Element.compare)
+		if !found || u.Elements[at] != e {
+			list = append(list, e)
 		}
 	}
-	return keys
+	return list
 }
+
+func (e Element) compare(f Element) int { return strings.Compare(e.Key, f.Key) }
 
 // loopback is 127.0.0.1.
 var loopback = []byte{127, 0, 0, 1}
+
+// portKey is a port as the kernel has it in a set: each field of a concatenation
+// fills a word.
+func portKey(p Port) string {
+	return string([]byte{p.Proto, 0, 0, 0, byte(p.Number >> 8), byte(p.Number), 0, 0})
+}
+
+func portSet(name string, ports Ports) Set {
+	s := Set{Name: name}
+	for p := range ports.All() {
+		s.Elements = append(s.Elements, Element{Key: portKey(p)})
+	}
+	return s
+}
+
+func targetMap(name string, targets Targets) Set {
+	s := Set{Name: name, Kind: MapOfTargets}
+	for p, to := range targets {
+		addr := to.Addr().As4()
+		s.Elements = append(s.Elements, Element{
+			Key:   portKey(p),
+			Value: string(append(addr[:], byte(to.Port()>>8), byte(to.Port()), 0, 0)),
+		})
+	}
+	slices.SortFunc(s.Elements, Element.compare)
+	return s
+}
+
+func linkSet(name string, links []string) Set {
+	s := Set{Name: name, Kind: SetOfLinks}
+	for _, l := range links {
+		key := make([]byte, unix.IFNAMSIZ)
+		copy(key, l)
+		s.Elements = append(s.Elements, Element{Key: string(key)})
+	}
+	slices.SortFunc(s.Elements, Element.compare)
+	s.Elements = slices.Compact(s.Elements)
+	return s
+}

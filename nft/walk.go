@@ -18,6 +18,9 @@ type Packet struct {
 	Iif, Oif Iface
 	Src, Dst netip.Addr // of IPv4; Dst is an address of this machine
 	Ports    Ports      // where it goes
+	// forwarded is where it goes instead, since it was translated; Hook is then
+	// the hook forward.
+	forwarded *forwarded
 }
 
 // An Iface names a link.
@@ -77,7 +80,7 @@ const maxSteps = 1 << 17
 //
 // A match has three values: it holds, it does not, or it may. Where one may
 // hold, both ways are followed, and what they come to is not Sure.
-func (rs *Ruleset) Walk(p Packet) []Outcome { return rs.walk(p, everything) }
+func (rs *Ruleset) Walk(p Packet) []Outcome { return rs.walk(p, everything).outcomes }
 
 // view is what a walk sees.
 type view int
@@ -89,10 +92,10 @@ const (
 	notOurs         // only those that do not, and without the rules of ours in them
 )
 
-func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
+func (rs *Ruleset) walk(p Packet, sees view) *walker {
 	w := &walker{rs: rs, packet: p, sees: sees}
 	rest := p.Ports
-	for _, c := range rs.at(p.Hook) {
+	for _, c := range rs.chainsOf(p) {
 		if c.table == ourTable || sees != everything && (sees == onlyNAT) != (c.kind == nftables.ChainTypeNAT) {
 			continue
 		}
@@ -105,7 +108,19 @@ func (rs *Ruleset) walk(p Packet, sees view) []Outcome {
 			rest = ends.fell.Union(ends.accepted)
 		}
 	}
-	return w.outcomes
+	return w
+}
+
+// chainsOf is the base chains that a packet goes through, in their order.
+func (rs *Ruleset) chainsOf(p Packet) []*chain {
+	if p.forwarded == nil {
+		return rs.at(p.Hook)
+	}
+	// What was translated at the hook prerouting is not through with that yet.
+	after := slices.DeleteFunc(rs.at(*nftables.ChainHookPrerouting), func(c *chain) bool {
+		return c.kind == nftables.ChainTypeNAT || c.priority <= *nftables.ChainPriorityNATDest
+	})
+	return append(after, rs.at(p.Hook)...)
 }
 
 // at is the base chains at a hook in the order in which the kernel runs them. It
