@@ -1,6 +1,8 @@
 package netwatch_test
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,6 +62,59 @@ func TestRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	read(netwatch.Link{Name: "loopback0"})
+}
+
+// A sysctl by its number, without /proc/sys, and the addresses.
+func TestSetRouteLocalnet(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
+	if err := b.WSL.Net.LinkAdd(bridge); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{"172.17.0.1/16", "10.1.2.3/32"} {
+		a, err := netlink.ParseAddr(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.WSL.Net.AddrAdd(bridge, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var reader *netwatch.LinkReader
+	err := b.WSL.Do(func() (err error) {
+		reader, err = netwatch.OpenLinks()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for _, on := range []bool{true, true, false} {
+		if err := reader.SetRouteLocalnet(bridge.Index, on); err != nil {
+			t.Fatal(err)
+		}
+		links, err := reader.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := netwatch.Find(links, "br0"); got.RouteLocalnet != on {
+			t.Errorf("set to %v, read %+v", on, got)
+		}
+	}
+	if err := reader.SetRouteLocalnet(4711, true); err != nil {
+		t.Errorf("of a link that is gone: %v", err)
+	}
+
+	prefixes, err := reader.ReadPrefixes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16"), netip.MustParsePrefix("10.1.2.3/32")}
+	got := prefixes[bridge.Index]
+	slices.SortFunc(got, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	if !slices.Equal(got, want) {
+		t.Errorf("addresses %v, want %v", got, want)
+	}
 }
 
 // watch returns a Watcher that is subscribed in h.

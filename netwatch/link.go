@@ -4,8 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,10 @@ type Link struct {
 	// Kind is the driver of a virtual link, for example "bridge" or "veth", and
 	// "" of others.
 	Kind string
+	// Master is the index of the link that this one is a port of, for example of
+	// a bridge, and 0 if there is none. What comes in by a port of a bridge has
+	// come in by the bridge, for the hooks.
+	Master int
 	// RouteLocalnet is the sysctl route_localnet: packets to and from
 	// 127.0.0.0/8 may pass by this link.
 	RouteLocalnet bool
@@ -104,6 +109,8 @@ func decodeLink(b []byte) (l Link, err error) {
 		switch ad.Type() {
 		case unix.IFLA_IFNAME:
 			l.Name = ad.String()
+		case unix.IFLA_MASTER:
+			l.Master = int(ad.Uint32())
 		case unix.IFLA_LINKINFO:
 			nested(ad, unix.IFLA_INFO_KIND, func(ad *netlink.AttributeDecoder) { l.Kind = ad.String() })
 		case unix.IFLA_AF_SPEC:
@@ -150,7 +157,8 @@ func nested(ad *netlink.AttributeDecoder, attr uint16, each func(ad *netlink.Att
 }
 
 // CheckLinkName says why name cannot be the name of a link, or nil. The rules
-// are those of dev_valid_name in the kernel's net/core/dev.c.
+// are those of dev_valid_name in the kernel's net/core/dev.c, and that the name can
+// be seen: it is shown to people.
 func CheckLinkName(name string) error {
 	switch {
 	case name == "":
@@ -160,10 +168,10 @@ func CheckLinkName(name string) error {
 	case name == "." || name == "..":
 		return fmt.Errorf("%q is not a name", name)
 	}
-	if i := strings.IndexFunc(name, func(r rune) bool {
-		return r == '/' || r == ':' || r <= ' ' || r == 0x7f
-	}); i >= 0 {
-		return fmt.Errorf("the name must not contain %q", name[i])
+	for _, r := range name {
+		if r == '/' || r == ':' || r == ' ' || r == utf8.RuneError || !unicode.IsPrint(r) {
+			return fmt.Errorf("the name must not contain %q", r)
+		}
 	}
 	return nil
 }

@@ -21,6 +21,9 @@ func TestCheckLinkName(t *testing.T) {
 		{"a\tb", false},
 		{"a\x00", false},
 		{"a\x1b[2J", false},
+		{"a\u009b2J", false},
+		{"a\u202eb", false},
+		{"a\xff", false},
 	}
 	for _, test := range tests {
 		if err := CheckLinkName(test.name); (err == nil) != test.ok {

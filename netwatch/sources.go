@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -23,12 +24,16 @@ func Netlink(name string, protocol int, groups ...uint) Source {
 
 type netlinkEvents struct{ sock *nl.NetlinkSocket }
 
+// overrunRest is the pause after events were lost.
+const overrunRest = 10 * time.Millisecond
+
 func (e netlinkEvents) Wait() error {
 	_, _, err := e.sock.Receive()
 	if errors.Is(err, unix.ENOBUFS) {
 		// Events were lost because too many came at once. The socket stays
 		// usable (netlink(7)), and "look again" is the right answer to a lost
-		// event as to any other.
+		// event as to any other. A flood may go on; there is no hurry in it.
+		time.Sleep(overrunRest)
 		return nil
 	}
 	return err

@@ -3,6 +3,7 @@ package netwatch
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // A Source is one thing that can be waited for.
@@ -27,19 +28,33 @@ type Watcher struct {
 	Broken func(source string, err error)
 
 	wake    chan struct{}
-	sources []Source
-	open    []Subscription // by source; nil where not subscribed
-	ended   []chan error   // by source; delivers why its subscription ended
+	closing chan struct{}
+	sources []source
 }
+
+// A source is a Source and what has become of it.
+type source struct {
+	Source
+	open  Subscription // nil where not subscribed
+	ended chan error   // delivers why the subscription ended
+	// pause is how long the subscription's end is kept back if it came before any
+	// event, so that one which always breaks at once makes no busy loop.
+	pause time.Duration
+}
+
+// The pause is doubled from the first value to the last.
+const (
+	firstPause = 10 * time.Millisecond
+	lastPause  = 30 * time.Second
+)
 
 // NewWatcher makes a Watcher that is not subscribed to anything yet.
 func NewWatcher(sources ...Source) *Watcher {
-	return &Watcher{
-		wake:    make(chan struct{}, 1),
-		sources: sources,
-		open:    make([]Subscription, len(sources)),
-		ended:   make([]chan error, len(sources)),
+	w := &Watcher{wake: make(chan struct{}, 1), closing: make(chan struct{})}
+	for _, s := range sources {
+		w.sources = append(w.sources, source{Source: s})
 	}
+	return w
 }
 
 // C delivers one value for any number of events since the last one was taken.
@@ -61,12 +76,13 @@ func (w *Watcher) Wake() {
 // It opens what it can and returns the errors of what it cannot.
 func (w *Watcher) Subscribe() error {
 	var errs []error
-	for i, src := range w.sources {
-		if w.open[i] != nil {
+	for i := range w.sources {
+		src := &w.sources[i]
+		if src.open != nil {
 			select {
-			case err := <-w.ended[i]:
-				w.open[i].Close()
-				w.open[i] = nil
+			case err := <-src.ended:
+				src.open.Close()
+				src.open = nil
 				if w.Broken != nil {
 					w.Broken(src.Name, err)
 				}
@@ -79,32 +95,47 @@ func (w *Watcher) Subscribe() error {
 			errs = append(errs, fmt.Errorf("watch %s: %w", src.Name, err))
 			continue
 		}
-		w.open[i], w.ended[i] = sub, make(chan error, 1)
-		go w.wait(sub, w.ended[i])
+		src.open, src.ended = sub, make(chan error, 1)
+		go w.wait(src, sub, src.ended)
 	}
 	return errors.Join(errs...)
 }
 
-func (w *Watcher) wait(sub Subscription, ended chan<- error) {
-	for {
-		err := sub.Wait()
-		if err != nil {
-			ended <- err
+func (w *Watcher) wait(src *source, sub Subscription, ended chan<- error) {
+	err := sub.Wait()
+	if err != nil {
+		src.pause = min(max(2*src.pause, firstPause), lastPause)
+		select {
+		case <-time.After(src.pause):
+		case <-w.closing:
 		}
-		w.Wake() // also when it ended: events may be lost until Subscribe
-		if err != nil {
-			return
-		}
+	} else {
+		src.pause = 0
 	}
+	for ; err == nil; err = sub.Wait() {
+		w.Wake()
+	}
+	ended <- err
+	w.Wake() // events may be lost until Subscribe
 }
 
-// Close ends all subscriptions.
+// Close ends all subscriptions. A closed Watcher is not used again.
 func (w *Watcher) Close() {
-	for i, sub := range w.open {
-		if sub != nil {
-			sub.Close()
-			<-w.ended[i]
-			w.open[i] = nil
+	for i := range w.sources {
+		if src := &w.sources[i]; src.open != nil {
+			src.open.Close()
+		}
+	}
+	select {
+	case <-w.closing:
+		return
+	default:
+		close(w.closing)
+	}
+	for i := range w.sources {
+		if src := &w.sources[i]; src.open != nil {
+			<-src.ended
+			src.open = nil
 		}
 	}
 }

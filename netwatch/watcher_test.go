@@ -124,6 +124,38 @@ func TestWatcherOpensWhatItCan(t *testing.T) {
 	})
 }
 
+// A source that can be opened and breaks at once is opened again less and less
+// often, and as ever once it has worked.
+func TestWatcherBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a fakeSource
+		w := NewWatcher(a.source("a"))
+		defer w.Close()
+		began, woken := time.Now(), 0
+		for time.Since(began) < time.Hour {
+			if err := w.Subscribe(); err != nil {
+				t.Fatal(err)
+			}
+			if a.opened > woken {
+				woken = a.opened
+				a.events <- errors.New("no such thing")
+			}
+			<-w.C()
+		}
+		if a.opened < 110 || a.opened > 140 {
+			t.Errorf("opened %d times in an hour, want about one in %v", a.opened, lastPause)
+		}
+		w.Subscribe()
+		a.events <- nil
+		<-w.C()
+		a.events <- errors.New("overrun")
+		broke := time.Now()
+		if <-w.C(); time.Since(broke) != 0 {
+			t.Errorf("told of the end after %v", time.Since(broke))
+		}
+	})
+}
+
 func TestWatcherClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a fakeSource

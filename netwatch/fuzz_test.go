@@ -1,0 +1,98 @@
+package netwatch
+
+import (
+	"encoding/hex"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+)
+
+const messagesFile = "testdata/messages.hex"
+
+// What the kernel sends is trusted, and still no bytes may bring the daemon down: a
+// newer kernel may send what this one does not.
+func FuzzDecode(f *testing.F) {
+	recorded, err := os.ReadFile(messagesFile)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for line := range strings.Lines(string(recorded)) {
+		b, err := hex.DecodeString(strings.TrimSpace(line))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+		f.Add(b[:len(b)/2])
+	}
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		if l, err := decodeLink(msg); err == nil && len(msg) < unix.SizeofIfInfomsg {
+			t.Errorf("%+v of %d bytes", l, len(msg))
+		}
+		if _, p, err := decodeAddr(msg); err == nil && p.IsValid() && (p.Bits() > 32 || !p.Contains(p.Addr())) {
+			t.Errorf("%v", p)
+		}
+		_, _ = decodeRoute(msg)
+		_, _ = decodeNeighbour(msg)
+		_, _ = decodeRule(msg)
+	})
+}
+
+var update = flag.Bool("update", false, "record the messages of this machine's kernel")
+
+// The seeds are messages of a kernel. With -update, of this machine's; those are
+// understood in any case.
+func TestRecordMessages(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	if _, err := b.StartStandIn(); err != nil {
+		t.Fatal(err)
+	}
+	var recorded strings.Builder
+	err := b.WSL.Do(func() error {
+		r, err := OpenLinks()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		for _, dump := range []struct {
+			request netlink.HeaderType
+			decode  func([]byte) error
+		}{
+			{unix.RTM_GETLINK, func(b []byte) error { _, err := decodeLink(b); return err }},
+			{unix.RTM_GETADDR, func(b []byte) error { _, _, err := decodeAddr(b); return err }},
+			{unix.RTM_GETROUTE, func(b []byte) error { _, err := decodeRoute(b); return err }},
+			{unix.RTM_GETNEIGH, func(b []byte) error { _, err := decodeNeighbour(b); return err }},
+			{unix.RTM_GETRULE, func(b []byte) error { _, err := decodeRule(b); return err }},
+		} {
+			msgs, err := r.conn.Execute(netlink.Message{
+				Header: netlink.Header{Type: dump.request, Flags: netlink.Request | netlink.Dump},
+				Data:   append([]byte{unix.AF_INET}, make([]byte, unix.SizeofIfInfomsg-1)...),
+			})
+			if err != nil {
+				return err
+			}
+			for _, m := range msgs[:min(len(msgs), 8)] {
+				if err := dump.decode(m.Data); err != nil {
+					t.Errorf("%x: %v", m.Data, err)
+				}
+				recorded.WriteString(hex.EncodeToString(m.Data) + "\n")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !*update {
+		return
+	}
+	if err := os.WriteFile(messagesFile, []byte(recorded.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
