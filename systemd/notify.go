@@ -4,21 +4,32 @@
 package systemd
 
 import (
+	"errors"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 )
 
 // A Notifier tells the service manager how the service is (sd_notify(3)).
 type Notifier struct {
-	// send is daemon.SdNotify, but for tests.
+	// send sends, but in tests.
 	send   func(unsetEnvironment bool, state string) (bool, error)
 	ready  bool
 	status string
 }
 
 // NewNotifier makes a Notifier.
-func NewNotifier() *Notifier { return &Notifier{send: daemon.SdNotify} }
+func NewNotifier() *Notifier { return &Notifier{send: send} }
+
+// send is daemon.SdNotify. A socket at which nobody listens is no service manager.
+func send(unsetEnvironment bool, state string) (bool, error) {
+	sent, err := daemon.SdNotify(unsetEnvironment, state)
+	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return sent, err
+}
 
 // Status shows sentence in "systemctl status" and says, if ready, that the
 // service is. What the service manager knows already is not sent again. It is
@@ -28,7 +39,7 @@ func (n *Notifier) Status(sentence string, ready bool) error {
 	if ready == n.ready && sentence == n.status {
 		return nil
 	}
-	msg := "STATUS=" + sentence
+	msg := "STATUS=" + printable(sentence)
 	if !n.ready && ready {
 		msg = "READY=1\n" + msg
 	}

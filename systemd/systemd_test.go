@@ -28,11 +28,12 @@ func TestNotifierSendsWhatIsNew(t *testing.T) {
 	n.Status("Waiting", true)
 	n.Status("Failing", false) // once ready, always ready
 	n.Status("Serving", true)
+	n.Status("in chain \n\x1bMAINPID=1", true)
 	n.Alive()
 	n.Stopping()
 	want := []string{
 		"STATUS=Failing", "READY=1\nSTATUS=Waiting", "STATUS=Failing", "STATUS=Serving",
-		"WATCHDOG=1", "STOPPING=1\nSTATUS=Stopping",
+		`STATUS=in chain \n\x1bMAINPID=1`, "WATCHDOG=1", "STOPPING=1\nSTATUS=Stopping",
 	}
 	if !reflect.DeepEqual(sent, want) {
 		t.Errorf("sent %q\nwant %q", sent, want)
@@ -122,11 +123,16 @@ func TestJournalHook(t *testing.T) {
 	l.WithError(errors.New("broken")).Error("could not look")
 	l.Warn("hm")
 	l.Debug("detail")
+	// A name of somebody's chain.
+	l.WithField("chain", "\x1b[2J\u202e\nPRIORITY=0\xff").WithError(errors.New("in chain \u009b2J")).Warn("a \"bad\" one\a")
 	want := []entry{
 		{"hello", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "wslmirror", "WSLMIRROR_INDEX": "7", "WSLMIRROR_RUNTIME_DIR": "/x"}},
 		{"could not look: broken", journal.PriErr, map[string]string{"SYSLOG_IDENTIFIER": "wslmirror", "WSLMIRROR_ERROR": "broken"}},
 		{"hm", journal.PriWarning, map[string]string{"SYSLOG_IDENTIFIER": "wslmirror"}},
 		{"detail", journal.PriDebug, map[string]string{"SYSLOG_IDENTIFIER": "wslmirror"}},
+		{`a \"bad\" one\a: in chain \u009b2J`, journal.PriWarning, map[string]string{
+			"SYSLOG_IDENTIFIER": "wslmirror", "WSLMIRROR_ERROR": `in chain \u009b2J`, "WSLMIRROR_CHAIN": `\x1b[2J\u202e\nPRIORITY=0\xff`,
+		}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -4,6 +4,7 @@
 package status
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,14 +42,17 @@ type Snapshot struct {
 	// Reason says why the state is not active, if there is more to say.
 	Reason    string    `json:"reason,omitempty"`
 	Interface Interface `json:"interface"`
-	// Path is how a published port of an engine with a userland proxy is
-	// reached: "proxy" through the proxy.
+	// Path is how a published port of an engine with a userland proxy should be
+	// reached: PathProxy or PathDirect.
 	Path  string `json:"path"`
 	Table Table  `json:"table"`
 	Rule  Rule   `json:"rule"`
 	// Ports are the ports that container engines publish.
-	Ports   []Port `json:"ports"`
-	Version string `json:"version"`
+	Ports []Port `json:"ports"`
+	// SourcePorts are the ports that WSL has reserved in Windows for connections
+	// of Linux, by its own masquerade rule; nil where there is no such rule.
+	SourcePorts *PortRange `json:"source_ports,omitempty"`
+	Version     string     `json:"version"`
 	// PID is the daemon's, in its own PID namespace.
 	PID int `json:"pid,omitempty"`
 	// Since is when the state was entered, Updated when the kernel was last read.
@@ -68,8 +75,8 @@ type Table struct {
 	Installed bool   `json:"installed"`
 }
 
-// A Rule is what the rule "mirrored" has counted. A nat rule sees the first
-// packet of each flow, so Packets counts connections.
+// A Rule is what our rules for Windows' localhost have counted. A nat rule sees
+// the first packet of each flow, so Packets counts connections.
 type Rule struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
@@ -84,10 +91,19 @@ type Port struct {
 	Target  string `json:"target"` // the container's address and port, if known
 	Engine  string `json:"engine"`
 	Path    string `json:"path"` // how a client of localhost reaches it
+	// Reason says why the path is not direct, where that is what the user chose.
+	Reason string `json:"reason,omitempty"`
+}
+
+// A PortRange is a range of ports, both ends inclusive.
+type PortRange struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
 }
 
 // The paths of a Port.
 const (
+	PathDirect = "direct" // the kernel serves it, by a rule of ours
 	PathProxy  = "proxy"  // through the engine's userland proxy
 	PathKernel = "kernel" // the kernel serves it, by the engine's own rules
 )
@@ -117,22 +133,75 @@ const (
 
 // Write publishes s in dir. Readers see the old file or the new one.
 func Write(dir string, s Snapshot) error {
+	b, err := encode(s)
+	if err != nil {
+		return err
+	}
+	f, tmp, err := create(dir)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	// The umask of a service is 0022 or stricter, and any user may read this.
+	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, fileName))
+}
+
+func encode(s Snapshot) ([]byte, error) {
 	if s.Ports == nil {
 		s.Ports = []Port{} // an empty list, never null
 	}
 	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
+	return append(Escape(b), '\n'), err
+}
+
+func decode(b []byte) (s Snapshot, err error) {
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Snapshot{}, err
 	}
+	if s.Ports == nil {
+		s.Ports = []Port{} // never null
+	}
+	return s, nil
+}
+
+// create makes a new file beside the snapshot. Nothing that others may have put
+// there under its name is opened or followed.
+func create(dir string) (*os.File, string, error) {
 	tmp := filepath.Join(dir, "."+fileName+".new")
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
-		return err
+	open := func() (*os.File, error) { return os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) }
+	f, err := open()
+	if errors.Is(err, fs.ErrExist) { // of a daemon that was killed
+		if err := os.Remove(tmp); err != nil {
+			return nil, "", err
+		}
+		f, err = open()
 	}
-	// The umask of a service is 0022 or stricter, and any user may read this.
-	if err := os.Chmod(tmp, 0o644); err != nil {
-		return err
+	return f, tmp, err
+}
+
+// Escape writes what cannot be seen in JSON with escapes, so that it does nothing
+// to the terminal on which somebody looks at it. encoding/json does so for the
+// control characters of ASCII only.
+func Escape(b []byte) []byte {
+	seen := func(r rune) bool { return r == '\n' || unicode.IsPrint(r) }
+	if !bytes.ContainsFunc(b, func(r rune) bool { return !seen(r) }) {
+		return b
 	}
-	return os.Rename(tmp, filepath.Join(dir, fileName))
+	var out []byte
+	for _, r := range string(b) {
+		switch high, low := utf16.EncodeRune(r); {
+		case seen(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
 
 // Remove takes the snapshot back. That there is none is not an error.
@@ -166,12 +235,9 @@ func Read(dir string) (Snapshot, error) {
 	if len(b) > maxSize {
 		return Snapshot{}, fmt.Errorf("%s is too large for a snapshot", path)
 	}
-	var s Snapshot
-	if err := json.Unmarshal(b, &s); err != nil {
-		return Snapshot{}, fmt.Errorf("%s is damaged: %w", path, err)
-	}
-	if s.Ports == nil {
-		s.Ports = []Port{} // never null
+	s, err := decode(b)
+	if err != nil {
+		return s, fmt.Errorf("%s is damaged: %w", path, err)
 	}
 	return s, nil
 }

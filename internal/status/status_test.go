@@ -14,8 +14,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
 var example = Snapshot{
@@ -92,6 +95,9 @@ func TestReadRefuses(t *testing.T) {
 		"a link":    {func(p string) error { return os.Symlink("/etc/hostname", p) }, "is a link"},
 		"a pipe":    {func(p string) error { return unix.Mkfifo(p, 0o644) }, "not a regular file"},
 		"a folder":  {func(p string) error { return os.Mkdir(p, 0o755) }, "not a regular file"},
+		"a socket":  {func(p string) error { _, err := net.Listen("unix", p); return err }, "no such device"},
+		"deep":      {func(p string) error { return os.WriteFile(p, bytes.Repeat([]byte("["), 1<<20), 0o644) }, "damaged"},
+		"two":       {func(p string) error { return os.WriteFile(p, []byte("{}{}"), 0o644) }, "damaged"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -106,21 +112,86 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
-func FuzzRead(f *testing.F) {
+func TestReadRefusesADevice(t *testing.T) {
+	labtest.NeedRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mknod(filepath.Join(dir, fileName), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil { // /dev/zero
+		t.Fatal(err)
+	}
+	if _, err := Read(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("Read: %v", err)
+	}
+}
+
+// What others have put where the new file is made is neither written to nor waited
+// for.
+func TestWriteFollowsNothing(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "outside")
+	for name, put := range map[string]func(path string) error{
+		"a link":   func(p string) error { return os.Symlink(outside, p) },
+		"a pipe":   func(p string) error { return unix.Mkfifo(p, 0o666) },
+		"a file":   func(p string) error { return os.WriteFile(p, []byte("left"), 0o666) },
+		"a folder": func(p string) error { return os.Mkdir(p, 0o755) },
+		"hard link ": func(p string) error {
+			return errors.Join(os.WriteFile(outside+"2", nil, 0o644), os.Link(outside+"2", p))
+		},
+	} {
+		dir := t.TempDir()
+		if err := put(filepath.Join(dir, "."+fileName+".new")); err != nil {
+			t.Fatal(err)
+		}
+		if err := Write(dir, example); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := Read(dir); err != nil || !reflect.DeepEqual(got, example) {
+			t.Errorf("%s: read %+v, %v", name, got, err)
+		}
+	}
+	if _, err := os.Lstat(outside); err == nil {
+		t.Error("wrote through a link")
+	}
+	if b, _ := os.ReadFile(outside + "2"); len(b) != 0 {
+		t.Error("wrote through a hard link")
+	}
+}
+
+func TestEscape(t *testing.T) {
+	in := "\x1b[2J \u009b \u202e \U000e0041 \x7f \u2028 Ä ▶\n"
+	b, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `"\u001b[2J \u009b \u202e \udb40\udc41 \u007f \u2028 Ä ▶\n"`
+	out := Escape(b)
+	var back string
+	if err := json.Unmarshal(out, &back); err != nil || string(out) != want || back != in {
+		t.Errorf("%s, %v, and back %q", out, err, back)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
 	b, _ := json.Marshal(example)
 	f.Add(b)
 	f.Add([]byte(`{"ports":null,"since":"0000-00-00T00:00:00Z"}`))
-	dir := f.TempDir()
+	f.Add([]byte(`{"state":"\u001b]0;x\u0007","source_ports":{"first":1},"PORTS":[{"engine":"\u202e"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(filepath.Join(dir, fileName), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		s, err := Read(dir)
+		s, err := decode(b)
 		if err != nil {
 			return
 		}
 		if s.Sentence() == "" {
 			t.Error("no sentence")
+		}
+		// What was read can be published, and then is the same for programs.
+		b, err = encode(s)
+		if err != nil {
+			return // a time that JSON has no form for
+		}
+		if again, err := decode(b); err != nil || !reflect.DeepEqual(again, s) {
+			t.Errorf("%+v is %+v when read again, %v", s, again, err)
+		}
+		if r := bytes.IndexFunc(b, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); r >= 0 {
+			t.Errorf("%q is not escaped", b[r:])
 		}
 	})
 }
