@@ -1,8 +1,8 @@
 package mirror
 
 import (
-	"io"
 	"net"
+	"time"
 )
 
 // beaconName is an abstract unix socket. Such names belong to the network
@@ -11,15 +11,43 @@ import (
 //
 // Whoever owns the table listens there, and the others connect and wait for the
 // connection to end. They need it because the kernel sends no event when it
-// removes a table whose owner has died. It accepts no connection and reads
-// nothing: to hang in the backlog is enough to notice the end.
+// removes a table whose owner has died. It reads nothing: to hang in the backlog
+// is enough to notice the end.
 //
 // It decides nothing. If somebody else listens there, or nobody, the others
 // find out by the resync.
 const beaconName = "@wslmirror"
 
+// A beacon is what the owner of the table shows.
+type beacon struct {
+	listener *net.UnixListener
+	watcher  net.Conn // one of those who wait, once it was accepted
+}
+
 // lightBeacon listens.
-func lightBeacon() (io.Closer, error) { return net.Listen("unix", beaconName) }
+func lightBeacon() (*beacon, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: beaconName})
+	if err != nil {
+		return nil, err
+	}
+	return &beacon{listener: l}, nil
+}
+
+// watched reports whether anybody waits for the end of the beacon.
+func (b *beacon) watched() bool {
+	err := b.listener.SetDeadline(time.Now().Add(10 * time.Millisecond))
+	if err == nil {
+		b.watcher, err = b.listener.Accept()
+	}
+	return err == nil
+}
+
+func (b *beacon) close() {
+	b.listener.Close()
+	if b.watcher != nil {
+		b.watcher.Close()
+	}
+}
 
 // A beaconWatch is a connection to somebody else's beacon.
 type beaconWatch struct {

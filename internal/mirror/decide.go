@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"slices"
+
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
@@ -18,8 +20,13 @@ type Observed struct {
 	Ours bool
 	// View is what the rules of all the others do to packets for 127.0.0.1.
 	View nft.View
-	// Returns says that our ip rule is there.
+	// SourcePorts are the ports for connections of Linux, as WSL's own rules
+	// have them; only for the status.
+	SourcePorts [2]uint16
+	// Returns says that our ip rule is there, and Marked are the links whose
+	// route_localnet is on because of us: see bridgeMark.
 	Returns bool
+	Marked  []string
 }
 
 // Desired is what should be.
@@ -31,43 +38,123 @@ type Desired struct {
 	Returns bool
 	// Add and Remove are rules of ours in the tables of others.
 	Add, Remove []nft.Accept
+	// Open are the bridges whose route_localnet should go on, Shut those where it
+	// should go off again, and Unmark those where it is not ours any more.
+	Open, Shut []netwatch.Link
+	Unmark     []string
+}
+
+// unfinished says that this is one step, after which there is another: no packet
+// is sent to a bridge that cannot take its reply yet.
+func (d Desired) unfinished() bool { return len(d.Open) > 0 }
+
+// Policy is what the user has chosen.
+type Policy struct {
+	// Repair has Linux's own clients reach the ports that the kernel serves.
+	Repair bool
+	// Direct sends packets for published ports to the container itself, where
+	// otherwise the engine's proxy would carry them.
+	Direct bool
 }
 
 // decide is a pure function: the same observation always gives the same answer,
 // and after the answer has been carried out it gives that answer again.
-func decide(o Observed, repair bool) Desired {
+func decide(o Observed, p Policy) Desired {
 	switch {
 	case o.Kernel.Owner != 0 && !o.Ours:
 		// Ownership is the election: who holds the table serves, whatever else
-		// is or is not there. The ip rule is theirs.
+		// is or is not there. The ip rules are theirs.
 		return Desired{State: status.Standby, Returns: o.Returns}
 	case !o.Link.Present():
-		return Desired{State: status.Waiting, Remove: o.View.Accepts}
+		d := nothing(o)
+		d.State = status.Waiting
+		return d
 	}
 	d := Desired{
-		State: status.Active,
-		Table: &nft.Spec{
-			Index:   o.Link.Index,
-			Kernel:  o.View.Kernel,
-			Repair:  repair,
-			Guarded: guarded(o.Links, o.Link),
-		},
-		Returns: repair,
+		State:   status.Active,
+		Table:   &nft.Spec{Index: o.Link.Index, Kernel: o.View.Kernel, Repair: p.Repair},
+		Returns: p.Repair,
 		Remove:  o.View.Accepts,
 	}
-	if repair {
+	if p.Repair {
 		d.Add, d.Remove = o.View.Missing, o.View.Surplus
 	}
+	var needed []netwatch.Link
+	if p.Direct {
+		d.Table.Direct, needed = direct(o)
+	}
+	d.marks(o, needed)
+	d.Table.Guarded = guarded(o)
 	return d
 }
 
-// guarded are the names of the links to containers that let packets of
-// 127.0.0.0/8 pass. WSL's own NICs do too, and must: they are of no kind.
-func guarded(links []netwatch.Link, loopback netwatch.Link) (names []string) {
-	for _, l := range links {
-		if l.RouteLocalnet && l.Index != loopback.Index && (l.Kind == "bridge" || l.Kind == "veth") {
+// nothing is that nothing of ours should be there.
+func nothing(o Observed) Desired {
+	d := Desired{Remove: o.View.Accepts}
+	d.marks(o, nil)
+	return d
+}
+
+// direct is which ports are sent past the proxy now, and the bridges for those
+// that can be.
+func direct(o Observed) (targets nft.Targets, needed []netwatch.Link) {
+	targets = nft.Targets{}
+	for _, p := range o.View.Published {
+		via := linkOf(o.Links, p.Via)
+		if p.Kernel || p.Obstacle != "" || !via.Present() {
+			continue
+		}
+		needed = append(needed, via)
+		if via.RouteLocalnet {
+			targets[p.Port] = p.To
+		}
+	}
+	return targets, needed
+}
+
+// marks decides on route_localnet, which must be on for the bridges that are
+// needed. It is put back where it was off before us, except where the engine
+// itself needs it by now: it would not set it again.
+func (d *Desired) marks(o Observed, needed []netwatch.Link) {
+	for _, l := range needed {
+		if !l.RouteLocalnet && !slices.Contains(d.Open, l) {
+			d.Open = append(d.Open, l)
+		}
+	}
+	for _, name := range o.Marked {
+		l := netwatch.Find(o.Links, name)
+		engines := slices.ContainsFunc(o.View.Published, func(p nft.Published) bool {
+			return p.Kernel && p.Via.Index == l.Index
+		})
+		switch {
+		case slices.ContainsFunc(needed, func(n netwatch.Link) bool { return n.Name == name }):
+		case l.Present() && l.RouteLocalnet && !engines:
+			d.Shut = append(d.Shut, l)
+		default:
+			d.Unmark = append(d.Unmark, name)
+		}
+	}
+}
+
+// guarded are the names of the links by which packets come from containers. WSL's
+// own NICs are of no kind, and must let packets of 127.0.0.0/8 pass.
+//
+// Whether route_localnet is on does not matter. Where it is off, the kernel drops
+// what the guard would drop; where somebody puts it on, by the file of the link or
+// by that of all links, no event tells of it.
+func guarded(o Observed) (names []string) {
+	for _, l := range o.Links {
+		if l.Master == 0 && l.Index != o.Link.Index && (l.Kind == "bridge" || l.Kind == "veth") {
 			names = append(names, l.Name)
 		}
 	}
 	return names
+}
+
+// linkOf is the link that iface names.
+func linkOf(links []netwatch.Link, iface nft.Iface) netwatch.Link {
+	if l := netwatch.Find(links, iface.Name); l.Index == iface.Index {
+		return l
+	}
+	return netwatch.Link{}
 }

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"net/netip"
 	"reflect"
 	"testing"
 
@@ -41,7 +42,7 @@ func TestDecide(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			o := Observed{Link: test.link, Kernel: test.table, Ours: test.ours}
-			got := decide(o, true)
+			got := decide(o, Policy{Repair: true})
 			if got.State != test.state {
 				t.Errorf("state %q, want %q", got.State, test.state)
 			}
@@ -58,7 +59,7 @@ func TestDecide(t *testing.T) {
 			} else if o.Ours {
 				o.Kernel, o.Ours = nft.State{}, false
 			}
-			if again := decide(o, true); again.State != got.State {
+			if again := decide(o, Policy{Repair: true}); again.State != got.State {
 				t.Errorf("then decides %q", again.State)
 			}
 		})
@@ -90,7 +91,7 @@ func TestDecideRepair(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := decide(test.o, test.repair)
+			got := decide(test.o, Policy{Repair: test.repair})
 			if got.Returns != test.returns || !reflect.DeepEqual(got.Add, test.add) || !reflect.DeepEqual(got.Remove, test.remove) {
 				t.Errorf("decides %+v", got)
 			}
@@ -109,11 +110,87 @@ func TestGuarded(t *testing.T) {
 		{Name: "eth0", Index: 3, RouteLocalnet: true}, // WSL's own
 		{Name: "docker0", Index: 4, Kind: "bridge"},
 		{Name: "podman0", Index: 5, Kind: "bridge", RouteLocalnet: true},
-		{Name: "veth1234", Index: 6, Kind: "veth", RouteLocalnet: true},
+		{Name: "veth1234", Index: 6, Kind: "veth"},
+		{Name: "veth5678", Index: 8, Kind: "veth", Master: 4},
 		{Name: "wg0", Index: 7, Kind: "wireguard", RouteLocalnet: true},
 	}
-	got := guarded(links, loopback0)
-	if want := []string{"podman0", "veth1234"}; !reflect.DeepEqual(got, want) {
+	got := guarded(Observed{Links: links, Link: loopback0})
+	if want := []string{"docker0", "podman0", "veth1234"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("guards %q, want %q", got, want)
+	}
+}
+
+// What goes past the proxy, and what that needs of the bridges, step by step.
+func TestDecideDirect(t *testing.T) {
+	var (
+		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", RouteLocalnet: true}
+		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true}
+		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true}
+		docker0   = nft.Iface{Name: "docker0", Index: 4}
+		old       = nft.Iface{Name: "docker0", Index: 3} // the ruleset was walked before docker0 came back
+		port      = nft.Port{Proto: 6, Number: 8080}
+		to        = netip.MustParseAddrPort("172.17.0.2:80")
+		proxied   = nft.Published{Port: port, To: to, Via: docker0}
+		kernel    = nft.Published{Port: port, To: to, Via: docker0, Kernel: true}
+		stopped   = nft.Published{Port: port, To: to, Via: docker0, Obstacle: nft.NotForwarded}
+		moved     = nft.Published{Port: port, To: to, Via: old}
+		theirs    = nft.State{Present: true, Owner: 200}
+		marked    = []string{"docker0"}
+		bridges   = []netwatch.Link{open}
+	)
+	observed := func(bridge netwatch.Link, marked []string, ports ...nft.Published) Observed {
+		return Observed{Links: []netwatch.Link{loopback0, bridge}, Link: loopback0, View: nft.View{Published: ports}, Marked: marked}
+	}
+	noLink := observed(open, marked, proxied)
+	noLink.Link = netwatch.Link{Name: "loopback0"}
+	standby := observed(open, marked)
+	standby.Kernel = theirs
+
+	tests := map[string]struct {
+		o          Observed
+		path       string
+		direct     bool // the port is in the map
+		open, shut []netwatch.Link
+		unmark     []string
+	}{
+		"nothing is published":                      {o: observed(closed, nil)},
+		"a port, and the bridge is shut":            {o: observed(closed, nil, proxied), open: []netwatch.Link{closed}},
+		"two ports open the bridge once":            {o: observed(closed, nil, proxied, proxied), open: []netwatch.Link{closed}},
+		"somebody has shut it":                      {o: observed(closed, marked, proxied), open: []netwatch.Link{closed}},
+		"it is open":                                {o: observed(open, marked, proxied), direct: true},
+		"it was open before us":                     {o: observed(open, nil, proxied), direct: true},
+		"the port has gone":                         {o: observed(open, marked), shut: bridges},
+		"the port has gone, it was open before us":  {o: observed(open, nil)},
+		"somebody has shut it, and the port went":   {o: observed(closed, marked), unmark: marked},
+		"the bridge has gone":                       {o: observed(netwatch.Link{Name: "br0", Index: 9}, marked), unmark: marked},
+		"the bridge is another one":                 {o: observed(closed, nil, moved)},
+		"rules stop what is forwarded":              {o: observed(closed, nil, stopped)},
+		"rules stop it from now on":                 {o: observed(open, marked, stopped), shut: bridges},
+		"the kernel serves it":                      {o: observed(open, nil, kernel)},
+		"the engine needs the bridge itself by now": {o: observed(open, marked, kernel), unmark: marked},
+		"the path is proxy":                         {o: observed(closed, nil, proxied), path: "proxy"},
+		"the path is proxy, after a crash":          {o: observed(open, marked, proxied), path: "proxy", shut: bridges},
+		"loopback0 has gone":                        {o: noLink, shut: bridges},
+		"another daemon serves":                     {o: standby},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := decide(test.o, Policy{Repair: true, Direct: test.path != "proxy"})
+			if !reflect.DeepEqual(got.Open, test.open) || !reflect.DeepEqual(got.Shut, test.shut) || !reflect.DeepEqual(got.Unmark, test.unmark) {
+				t.Errorf("open %+v, shut %+v, unmark %q", got.Open, got.Shut, got.Unmark)
+			}
+			if got.unfinished() != (len(test.open) > 0) {
+				t.Errorf("unfinished: %v", got.unfinished())
+			}
+			if got.Table == nil {
+				if test.direct {
+					t.Error("wants no table")
+				}
+				return
+			}
+			if (got.Table.Direct == nil) != (test.path == "proxy") || (got.Table.Direct[port] == to) != test.direct {
+				t.Errorf("in the map: %v", got.Table.Direct)
+			}
+		})
 	}
 }

@@ -41,11 +41,11 @@ const (
 type Config struct {
 	// Interface is the link by which Windows' localhost traffic comes.
 	Interface string
-	// Repair has Linux's own clients reach the ports that the kernel serves.
-	Repair bool
-	Log    logrus.FieldLogger
-	// Publish is told the outcome of every pass.
-	Publish func(status.Snapshot)
+	Policy    Policy
+	Log       logrus.FieldLogger
+	// Publish is told the outcome of every pass. After an error, which it has
+	// logged, the loop comes again as after any other.
+	Publish func(status.Snapshot) error
 	// Alive is called every AliveEvery from the loop itself, so that a watchdog
 	// sees a loop that hangs. 0 turns it off.
 	Alive      func()
@@ -88,7 +88,7 @@ func New(cfg Config) *Daemon {
 	watcher.Broken = func(source string, err error) {
 		cfg.Log.WithError(err).WithField("source", source).Warn("events were lost, subscribing again")
 	}
-	return newDaemon(cfg, watcher, &system{iface: cfg.Interface, log: cfg.Log, wake: watcher.Wake})
+	return newDaemon(cfg, watcher, &system{iface: cfg.Interface, forward: cfg.Policy.Direct, log: cfg.Log, wake: watcher.Wake})
 }
 
 func newDaemon(cfg Config, watcher *netwatch.Watcher, k kernel) *Daemon {
@@ -181,7 +181,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	obs, observeErr := d.kernel.observe(fresh)
 	want, lost := Desired{}, false
 	if observeErr == nil {
-		want = decide(obs, d.cfg.Repair)
+		want = decide(obs, d.cfg.Policy)
 		applyErr := d.kernel.apply(obs, want)
 		if lost = errors.Is(applyErr, errLost); lost {
 			want, applyErr = Desired{State: status.Standby}, nil
@@ -189,9 +189,11 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 		err = errors.Join(err, applyErr)
 	}
 	err = errors.Join(err, observeErr)
-	d.publish(obs, want, err)
-	d.kernel.settle()
-	if err != nil || lost {
+	unpublished := d.publish(obs, want, err)
+	if !want.unfinished() {
+		d.kernel.settle()
+	}
+	if err != nil || lost || want.unfinished() || unpublished != nil {
 		d.backOff = min(max(2*d.backOff, firstBackOff), lastBackOff)
 		return d.backOff
 	}

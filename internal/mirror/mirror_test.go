@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
@@ -23,6 +24,7 @@ type fake struct {
 	link       netwatch.Link
 	observeErr error
 	applyErr   error
+	publishErr error
 	takes      time.Duration // how long an observation takes
 
 	observed  []time.Time
@@ -61,10 +63,11 @@ func (k *fake) undo() error {
 	return nil
 }
 
-func (k *fake) publish(s status.Snapshot) {
+func (k *fake) publish(s status.Snapshot) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.published = append(k.published, s)
+	return k.publishErr
 }
 
 func (k *fake) alive() {
@@ -232,6 +235,25 @@ func TestFailureBacksOffAndRecovers(t *testing.T) {
 	}
 }
 
+// What the world was not told, it is told soon, and that is no fault of the rules.
+func TestUnpublishedIsPublishedAgain(t *testing.T) {
+	k := &fake{publishErr: errors.New("broken")}
+	loop(t, k, func(t *testing.T, _ *Daemon) {
+		seen, published := k.after(time.Hour)
+		if s := last(published); s.State != status.Waiting || s.Reason != "" {
+			t.Errorf("published %+v", s)
+		}
+		if n := len(seen); n < 110 || n > 140 || seen[1].Sub(seen[0]) != firstBackOff {
+			t.Errorf("%d tries in an hour, the second after %v", n, seen[1].Sub(seen[0]))
+		}
+		k.set(func() { k.publishErr = nil })
+		seen, _ = k.after(lastBackOff)
+		if again, _ := k.after(resync - lastBackOff); len(again) != len(seen) {
+			t.Error("looks again after it was published")
+		}
+	})
+}
+
 func TestLostElectionIsStandby(t *testing.T) {
 	k := &fake{applyErr: errLost, link: netwatch.Link{Name: "loopback0", Index: 3}}
 	loop(t, k, func(t *testing.T, _ *Daemon) {
@@ -314,6 +336,28 @@ func TestRefreshGivesUp(t *testing.T) {
 		d.Refresh(ctx)
 		if ctx.Err() == nil {
 			t.Error("returned before its time")
+		}
+	})
+}
+
+func TestInsist(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, tries := time.Now(), 0
+		err := insist(func() error {
+			if tries++; tries < 4 {
+				return unix.ENOBUFS
+			}
+			return nil
+		}, mayPass)
+		if took := time.Since(began); err != nil || tries != 4 || took != 7*firstBackOff {
+			t.Errorf("%v after %d tries and %v", err, tries, took)
+		}
+		for errno, want := range map[unix.Errno]bool{unix.EPERM: false, unix.EINVAL: false, unix.ENOMEM: true, unix.EINTR: true} {
+			began, tries = time.Now(), 0
+			err := insist(func() error { tries++; return errno }, mayPass)
+			if took := time.Since(began); !errors.Is(err, errno) || want != (tries > 1) || took > 2*time.Second {
+				t.Errorf("%v: %v after %d tries and %v", errno, err, tries, took)
+			}
 		}
 	})
 }

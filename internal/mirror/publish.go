@@ -12,14 +12,14 @@ import (
 
 // publish tells the outcome of a pass to Config.Publish, and to the log if it
 // is another one than the last time.
-func (d *Daemon) publish(obs Observed, want Desired, err error) {
+func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 	now := time.Now()
 	s := status.Snapshot{
 		State: want.State,
 		Interface: status.Interface{
 			Name: d.cfg.Interface, Index: obs.Link.Index, Present: obs.Link.Present(),
 		},
-		Path:    "proxy",
+		Path:    status.PathProxy,
 		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: d.kernel.serving()},
 		Rule:    status.Rule{Packets: obs.Kernel.Packets, Bytes: obs.Kernel.Bytes},
 		Since:   d.last.Since,
@@ -28,8 +28,14 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) {
 	if !obs.Ours {
 		s.Rule = status.Rule{} // what another daemon has counted
 	}
+	if d.cfg.Policy.Direct {
+		s.Path = status.PathDirect
+	}
+	if first, last := obs.SourcePorts[0], obs.SourcePorts[1]; last != 0 {
+		s.SourcePorts = &status.PortRange{First: first, Last: last}
+	}
 	for _, p := range obs.View.Published {
-		s.Ports = append(s.Ports, port(p))
+		s.Ports = append(s.Ports, d.port(p, want))
 	}
 	if err != nil {
 		s.State = status.Error
@@ -50,11 +56,11 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) {
 		}
 	}
 	d.last = s
-	d.cfg.Publish(s)
+	return d.cfg.Publish(s)
 }
 
 // port is a published port as the status has it.
-func port(p nft.Published) status.Port {
+func (d *Daemon) port(p nft.Published, want Desired) status.Port {
 	out := status.Port{
 		Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(),
 		Engine: p.Engine, Path: status.PathProxy,
@@ -62,8 +68,16 @@ func port(p nft.Published) status.Port {
 	if p.To.IsValid() {
 		out.Target = p.To.String()
 	}
-	if p.Kernel {
+	switch {
+	case p.Kernel:
 		out.Path = status.PathKernel
+	case !d.cfg.Policy.Direct || want.Table == nil:
+	case want.Table.Direct[p.Port].IsValid():
+		out.Path = status.PathDirect
+	case p.Obstacle != "":
+		out.Reason = string(p.Obstacle)
+	default:
+		out.Reason = "its bridge is not open yet"
 	}
 	return out
 }

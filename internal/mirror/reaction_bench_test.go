@@ -2,8 +2,10 @@ package mirror
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,7 +29,7 @@ const reactions = 25
 // turn, one bare transaction that installs the same table.
 func BenchmarkReaction(b *testing.B) {
 	bench := labtest.New(b, lab.Options{NoLoopback0: true})
-	states := startDaemon(b, bench.WSL)
+	states := startDaemon(b, bench.WSL, Policy{})
 	links := stamps(b, bench.WSL, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	rulesets := stamps(b, bench.WSL, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	bare := bareInstall(b, bench.LAN)
@@ -58,21 +60,63 @@ func BenchmarkReaction(b *testing.B) {
 		time.Sleep(time.Second) // the bare transaction too begins at rest
 		transaction = append(transaction, bare())
 	}
-	report := func(name string, d []time.Duration) (median time.Duration) {
-		slices.Sort(d)
-		median = d[len(d)/2]
-		b.ReportMetric(float64(median.Nanoseconds())/1000, name+"-median-µs")
-		b.ReportMetric(float64(d[len(d)*99/100].Nanoseconds())/1000, name+"-p99-µs")
-		return median
-	}
-	r, t := report("reaction", reaction), report("bare", transaction)
+	r, t := report(b, "reaction", reaction), report(b, "bare", transaction)
 	b.ReportMetric(float64(r)/float64(t), "ratio")
-	b.ReportMetric(0, "ns/op") // the bench's own time says nothing
 }
 
-// startDaemon runs a Daemon in h and returns the states it comes to.
-func startDaemon(tb testing.TB, h *lab.Host) <-chan status.State {
-	states := make(chan status.State, 1000)
+// BenchmarkReactionDirect measures how long it takes from an engine's rule in
+// the kernel to the element in our map that sends packets past the proxy, among
+// so many published ports.
+func BenchmarkReactionDirect(b *testing.B) {
+	for _, ports := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(ports), func(b *testing.B) {
+			bench := labtest.New(b, lab.Options{})
+			engine, err := bench.StartStandIn()
+			if err != nil {
+				b.Fatal(err)
+			}
+			var rules strings.Builder
+			for i := range ports {
+				fmt.Fprintf(&rules, "add rule ip nat DOCKER iifname != \"docker0\" tcp dport %d dnat to %s:80\n", 20000+2*i, engine.Addr)
+			}
+			if _, err := bench.WSL.Run("nft", rules.String()); err != nil {
+				b.Fatal(err)
+			}
+			states := startDaemon(b, bench.WSL, Policy{Repair: true, Direct: true})
+			direct := func(n int) func(status.Snapshot) bool {
+				return func(s status.Snapshot) bool {
+					return len(s.Ports) == n && !slices.ContainsFunc(s.Ports, func(p status.Port) bool { return p.Path != status.PathDirect })
+				}
+			}
+			awaitSnapshot(b, states, "all ports to be direct", direct(ports))
+			var reaction []time.Duration
+			for i := range reactions {
+				time.Sleep(time.Second)
+				// The rules are the last thing that it does.
+				if err := engine.Publish("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+2*i)); err != nil {
+					b.Fatal(err)
+				}
+				written := time.Now()
+				awaitSnapshot(b, states, "the port to be direct", direct(ports+1+i))
+				reaction = append(reaction, time.Since(written))
+			}
+			report(b, "reaction", reaction)
+		})
+	}
+}
+
+func report(b *testing.B, name string, d []time.Duration) (median time.Duration) {
+	slices.Sort(d)
+	median = d[len(d)/2]
+	b.ReportMetric(float64(median.Nanoseconds())/1000, name+"-median-µs")
+	b.ReportMetric(float64(d[len(d)*99/100].Nanoseconds())/1000, name+"-p99-µs")
+	b.ReportMetric(0, "ns/op") // the bench's own time says nothing
+	return median
+}
+
+// startDaemon runs a Daemon in h and returns what it publishes.
+func startDaemon(tb testing.TB, h *lab.Host, policy Policy) <-chan status.Snapshot {
+	states := make(chan status.Snapshot, 1000)
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -80,8 +124,8 @@ func startDaemon(tb testing.TB, h *lab.Host) <-chan status.State {
 	go func() {
 		done <- h.Do(func() error {
 			return New(Config{
-				Interface: "loopback0", Log: log,
-				Publish: func(s status.Snapshot) { states <- s.State },
+				Interface: "loopback0", Policy: policy, Log: log,
+				Publish: func(s status.Snapshot) error { states <- s; return nil },
 			}).Run(ctx)
 		})
 	}()
@@ -94,17 +138,22 @@ func startDaemon(tb testing.TB, h *lab.Host) <-chan status.State {
 	return states
 }
 
-func await(tb testing.TB, states <-chan status.State, want status.State) {
+func await(tb testing.TB, states <-chan status.Snapshot, want status.State) {
+	tb.Helper()
+	awaitSnapshot(tb, states, string(want), func(s status.Snapshot) bool { return s.State == want })
+}
+
+func awaitSnapshot(tb testing.TB, states <-chan status.Snapshot, what string, ok func(status.Snapshot) bool) {
 	tb.Helper()
 	timeout := time.After(10 * time.Second)
 	for {
 		select {
 		case got := <-states:
-			if got == want {
+			if ok(got) {
 				return
 			}
 		case <-timeout:
-			tb.Fatalf("the daemon never came to be %s", want)
+			tb.Fatalf("the daemon never came to %s", what)
 		}
 	}
 }

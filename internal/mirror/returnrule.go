@@ -3,7 +3,6 @@ package mirror
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -28,6 +27,29 @@ func returnRule() *netlink.Rule {
 	return r
 }
 
+// bridgeMark is the same rule for what comes in by one bridge, behind all that
+// matter, so that it does nothing:
+//
+//	87: from all iif docker0 fwmark 0x1000/0x1000 lookup local proto 87
+//
+// It remembers that the sysctl route_localnet of the bridge was 0 before we set
+// it, for whoever has to put it back: this daemon, its successor after a crash,
+// or one in another distribution, which shares no file with it. A sysctl itself
+// carries no mark.
+//
+// Its preference is not that of the return rule, because the kernel takes what a
+// rule to be deleted does not name as a wildcard (rule_find in
+// net/core/fib_rules.c): to delete the return rule, which names no link, would
+// delete whichever of the two is older.
+func bridgeMark(bridge string) *netlink.Rule {
+	r := returnRule()
+	r.Priority, r.IifName = markPriority, bridge
+	return r
+}
+
+// markPriority is behind WSL's rules and ahead of the tables main and default.
+const markPriority = 87
+
 // routeProtocol marks the rules of wslmirror: 'W'. The numbers in use are in
 // include/uapi/linux/rtnetlink.h and in iproute2's rt_protos.
 const routeProtocol = 'W'
@@ -51,28 +73,35 @@ const ipRulesTimeout = 2 * time.Second
 
 func (r *ipRules) close() { r.handle.Close() }
 
-// hasReturn reports whether the rule is there.
-func (r *ipRules) hasReturn() (bool, error) {
+// read reports whether the return rule is there, and for which bridges it is
+// there as a mark.
+func (r *ipRules) read() (returns bool, marked []string, err error) {
 	rules, err := r.handle.RuleList(unix.AF_INET)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // which is an event
-		return false, fmt.Errorf("read ip rules: %w", err)
+		return false, nil, fmt.Errorf("read ip rules: %w", err)
 	}
 	want := returnRule()
-	return slices.ContainsFunc(rules, func(r netlink.Rule) bool {
-		return r.Priority == want.Priority && r.Mark == want.Mark && r.Mask != nil && *r.Mask == *want.Mask &&
-			r.Table == want.Table && r.Protocol == want.Protocol
-	}), nil
+	for _, r := range rules {
+		switch {
+		case r.Mark != want.Mark || r.Mask == nil || *r.Mask != *want.Mask || r.Table != want.Table || r.Protocol != want.Protocol:
+		case r.Priority == want.Priority && r.IifName == "":
+			returns = true
+		case r.Priority == markPriority && r.IifName != "":
+			marked = append(marked, r.IifName)
+		}
+	}
+	return returns, marked, nil
 }
 
-// setReturn adds the rule or deletes it.
-func (r *ipRules) setReturn(on bool) error {
+// set adds the rule or deletes it.
+func (r *ipRules) set(rule *netlink.Rule, on bool) error {
 	if on {
-		if err := r.handle.RuleAdd(returnRule()); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := r.handle.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add ip rule: %w", err)
 		}
 		return nil
 	}
-	if err := r.handle.RuleDel(returnRule()); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := r.handle.RuleDel(rule); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete ip rule: %w", err)
 	}
 	return nil

@@ -2,12 +2,11 @@ package mirror
 
 import (
 	"errors"
-	"io"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 )
@@ -16,6 +15,7 @@ import (
 func sources() []netwatch.Source {
 	return []netwatch.Source{
 		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
+		netwatch.Netlink("addresses", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR),
 		netwatch.Netlink("ip rules", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE),
 		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
 		netwatch.ClockSet(),
@@ -25,8 +25,11 @@ func sources() []netwatch.Source {
 // system is the real kernel.
 type system struct {
 	iface string
-	log   logrus.FieldLogger
-	wake  func()
+	// forward has it read where the containers are and what is forwarded to
+	// them, which takes time and only the path direct needs.
+	forward bool
+	log     logrus.FieldLogger
+	wake    func()
 
 	// Open sockets; nil until they are needed, and again after an error.
 	links  *netwatch.LinkReader
@@ -35,159 +38,21 @@ type system struct {
 	holder *nft.Holder
 
 	// The last view, and what it is of: the walk takes longer than the rest.
-	viewed *nft.Ruleset
-	from   nft.Iface
-	view   nft.View
+	viewed  *nft.Ruleset
+	from    nft.Iface
+	bridges []nft.Bridge
+	view    nft.View
 
-	// served are the ports that the kernel served when the table was installed
-	// last.
-	served nft.Ports
-	forget func() // what settle has to do; nil: nothing
+	// installed is what the table was installed for last.
+	installed nft.Spec
+	// forget says that settle has to forget the flows that lead nowhere now, and
+	// freed are the ports that the kernel has begun to serve since it last did.
+	forget bool
+	freed  nft.Ports
 
 	serves bool         // whether there should be a table of ours
-	beacon io.Closer    // lit while we own the table
+	beacon *beacon      // lit while we own the table
 	watch  *beaconWatch // on the beacon of the daemon that owns it
-}
-
-func (s *system) observe(fresh bool) (Observed, error) {
-	if fresh && s.reader != nil {
-		s.reader.Forget()
-	}
-	o, err := s.read()
-	if err != nil {
-		s.closeReaders()
-	}
-	return o, err
-}
-
-func (s *system) read() (o Observed, err error) {
-	if s.links == nil {
-		if s.links, err = netwatch.OpenLinks(); err != nil {
-			return o, err
-		}
-	}
-	if s.rules == nil {
-		if s.rules, err = openIPRules(); err != nil {
-			return o, err
-		}
-	}
-	if s.reader == nil {
-		if s.reader, err = nft.OpenReader(); err != nil {
-			return o, err
-		}
-	}
-	if s.holder == nil {
-		if s.holder, err = nft.Open(); err != nil {
-			return o, err
-		}
-	}
-	if o.Links, err = s.links.Read(); err != nil {
-		return o, err
-	}
-	o.Link = netwatch.Find(o.Links, s.iface)
-	var ruleset *nft.Ruleset
-	if o.Kernel, ruleset, err = s.reader.Read(); err != nil {
-		return o, err
-	}
-	o.Ours = o.Kernel.Present && o.Kernel.Owner == s.holder.PortID()
-	if iface := (nft.Iface{Name: o.Link.Name, Index: o.Link.Index}); ruleset != s.viewed || iface != s.from {
-		s.viewed, s.from, s.view = ruleset, iface, ruleset.View(iface)
-	}
-	o.View = s.view
-	o.Returns, err = s.rules.hasReturn()
-	return o, err
-}
-
-func (s *system) closeReaders() {
-	if s.links != nil {
-		s.links.Close()
-		s.links = nil
-	}
-	if s.rules != nil {
-		s.rules.close()
-		s.rules = nil
-	}
-	if s.reader != nil {
-		s.reader.Close()
-		s.reader = nil
-	}
-}
-
-func (s *system) apply(obs Observed, want Desired) error {
-	var err error
-	switch {
-	case want.Table != nil:
-		err = s.install(obs, *want.Table)
-	case obs.Ours:
-		err = s.holder.Remove()
-	}
-	if errors.Is(err, nft.ErrOwned) {
-		s.serves = false
-		s.showBeacon(false)
-		return errLost
-	}
-	if err != nil {
-		// Whatever became of the table, the kernel forgets it with its socket.
-		return errors.Join(err, s.release())
-	}
-	s.serves = want.Table != nil
-	s.showBeacon(s.serves)
-	// The table is none the worse for what fails here.
-	if obs.Returns != want.Returns {
-		err = s.rules.setReturn(want.Returns)
-	}
-	// ENOENT: a chain has changed since it was read, which is an event.
-	if placeErr := nft.PlaceAccepts(want.Add, want.Remove); !errors.Is(placeErr, unix.ENOENT) {
-		err = errors.Join(err, placeErr)
-	}
-	if err != nil {
-		return err
-	}
-	return s.watchBeacon(want.State == status.Standby)
-}
-
-// install puts the table into the kernel if it is not there already.
-func (s *system) install(obs Observed, spec nft.Spec) error {
-	t := spec.Table()
-	if obs.Ours && obs.Kernel.Table.Equal(t) {
-		return nil
-	}
-	if err := s.holder.Install(t, obs.Kernel); err != nil {
-		return err
-	}
-	log := s.log.WithFields(logrus.Fields{"interface": obs.Link.Name, "index": obs.Link.Index})
-	log.WithFields(logrus.Fields{"kernel": spec.Kernel.String(), "guarded": spec.Guarded}).Debug("installed the table")
-	// Ports that the kernel has just begun to serve were kept from it by our rule
-	// until now.
-	var freed nft.Ports
-	if obs.Ours {
-		freed = spec.Kernel.Minus(s.served)
-	}
-	s.served = spec.Kernel
-	s.forget = func() { s.forgetFlows(spec.Kernel, freed) }
-	return nil
-}
-
-// settle is what is left to do when the rules are in the kernel. It comes after
-// them, because a flow that is forgotten before could begin again too early; and
-// after the world has been told, because it takes ten milliseconds and more: the
-// kernel looks through the connections of all network namespaces.
-func (s *system) settle() {
-	if s.forget != nil {
-		s.forget()
-		s.forget = nil
-	}
-}
-
-func (s *system) forgetFlows(kernel, freed nft.Ports) {
-	n, err := nft.ForgetFlows(nft.AllPorts.Minus(kernel), freed)
-	if err != nil {
-		// Without nf_conntrack_netlink: new flows work, old ones wait for their
-		// timeout. No reason to take the table away.
-		s.log.WithError(err).Warn("flows that began before now keep their old way until they time out")
-	} else if n > 0 {
-		s.log.WithField("flows", n).Info("freed flows from the way that their first packet took")
-	}
 }
 
 // showBeacon lets the other daemons of this VM know whether we own the table.
@@ -199,7 +64,7 @@ func (s *system) showBeacon(lit bool) {
 			s.log.WithError(err).Debug("no beacon: another daemon would take over later than it could")
 		}
 	case !lit && s.beacon != nil:
-		s.beacon.Close()
+		s.beacon.close()
 		s.beacon = nil
 	}
 }
@@ -227,13 +92,14 @@ func (s *system) release() error {
 	var err error
 	if s.holder != nil {
 		if s.serves {
-			// Closing would do, but of this there is an event, which wakes a
-			// daemon that stands by sooner than the beacon does.
-			err = s.holder.Remove()
+			// Closing does, but of this there is an event, which wakes a daemon
+			// that stands by sooner than the beacon does.
+			_ = s.holder.Remove()
 		}
-		err = errors.Join(err, s.holder.Close())
+		err = s.holder.Close()
 		s.holder = nil
 	}
+	s.serves = false
 	s.showBeacon(false)
 	return err
 }
@@ -242,14 +108,60 @@ func (s *system) release() error {
 func (s *system) serving() bool { return s.serves && s.holder != nil }
 
 // undo takes away what is ours, which is nothing where another daemon serves.
+//
+// The table goes last, since it guards what is open. But if a daemon stands by,
+// the table goes first, and that one takes over the rest as it is: a rule that is
+// taken away for a moment costs connections.
 func (s *system) undo() error {
-	var err error
-	if s.serves {
-		err = removeTraces()
-	} else {
-		err = Cleanup() // of what failed earlier, if nobody else serves
-	}
 	s.watchBeacon(false)
+	var err error
+	if s.beacon != nil && s.beacon.watched() {
+		err = s.release()
+		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
+			if obs, lookErr := s.observe(true); lookErr == nil && obs.Kernel.Owner != 0 {
+				break
+			}
+		}
+	}
+	err = errors.Join(err, insist(s.removeOutside, func(err error) bool {
+		s.log.WithError(err).Warn("could not undo, trying again")
+		return true
+	}))
 	s.closeReaders()
 	return errors.Join(err, s.release())
+}
+
+// takeOver is how long a daemon that stands by may take to own the table. It
+// does so within milliseconds.
+const takeOver = time.Second
+
+// removeOutside takes away what would outlive the process.
+func (s *system) removeOutside() error {
+	obs, err := s.observe(true)
+	if err != nil || obs.Kernel.Owner != 0 && !obs.Ours {
+		return err
+	}
+	return s.applyOutside(obs, nothing(obs))
+}
+
+// insist calls do until it succeeds, for as long as again says so of its error,
+// or for about a second. It is for the end, after which nobody tries again.
+func insist(do func() error, again func(error) bool) error {
+	err := do()
+	for pause := firstBackOff; err != nil && again(err) && pause < time.Second; pause *= 2 {
+		time.Sleep(pause)
+		err = do()
+	}
+	return err
+}
+
+// mayPass reports whether an error is of the moment: no memory, say. Others stay
+// as they are: the kernel has no such thing, or we have no right.
+func mayPass(err error) bool {
+	for _, passing := range []error{unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
