@@ -51,11 +51,11 @@ func Echo(name, addr string) error {
 		return err
 	}
 	// The second, because Docker.Run tries it to know that both are there.
-	conns, err := net.Listen("tcp", addr)
+	conns, err := listen(addr)
 	if err != nil {
 		return errors.Join(err, datagrams.Close())
 	}
 	serveConns(conns, func(c net.Conn) { echoLines(c, name) })
-	echoDatagrams(datagrams, name)
+	echoDatagrams(datagrams.(*net.UDPConn), name)
 	return nil
 }

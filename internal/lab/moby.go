@@ -2,6 +2,7 @@ package lab
 
 import (
 	"crypto/sha256"
+	"debug/buildinfo"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,6 +44,20 @@ func (h *Host) StartMoby(flags ...string) (*Docker, error) {
 var mobyBuild = []string{
 	"build", "-trimpath", "-buildvcs=false", "-tags=osusergo,netgo,static_build",
 	"-ldflags=-s -w -linkmode=external -extldflags=-static", "-o",
+}
+
+// MobyVersion is the module, with its version, that StartMoby's dockerd was built
+// from: the program itself does not know. It is built if it is not there yet.
+func MobyVersion() (string, error) {
+	programs, err := mobyPrograms()
+	if err != nil {
+		return "", err
+	}
+	built, err := buildinfo.ReadFile(filepath.Join(programs, "dockerd"))
+	if err != nil {
+		return "", err
+	}
+	return built.Main.Path + "@" + built.Main.Version, nil
 }
 
 // mobyPrograms returns the folder of a current dockerd, docker-proxy and runc,

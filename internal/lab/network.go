@@ -223,7 +223,7 @@ func mirrorRules(h *Host) error {
 	for _, rule := range rules {
 		// The kernel takes what is not given as a wildcard, so only a rule
 		// that was seen may be removed, or those with an interface go.
-		if max(rule.Priority, 0) == 0 && rule.Table == unix.RT_TABLE_LOCAL && rule.IifName == "" {
+		if max(rule.Priority, 0) == 0 && rule.Table == unix.RT_TABLE_LOCAL && rule.IifName == "" && rule.Mask == nil {
 			local.Priority = 0
 			if err := h.Net.RuleDel(local); err != nil {
 				return fmt.Errorf("remove rule %s in %s: %w", rule, h.Name, err)

@@ -2,13 +2,10 @@ package lab
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink"
 )
 
 const (
@@ -33,17 +30,18 @@ type StandIn struct {
 	Container *Host
 	Addr      netip.Addr // its own address, on docker0
 
-	wsl *Host
+	bench *Bench
+	wsl   *Host // the bench's
 }
 
 // StartStandIn starts the stand-in engine in WSL with its container, and waits
 // until the container answers on its own address.
 func (b *Bench) StartStandIn() (*StandIn, error) {
-	container, err := b.addHost("container")
+	container, err := b.AddContainer("container")
 	if err != nil {
 		return nil, err
 	}
-	s := &StandIn{Container: container, Addr: containerAddr.Addr(), wsl: b.WSL}
+	s := &StandIn{Container: container, Addr: containerAddr.Addr(), bench: b, wsl: b.WSL}
 	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("start the stand-in engine: %w", err)
 	}
@@ -60,62 +58,15 @@ func (s *StandIn) start() error {
 	if err := s.addChains(); err != nil {
 		return err
 	}
-	addr := netip.AddrPortFrom(netip.IPv4Unspecified(), containerPort).String()
-	for _, proto := range []string{"tcp", "udp"} {
-		if _, err := s.Container.ServeEcho(proto, addr); err != nil {
-			return err
-		}
-	}
-	return s.await()
+	return s.bench.AwaitContainer(s.Addr)
 }
 
 // connect makes docker0 and joins the container to it.
 func (s *StandIn) connect() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = docker0
-	bridge := &netlink.Bridge{LinkAttrs: attrs}
-	if err := s.wsl.Net.LinkAdd(bridge); err != nil {
-		return fmt.Errorf("add %s: %w", docker0, err)
-	}
-	const veth = "veth0"
-	// Docker makes the container's MAC address out of its address.
-	mac := append(net.HardwareAddr{0x02, 0x42}, s.Addr.AsSlice()...)
-	if err := connect(s.wsl, veth, nil, s.Container, eth0, mac); err != nil {
+	if err := s.bench.AddBridge(docker0, bridgeAddr); err != nil {
 		return err
 	}
-	if err := addAddress(s.Container, eth0, containerAddr); err != nil {
-		return err
-	}
-	port, err := s.wsl.Net.LinkByName(veth)
-	if err == nil {
-		err = s.wsl.Net.LinkSetMaster(port, bridge)
-	}
-	if err == nil {
-		err = s.wsl.Net.LinkSetUp(port)
-	}
-	if err != nil {
-		return fmt.Errorf("join %s to %s: %w", veth, docker0, err)
-	}
-	if err := addAddress(s.wsl, docker0, bridgeAddr); err != nil {
-		return err
-	}
-	return addDefaultRoute(s.Container, eth0, bridgeAddr.Addr())
-}
-
-// await waits until the container answers: a bridge may take a second to see
-// that a port has a carrier.
-func (s *StandIn) await() error {
-	addr := netip.AddrPortFrom(s.Addr, containerPort).String()
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		_, err := s.wsl.Ask("tcp", addr, 50*time.Millisecond)
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the container does not answer: %w", err)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	return s.bench.Plug(s.Container, "veth0", docker0, containerAddr, bridgeAddr.Addr())
 }
 
 // addChains writes what dockerd writes to the table "ip nat" when it starts.

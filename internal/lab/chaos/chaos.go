@@ -1,0 +1,283 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// within is how soon after the last fault all must be as it should.
+const within = time.Second
+
+// muchTooLate is how long a miss is watched: what comes late is another mistake
+// than what never comes.
+const muchTooLate = 10 * time.Second
+
+// recovery is for how long after a flood the times are not counted: a daemon
+// that was woken too often looks at most a few times a second for a while.
+const recovery = 10 * time.Second
+
+// mostAtOnce is how many faults come one upon the other, at most.
+const mostAtOnce = 4
+
+// A Config says what to run.
+type Config struct {
+	// Seed determines which faults come, and in which order. What the daemons
+	// make of it depends on time as well.
+	Seed uint64
+	// Steps is how many faults there are.
+	Steps int
+	// Direct has the daemons run with --path direct.
+	Direct bool
+	// Program is wslmirror.
+	Program string
+	// Rest is how long to wait after each burst. A daemon that is woken again and
+	// again looks no more than a few times a second, so that without a rest the
+	// times say how long that limit made it wait.
+	Rest time.Duration
+	// Told, if set, is told each step.
+	Told func(seed uint64, step int, fault string)
+}
+
+// A Miss is a world that was not as it should be.
+type Miss struct {
+	Seed   uint64
+	Step   int // how many steps show it
+	Direct bool
+	Recent []string // the last faults
+	What   error
+	Log    string // the end of what the daemons logged
+}
+
+func (m *Miss) Error() string {
+	path := "proxy"
+	if m.Direct {
+		path = "direct"
+	}
+	return fmt.Sprintf("seed %d, step %d: %v\nthe last faults: %s\nreplay: mirrorlab chaos --seed %d --steps %d --path %s\n%s",
+		m.Seed, m.Step, m.What, strings.Join(m.Recent, "; "), m.Seed, m.Step, path, m.Log)
+}
+
+func (m *Miss) Unwrap() error { return m.What }
+
+// A Result is what a run has seen.
+type Result struct {
+	Steps, Bursts, Asked int
+	Times                Times
+}
+
+// Add adds another run.
+func (r *Result) Add(s Result) {
+	r.Steps += s.Steps
+	r.Bursts += s.Bursts
+	r.Asked += s.Asked
+	for fault, d := range s.Times {
+		r.Times[fault] = append(r.Times[fault], d...)
+	}
+}
+
+// Run lets faults loose on a world of its own. The error is a *Miss if the world
+// was not as it should be.
+func Run(ctx context.Context, cfg Config) (res Result, err error) {
+	w, err := newWorld(cfg)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	changes, err := w.watch()
+	if err != nil {
+		return res, err
+	}
+	defer changes.close()
+	r := runner{w: w, changes: changes, res: Result{Times: Times{}}}
+	if err := r.converge(time.Now().Add(5 * time.Second)); err != nil {
+		return res, fmt.Errorf("before the first fault: %w", err)
+	}
+	for r.res.Steps < cfg.Steps && ctx.Err() == nil {
+		if err := r.burst(); err != nil {
+			return r.res, r.miss(err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(cfg.Rest):
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return r.res, err
+	}
+	if err := r.leave(); err != nil {
+		return r.res, r.miss(err)
+	}
+	return r.res, nil
+}
+
+// A runner is one run.
+type runner struct {
+	w       *world
+	changes *changes
+	res     Result
+	recent  []string
+	last    sight // the last time that all was as it should be
+	flooded time.Time
+	judged  bool // what wslmirror should have done can be told
+}
+
+func (r *runner) miss(err error) error {
+	m := &Miss{Seed: r.w.cfg.Seed, Step: r.res.Steps, Direct: r.w.cfg.Direct, Recent: r.recent, What: err}
+	for i, d := range r.w.daemons {
+		m.Log += fmt.Sprintf("daemon %d, stopped: %v\n%s", i, d.stopped, d.log.tail())
+	}
+	return m
+}
+
+// burst is one fault, or some at once, and then the check.
+func (r *runner) burst() error {
+	n := 1
+	if r.w.rng.IntN(3) == 0 {
+		n += r.w.rng.IntN(mostAtOnce)
+	}
+	n = min(n, r.w.cfg.Steps-r.res.Steps)
+	before := r.w.expected()
+	var (
+		kinds kind
+		f     fault
+		began time.Time
+	)
+	for i := range n {
+		f = r.w.choose()
+		if i > 0 && f.kind&settled != 0 {
+			if err := r.converge(time.Now().Add(within)); err != nil {
+				return err
+			}
+		}
+		r.res.Steps++
+		r.recent = append(r.recent, f.name)
+		r.recent = r.recent[max(0, len(r.recent)-12):]
+		if r.w.cfg.Told != nil {
+			r.w.cfg.Told(r.w.cfg.Seed, r.res.Steps, f.name)
+		}
+		if f.kind&cuts != 0 {
+			r.w.cut(nil)
+		}
+		kinds |= f.kind
+		r.changes.begin()
+		began = time.Now()
+		if err := f.do(r.w); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	was := r.last
+	deadline := time.Now().Add(within)
+	if err := r.converge(deadline); err != nil {
+		return err
+	}
+	r.res.Bursts++
+	if f.kind&floods != 0 {
+		r.flooded = time.Now()
+	}
+	if n == 1 && r.judged && time.Since(r.flooded) > recovery && (f.kind&damages != 0 || !slices.Equal(before, r.w.expected())) {
+		if took, ok := r.changes.took(began, f.kind&others != 0); ok {
+			r.res.Times.add(f.name, took)
+		}
+	}
+	if kinds&others == 0 && r.last.others != was.others {
+		return fmt.Errorf("what is not wslmirror's has changed:\n%s", difference(strings.Split(was.others, "\n"), strings.Split(r.last.others, "\n")))
+	}
+	if err := r.w.died(); err != nil {
+		return err
+	}
+	if !r.judged {
+		return nil
+	}
+	r.res.Asked += len(r.w.ways())
+	if err := r.w.askAll(deadline); err != nil {
+		return err
+	}
+	return r.w.askKept()
+}
+
+// converge waits until the kernel holds what it should. If it is too late, the
+// error says whether it came to that at all.
+func (r *runner) converge(deadline time.Time) error {
+	var late string // what was wrong at the deadline
+	for {
+		again := r.changes.next()
+		s, err := r.w.look()
+		if err != nil {
+			return err
+		}
+		wrong, judged, err := r.w.wrong(s)
+		if err != nil {
+			return err
+		}
+		over := time.Since(deadline)
+		switch {
+		case wrong == "" && late != "":
+			return fmt.Errorf("%v too late the kernel holds what it should; until then:\n%s", over.Round(time.Millisecond), late)
+		case wrong == "":
+			r.last, r.judged = s, judged
+			return nil
+		case over > muchTooLate:
+			return fmt.Errorf("the kernel does not hold what it should, %v after it should have:\n%s", over.Round(time.Second), wrong)
+		case over > 0 && late == "":
+			late = wrong
+		}
+		select {
+		case <-again:
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// wrong says what is not as it should be. It cannot be told, and so is not
+// judged, while the daemon that owns the table is stopped; and of what a daemon
+// left that was killed, only that it is not the table.
+func (w *world) wrong(s sight) (wrong string, judged bool, err error) {
+	if len(w.daemons) == 0 && w.crashed {
+		table := slices.DeleteFunc(slices.Clone(s.ours), func(line string) bool {
+			return strings.HasPrefix(line, "rule: ") || strings.HasPrefix(line, "accept: ")
+		})
+		return difference(nil, table), false, nil
+	}
+	if w.acting() < len(w.daemons) {
+		owner, err := w.owner()
+		if err != nil || w.acting() == 0 || owner != nil && owner.stopped {
+			return "", false, err
+		}
+	}
+	return difference(w.expected(), s.ours) + difference(w.opened(), s.opened), true, nil
+}
+
+// leave ends all daemons, after which nothing may be left of them.
+func (r *runner) leave() error {
+	w := r.w
+	for len(w.daemons) > 0 {
+		d := w.daemons[0]
+		if d.stopped {
+			d.stopped = false
+			if err := d.proc.Process.Signal(contSignal); err != nil {
+				return err
+			}
+		}
+		if err := w.end(d, termSignal); err != nil {
+			return err
+		}
+	}
+	if w.crashed {
+		if _, err := w.bench.WSL.Run(w.cfg.Program, "cleanup"); err != nil {
+			return err
+		}
+		w.crashed = false
+	}
+	was := r.last
+	if err := r.converge(time.Now().Add(within)); err != nil {
+		return fmt.Errorf("all daemons have stopped: %w", err)
+	}
+	if r.last.others != was.others {
+		return fmt.Errorf("all daemons have stopped, and what is not theirs has changed:\n%s", difference(strings.Split(was.others, "\n"), strings.Split(r.last.others, "\n")))
+	}
+	return nil
+}

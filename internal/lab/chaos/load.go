@@ -1,0 +1,161 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+)
+
+// Load is what the clients in one host have met.
+type Load struct {
+	// Answers came, of which the Late took longer than a second: the first packet
+	// of a connection may fall into the moment of a take-over, and is sent again
+	// after a second. Lost never came, or from somebody else.
+	Answers, Late, Lost int
+	// OnKept are the answers on connections that stayed open all the time, and
+	// Broken the connections that did not.
+	OnKept, Broken int
+	// Faults says of the first few of Lost and Broken what they were.
+	Faults []string
+}
+
+const (
+	late       = time.Second
+	loadEvery  = 20 * time.Millisecond // of each client
+	lostAfter  = 8 * time.Second
+	resend     = time.Second // as a resolver does, for UDP
+	mostFaults = 5
+)
+
+// A load is clients at work: of each way two, one that connects anew for each
+// question, and for TCP one that keeps its connection.
+type load struct {
+	mu     sync.Mutex
+	totals map[*lab.Host]Load
+	group  sync.WaitGroup
+	cancel context.CancelFunc
+}
+
+func startLoad(ctx context.Context, ways []way) *load {
+	l := &load{totals: map[*lab.Host]Load{}}
+	ctx, l.cancel = context.WithCancel(ctx)
+	for _, a := range ways {
+		l.group.Go(func() { l.anew(ctx, a) })
+		if a.proto == "tcp" {
+			l.group.Go(func() { l.keep(ctx, a) })
+		}
+	}
+	return l
+}
+
+// stop ends the load.
+func (l *load) stop() map[*lab.Host]Load {
+	l.cancel()
+	l.group.Wait()
+	return l.totals
+}
+
+func (l *load) count(a way, change func(*Load)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.totals[a.from]
+	change(&t)
+	l.totals[a.from] = t
+}
+
+func (t *Load) fault(a way, err error) {
+	if len(t.Faults) < mostFaults {
+		t.Faults = append(t.Faults, fmt.Sprintf("%s: %v", a, err))
+	}
+}
+
+// every calls ask again and again, until it says so or the end.
+func every(ctx context.Context, d time.Duration, ask func() bool) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for ask() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *load) anew(ctx context.Context, a way) {
+	every(ctx, loadEvery, func() bool {
+		began := time.Now()
+		err := a.once()
+		took := time.Since(began)
+		l.count(a, func(t *Load) {
+			switch {
+			case err != nil:
+				t.Lost++
+				t.fault(a, err)
+				return
+			case took > late:
+				t.Late++
+			}
+			t.Answers++
+		})
+		return true
+	})
+}
+
+// once asks as a patient client does.
+func (a way) once() (err error) {
+	patience := lostAfter
+	if a.proto == "udp" {
+		patience = resend
+	}
+	for deadline := time.Now().Add(lostAfter); ; {
+		var answer string
+		answer, err = a.from.Ask(a.proto, a.addr(), patience)
+		switch {
+		case err == nil && answer == a.answer:
+			return nil
+		case err == nil:
+			return fmt.Errorf("%q answers, not %q", answer, a.answer)
+		case a.proto != "udp" || time.Now().After(deadline):
+			return err
+		}
+	}
+}
+
+func (l *load) keep(ctx context.Context, a way) {
+	var c *lab.Client
+	every(ctx, 5*loadEvery, func() bool {
+		var err error
+		if c == nil {
+			if c, err = a.from.Dial("tcp", "", a.addr(), lostAfter); err != nil {
+				c = nil
+				l.count(a, func(t *Load) { t.Lost++; t.fault(a, err) })
+				return true
+			}
+		}
+		answer, err := c.Ask(lostAfter)
+		if err == nil && answer != a.answer {
+			err = errors.New(answer + " answers")
+		}
+		l.count(a, func(t *Load) {
+			if err == nil {
+				t.OnKept++
+				return
+			}
+			t.Broken++
+			t.fault(a, fmt.Errorf("kept connection: %w", err))
+		})
+		if err != nil {
+			c.Close()
+			c = nil
+		}
+		return true
+	})
+	if c != nil {
+		c.Close()
+	}
+}

@@ -1,0 +1,157 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A SoakResult is what a soak has seen.
+type SoakResult struct {
+	Took           time.Duration
+	Windows, Linux Load
+	Cost
+	// Changes are the ports, containers and networks that came and went, TakeOvers
+	// how often another daemon took over, one half after a kill.
+	Changes, TakeOvers int
+}
+
+// The rhythm of a soak.
+const (
+	changeEvery   = 100 * time.Millisecond
+	takeOverEvery = 5 * time.Second
+)
+
+// Soak has containers come and go, and daemons take over from one another, while
+// clients ask, who should notice nothing.
+func Soak(ctx context.Context, cfg Config, d time.Duration) (res SoakResult, err error) {
+	w, err := newWorld(cfg)
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	changes, err := w.watch()
+	if err != nil {
+		return res, err
+	}
+	defer changes.close()
+	s := soak{w: w, r: runner{w: w, changes: changes}, began: time.Now()}
+	if err := s.r.converge(time.Now().Add(5 * time.Second)); err != nil {
+		return res, err
+	}
+	if s.meter, err = newMeter(w.daemons[0]); err != nil {
+		return res, err
+	}
+	// What the clients ask for stays; all else comes and goes.
+	s.steady = slices.Concat(w.docker.published(), w.podman.published())
+	s.load = startLoad(ctx, w.ways())
+	err = s.run(ctx, d)
+	loads := s.load.stop()
+	s.res.Windows, s.res.Linux = loads[w.bench.Windows], loads[w.bench.WSL]
+	return s.result(), errors.Join(err, s.meter.close())
+}
+
+type soak struct {
+	w      *world
+	r      runner
+	began  time.Time
+	steady []*port
+	load   *load
+	meter  *meter
+	past   Cost // of the daemons that have ended
+	res    SoakResult
+}
+
+func (s *soak) result() SoakResult {
+	res := s.res
+	res.Took = time.Since(s.began)
+	res.Cost = s.past
+	res.Cost.add(s.meter.cost)
+	return res
+}
+
+func (s *soak) run(ctx context.Context, d time.Duration) error {
+	end := time.After(d)
+	change := time.NewTicker(changeEvery)
+	defer change.Stop()
+	takeOver := time.NewTicker(takeOverEvery)
+	defer takeOver.Stop()
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end:
+			return s.r.converge(time.Now().Add(within))
+		case <-change.C:
+			err = s.change()
+		case <-takeOver.C:
+			err = s.takeOver()
+		case <-second.C:
+			err = errors.Join(s.meter.sample(), s.w.died())
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// change makes a port, a container or a network come or go, of those that
+// nobody asks for.
+func (s *soak) change() error {
+	w := s.w
+	s.res.Changes++
+	network := w.docker.bridges[1]
+	switch n := w.rng.IntN(20); {
+	case n == 0 && network.there:
+		return w.docker.remove(network)
+	case n <= 1 && !network.there:
+		return w.docker.create(network)
+	}
+	e := pick(w, w.engines())
+	p := pick(w, e.those(func(p *port) bool { return !slices.Contains(s.steady, p) }))
+	if p.to != nil {
+		if err := p.release(); err != nil {
+			return err
+		}
+	} else if err := p.publish(pick(w, e.plugged())); err != nil {
+		return err
+	}
+	return e.write()
+}
+
+// takeOver starts another daemon, and ends the one that serves when the other
+// stands by.
+func (s *soak) takeOver() error {
+	w := s.w
+	if err := w.startDaemon(); err != nil {
+		return err
+	}
+	m, err := newMeter(w.daemons[len(w.daemons)-1])
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.meter.sample(), s.meter.close()); err != nil {
+		return err
+	}
+	s.past.add(s.meter.cost)
+	s.meter = m
+	s.res.TakeOvers++
+	sig := unix.SIGTERM
+	if s.res.TakeOvers%2 == 0 {
+		sig = unix.SIGKILL
+	}
+	if err := w.end(w.daemons[0], sig); err != nil {
+		return err
+	}
+	if err := s.r.converge(time.Now().Add(within)); err != nil {
+		return fmt.Errorf("after a take-over: %w", err)
+	}
+	return nil
+}

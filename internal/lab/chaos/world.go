@@ -1,0 +1,123 @@
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+)
+
+// The servers of the world that are in no container, on TCP.
+const (
+	linuxPort   = 9000
+	windowsPort = 9001
+)
+
+// Where loopback0 is.
+type place int
+
+const (
+	present place = iota
+	absent
+	renamed
+	movedOut
+)
+
+// A world is a bench and the model of what is on it.
+type world struct {
+	bench *lab.Bench
+	cfg   Config
+	rng   *rand.Rand
+	dir   string // for the daemons' runtime directories
+
+	loopback0 place
+	wslChains bool // WSL's own are there
+	shadowed  bool // an ip rule of others comes before ours
+	rpFilter  bool // ufw has set all.rp_filter
+	eth0Open  bool // route_localnet of eth0
+	docker    *engine
+	podman    *engine
+
+	daemons []*daemon
+	started int  // how many there were
+	crashed bool // the last daemon that ended was killed
+
+	kept []keptConn // connections that must survive
+}
+
+func newWorld(cfg Config) (w *world, err error) {
+	w = &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), wslChains: true, eth0Open: true}
+	if w.dir, err = os.MkdirTemp("", "mirrorlab-chaos-"); err != nil {
+		return nil, err
+	}
+	if err := w.build(); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *world) build() (err error) {
+	if w.bench, err = lab.New(lab.Options{Ports: 4096}); err != nil {
+		return err
+	}
+	if err := w.bench.WSL.Sysctl("ipv4/ip_forward", "1"); err != nil {
+		return err
+	}
+	if _, err := w.bench.WSL.ServeEcho("tcp", fmt.Sprintf("127.0.0.1:%d", linuxPort)); err != nil {
+		return err
+	}
+	if _, err := w.bench.Windows.ServeEcho("tcp", fmt.Sprintf("127.0.0.1:%d", windowsPort)); err != nil {
+		return err
+	}
+	if err := w.buildEngines(); err != nil {
+		return err
+	}
+	return w.startDaemon()
+}
+
+// close ends the daemons first, so that they do not work on a world that ends.
+func (w *world) close() error {
+	var errs []error
+	for _, d := range w.daemons {
+		errs = append(errs, d.proc.Close())
+	}
+	w.cut(nil)
+	for _, e := range w.engines() {
+		for _, p := range e.ports {
+			errs = append(errs, p.release())
+		}
+	}
+	if w.bench != nil {
+		errs = append(errs, w.bench.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
+}
+
+func (w *world) engines() []*engine {
+	if w.podman == nil {
+		return nil
+	}
+	return []*engine{w.docker, w.podman}
+}
+
+// serving reports whether a daemon should have its table in the kernel: one that
+// can act, with loopback0 there.
+func (w *world) serving() bool { return w.acting() > 0 && w.loopback0 == present }
+
+// acting is how many daemons run and are not stopped.
+func (w *world) acting() (n int) {
+	for _, d := range w.daemons {
+		if !d.stopped {
+			n++
+		}
+	}
+	return n
+}
+
+// whole reports whether every way of the matrix should work, but for what a way
+// itself knows.
+func (w *world) whole() bool {
+	return w.serving() && w.wslChains && w.docker.rules && w.podman.rules && !w.rpFilter
+}
