@@ -1,0 +1,183 @@
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Range is a range of ports, both ends inclusive.
+type Range struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
+}
+
+// Contains reports whether port lies in r.
+func (r Range) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
+
+// Size is how many ports r has; the zero Range has none.
+func (r Range) Size() int {
+	if r == (Range{}) {
+		return 0
+	}
+	return int(r.Last) - int(r.First) + 1
+}
+
+// A Block is the range from which Linux takes the source ports of its own
+// connections. In mirrored mode WSL has reserved it in Windows.
+type Block struct {
+	Range
+	// Reserved are the ports in it that are never chosen
+	// (net.ipv4.ip_local_reserved_ports).
+	Reserved []Range
+	// Usable is how many connections to one destination the block is good for;
+	// FirstPass how many of them are found in the first pass of the search, over
+	// the ports of the low end's parity. The second pass takes longer.
+	Usable, FirstPass int
+	// UsableUDP is how many sockets of UDP it is good for, to all destinations.
+	UsableUDP int
+	// TCP and UDP are how many of its ports are in use, TIME_WAIT included.
+	TCP, UDP int
+	// Containers says that the flows of containers are among them: only who has
+	// CAP_NET_ADMIN sees these.
+	Containers bool
+	// Worst is the destination that has taken the most.
+	Worst Load
+	// Windows is the range that is reserved in Windows, as WSL's own masquerade
+	// rule has it, and zero if that is unknown.
+	Windows Range
+}
+
+// A Load is how much of the block has been taken to one destination.
+type Load struct {
+	Proto string
+	// Destination is not valid for UDP, whose sockets take a port for all
+	// destinations.
+	Destination netip.AddrPort
+	Used, Of    int
+}
+
+// Share is the part of the block that is taken, from 0 to 1.
+func (l Load) Share() float64 {
+	if l.Of == 0 {
+		return 0
+	}
+	return float64(l.Used) / float64(l.Of)
+}
+
+// Widened reports whether the block reaches beyond what is reserved in Windows:
+// then all of Linux's own connections to localhost hang (WSL#41227).
+func (b Block) Widened() bool {
+	if b.Windows == (Range{}) {
+		return false
+	}
+	for port := int(b.First); port <= int(b.Last); port++ {
+		if !b.Windows.Contains(uint16(port)) && !b.IsReserved(uint16(port)) {
+			return true
+		}
+	}
+	return false
+}
+
+// IsReserved reports whether port is never chosen.
+func (b Block) IsReserved(port uint16) bool {
+	return slices.ContainsFunc(b.Reserved, func(r Range) bool { return r.Contains(port) })
+}
+
+// FirstPassLeft is how many connections to the worst destination are found in
+// the first pass, from now on.
+func (b Block) FirstPassLeft() int { return max(0, b.FirstPass-b.Worst.Used) }
+
+// ReadBlock reads the block and what of it is in use. windows is the range that
+// is reserved in Windows, zero if that is unknown.
+func ReadBlock(windows Range) (Block, error) {
+	sockets, err := Sockets()
+	if err != nil {
+		return Block{}, err
+	}
+	return readBlock(windows, sockets)
+}
+
+func readBlock(windows Range, sockets []Socket) (Block, error) {
+	r, reserved, err := readRange()
+	if err != nil {
+		return Block{}, err
+	}
+	flows, err := Flows()
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		return Block{}, err
+	}
+	b := measure(r, reserved, sockets, flows)
+	b.Containers, b.Windows = err == nil, windows
+	return b, nil
+}
+
+// readRange reads the range and the ports in it that are reserved.
+func readRange() (Range, []Range, error) {
+	const dir = "/proc/sys/net/ipv4/"
+	b, err := os.ReadFile(dir + "ip_local_port_range")
+	if err != nil {
+		return Range{}, nil, err
+	}
+	r, err := parseRange(strings.Fields(string(b)))
+	if err != nil {
+		return Range{}, nil, fmt.Errorf("ip_local_port_range: %w", err)
+	}
+	if b, err = os.ReadFile(dir + "ip_local_reserved_ports"); errors.Is(err, fs.ErrNotExist) {
+		return r, nil, nil
+	} else if err != nil {
+		return Range{}, nil, err
+	}
+	all, err := parseReserved(string(b))
+	if err != nil {
+		return Range{}, nil, fmt.Errorf("ip_local_reserved_ports: %w", err)
+	}
+	var reserved []Range
+	for _, a := range all {
+		if a.Last >= r.First && a.First <= r.Last {
+			reserved = append(reserved, Range{max(a.First, r.First), min(a.Last, r.Last)})
+		}
+	}
+	return r, reserved, nil
+}
+
+// parseReserved reads a list as "8080,9000-9010".
+func parseReserved(s string) (list []Range, err error) {
+	for item := range strings.SplitSeq(strings.TrimSpace(s), ",") {
+		if item == "" {
+			continue
+		}
+		ends := strings.Split(item, "-")
+		if len(ends) == 1 {
+			ends = append(ends, ends[0])
+		}
+		r, err := parseRange(ends)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
+
+func parseRange(ends []string) (Range, error) {
+	if len(ends) != 2 {
+		return Range{}, fmt.Errorf("%q is no range of ports", ends)
+	}
+	first, err := strconv.ParseUint(ends[0], 10, 16)
+	if err != nil {
+		return Range{}, err
+	}
+	last, err := strconv.ParseUint(ends[1], 10, 16)
+	if err == nil && first > last {
+		err = fmt.Errorf("%q is no range of ports", ends)
+	}
+	return Range{uint16(first), uint16(last)}, err
+}

@@ -1,0 +1,140 @@
+package ports
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
+)
+
+func listener(proto, addr, program string) Listener {
+	return Listener{Proto: proto, Addr: netip.MustParseAddrPort(addr), Program: program, PID: 42}
+}
+
+// A mirrored network with a bit of everything.
+func facts() Facts {
+	return Facts{
+		Proto: "tcp", Mirrored: true, Version: "2.9.5.0",
+		Block: Block{Range: Range{60700, 60999}},
+		Listeners: []Listener{
+			listener("tcp", "0.0.0.0:8080", "docker-proxy"),
+			listener("tcp", "[::1]:8085", "node"),
+			listener("tcp", "[::]:8086", "node"),
+			listener("udp", "0.0.0.0:5353", "avahi"),
+			{Proto: "tcp", Addr: netip.MustParseAddrPort("0.0.0.0:8087"), Bound: true},
+		},
+		Published: []status.Port{
+			{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "proxy"},
+			{Proto: "tcp", Port: 8090, Address: "0.0.0.0", Target: "10.4.0.2:80", Engine: "cni", Path: "kernel"},
+		},
+		Windows: windows.Ports{
+			Excluded: []windows.Range{
+				{First: 80, Last: 80}, {First: 1628, Last: 1727}, {First: 1700, Last: 1700, Administered: true},
+				{First: 2222, Last: 2222, Administered: true}, {First: 50000, Last: 50059, Administered: true},
+			},
+			Dynamic: windows.Range{First: 49152, Last: 65535},
+			Listeners: []windows.Listener{
+				{Addr: netip.MustParseAddrPort("0.0.0.0:135"), PID: 1104},
+				{Addr: netip.MustParseAddrPort("127.0.0.1:9001"), PID: 20480},
+				{Addr: netip.MustParseAddrPort("[fe80::1]:7000"), PID: 20480},
+			},
+		},
+	}
+}
+
+func TestExplain(t *testing.T) {
+	const add = "netsh int ipv4 add excludedportrange protocol=tcp startport=%d numberofports=1 store=persistent"
+	exclusion := func(port string) string { return strings.Replace(add, "%d", port, 1) }
+	nat := func(f *Facts) { f.Mirrored = false }
+	tests := map[string]struct {
+		port    uint16
+		change  func(*Facts)
+		state   State
+		says    string // in the reasons and notes
+		linux   string
+		windows string // all lines, by "; "
+		next    uint16
+	}{
+		"free":                   {port: 3000, state: Free, next: 3001},
+		"published, has a proxy": {port: 8080, state: Taken, says: "docker-proxy (process 42) listens on 0.0.0.0:8080; docker publishes it on 0.0.0.0, for the container at 172.17.0.2:80", linux: "ps -fp 42; docker ps --filter publish=8080/tcp", next: 8081},
+		"published, no listener": {port: 8090, state: Taken, says: "cni publishes it on 0.0.0.0, for the container at 10.4.0.2:80; nobody in Linux has bound it", next: 8091},
+		"IPv6 only":              {port: 8085, state: Free, says: "node (process 42) listens on [::1]:8085: this is IPv6", next: 8088},
+		"both families":          {port: 8086, state: Taken, says: "node (process 42) listens on [::]:8086", linux: "ps -fp 42", next: 8088},
+		"bound, nameless":        {port: 8087, state: Taken, says: "a program holds, without listening (ss does not show it), 0.0.0.0:8087", linux: "sudo ss -tnap 'sport = :8087'", next: 8088},
+		"of the other protocol":  {port: 5353, state: Free, next: 5354},
+		"UDP":                    {port: 5353, change: func(f *Facts) { f.Proto = "udp" }, state: Taken, says: "avahi", linux: "ps -fp 42", next: 5354},
+		"in the block":           {port: 60800, state: Blocked, says: "block 60700-60999", next: 49151},
+		"in the block, NAT":      {port: 60800, change: nat, state: Free, says: "range 60700-60999", windows: exclusion("60800"), next: 49151},
+		"reserved":               {port: 1650, state: Blocked, says: "a Windows program has reserved 1628-1727", windows: "net stop winnat; " + exclusion("1650") + "; net start winnat", next: 1728},
+		"reserved, one port":     {port: 80, state: Blocked, says: "reserved 80 (", windows: "net stop winnat; " + exclusion("80") + "; net start winnat", next: 81},
+		"reserved and excluded":  {port: 1700, state: Blocked, says: "an administrator has excluded 1700", windows: "net stop winnat; net start winnat", next: 1728},
+		"excluded":               {port: 2222, state: Free, says: "may be bound", next: 2223},
+		"excluded, in dynamic":   {port: 50010, state: Free, says: "excluded 50000-50059", next: 49151},
+		"in Windows' range":      {port: 55000, state: Free, says: "any Windows program may take it", windows: exclusion("55000"), next: 49151},
+		"refused by this WSL":    {port: 55000, change: func(f *Facts) { f.Version = "2.9.4.0" }, state: Blocked, says: "WSL 2.9.4.0 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
+		"refused, excluded":      {port: 50010, change: func(f *Facts) { f.Version = "2.8.7" }, state: Blocked, says: "WSL 2.8.7 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
+		"perhaps refused":        {port: 55000, change: func(f *Facts) { f.Version = "" }, state: Free, says: "2.8.7 to 2.9.4 refuses", windows: exclusion("55000"), next: 49151},
+		"leftover range": {port: 8081, change: func(f *Facts) { f.Windows.Dynamic = windows.Range{First: 1024, Last: 15000} }, state: Free,
+			says: "dynamic range 1024-15000", windows: "netsh int ipv4 set dynamicportrange tcp startport=49152 numberofports=16384; " + exclusion("8081"), next: 15001},
+		"Windows listens":      {port: 9001, state: Taken, says: "process 20480) listens on 127.0.0.1:9001", windows: `tasklist /fi "PID eq 20480"`, next: 9002},
+		"Windows, IPv6":        {port: 7000, state: Free, next: 7001},
+		"Windows' relay":       {port: 8080, change: func(f *Facts) { nat(f); f.Windows.Listeners[0].Addr = netip.MustParseAddrPort("127.0.0.1:8080") }, state: Taken, says: "docker-proxy", linux: "ps -fp 42; docker ps --filter publish=8080/tcp", next: 8081},
+		"privileged":           {port: 443, state: Free, says: "takes root", next: 444},
+		"never works":          {port: 5004, state: Blocked, says: "WSL#41135", next: 5005},
+		"works in NAT":         {port: 5004, change: nat, state: Free, next: 5005},
+		"the last":             {port: 65535, change: func(f *Facts) { f.Windows = windows.Ports{} }, state: Free, next: 65534},
+		"nothing known at all": {port: 8080, change: func(f *Facts) { *f = Facts{Proto: "tcp"} }, state: Free, next: 8081},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := facts()
+			if test.change != nil {
+				test.change(&f)
+			}
+			v := Explain(f, test.port)
+			said := strings.Join(slices.Concat(v.Reasons, v.Notes), "; ")
+			if v.Port != test.port || v.Proto != f.Proto || v.State != test.state || v.Next != test.next ||
+				!strings.Contains(said, test.says) || (test.state == Free) != (len(v.Reasons) == 0) {
+				t.Errorf("%+v\nwant %s, next %d, with %q", v, test.state, test.next, test.says)
+			}
+			if test.says == "" && said != "" {
+				t.Errorf("says %q", said)
+			}
+			if got := strings.Join(v.Linux, "; "); got != test.linux {
+				t.Errorf("for Linux %q, want %q", got, test.linux)
+			}
+			if got := strings.Join(v.Windows, "; "); got != test.windows {
+				t.Errorf("for Windows %q, want %q", got, test.windows)
+			}
+		})
+	}
+}
+
+// Whatever the port, what is proposed instead is free.
+func TestNextIsFree(t *testing.T) {
+	f := facts()
+	for port := 1; port <= 65535; port += 991 {
+		v := Explain(f, uint16(port))
+		if v.Next == 0 || v.Next == uint16(port) || Explain(f, v.Next).State != Free {
+			t.Fatalf("instead of %d: %d", port, v.Next)
+		}
+	}
+	f.Windows.Excluded = []windows.Range{{First: 0, Last: 65535}}
+	if v := Explain(f, 8080); v.Next != 0 || v.State != Taken {
+		t.Errorf("where nothing is free: %+v", v)
+	}
+}
+
+func TestDeniesDynamic(t *testing.T) {
+	for version, want := range map[string][2]bool{
+		"2.8.6.0": {false, true}, "2.8.7.0": {true, true}, "2.9.4": {true, true}, "2.9.5.0": {false, true},
+		"2.10.0.0": {false, true}, "3.0.0": {false, true}, "": {}, "mirrored": {}, "2.9": {}, "2.9.x.0": {}, "2.-9.1.0": {}, "2.9999.4.0": {},
+	} {
+		if denied, known := DeniesDynamic(version); denied != want[0] || known != want[1] {
+			t.Errorf("%q: %v, %v", version, denied, known)
+		}
+	}
+}

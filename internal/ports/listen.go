@@ -1,0 +1,115 @@
+package ports
+
+import (
+	"bytes"
+	"cmp"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Listener is a socket of Linux that waits for clients, or holds a port.
+type Listener struct {
+	Proto string // tcp or udp
+	Addr  netip.AddrPort
+	// OnlyV6 says that it takes nothing of IPv4.
+	OnlyV6 bool
+	// Bound says that it holds the port and does not listen; ss does not show it.
+	Bound bool
+	// Program is the name of the program, and PID its number; both are zero where
+	// /proc does not tell: it belongs to another user or another distribution.
+	Program string
+	PID     int
+}
+
+// TakesIPv4 reports whether nobody else may have its port for IPv4.
+func (l Listener) TakesIPv4() bool {
+	return l.Addr.Addr().Is4() || l.Addr.Addr().IsUnspecified() && !l.OnlyV6
+}
+
+// Listeners are the sockets that wait for clients, sorted by port.
+func Listeners() ([]Listener, error) {
+	sockets, err := Sockets()
+	if err != nil {
+		return nil, err
+	}
+	return listeners(sockets, programs("/proc")), nil
+}
+
+// listeners are those among sockets, with the programs that have them.
+func listeners(sockets []Socket, programs map[uint32]process) []Listener {
+	var list []Listener
+	for _, s := range sockets {
+		switch {
+		case s.Local.Port() == 0:
+			continue
+		case s.Proto == "tcp" && (s.State == listening || s.State == closed):
+		case s.Proto == "udp" && s.State == closed: // not connected
+		default:
+			continue
+		}
+		p := programs[s.Inode]
+		list = append(list, Listener{
+			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, Bound: s.Proto == "tcp" && s.State == closed,
+			Program: p.name, PID: p.pid,
+		})
+	}
+	slices.SortFunc(list, func(a, b Listener) int {
+		return cmp.Or(
+			cmp.Compare(a.Addr.Port(), b.Addr.Port()), cmp.Compare(a.Proto, b.Proto),
+			a.Addr.Compare(b.Addr), cmp.Compare(a.PID, b.PID))
+	})
+	return slices.Compact(list) // with SO_REUSEPORT one program has several
+}
+
+// A process is a program that runs.
+type process struct {
+	pid  int
+	name string
+}
+
+// programs are the processes by the inodes of their sockets, as far as this user
+// may see them. Of several that share a socket it is the one with the lowest
+// number, which mostly is the parent.
+func programs(proc string) map[uint32]process {
+	dirs, _ := os.ReadDir(proc) // without /proc there are no names
+	found := map[uint32]process{}
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join(proc, d.Name())
+		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
+		if err != nil {
+			continue // another user's, or it has ended
+		}
+		var name string
+		for _, fd := range fds {
+			link, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
+			if err != nil {
+				continue
+			}
+			number, ok := strings.CutPrefix(link, "socket:[")
+			if !ok {
+				continue
+			}
+			inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 32)
+			if err != nil {
+				continue
+			}
+			if p, ok := found[uint32(inode)]; ok && p.pid <= pid {
+				continue
+			}
+			if name == "" {
+				comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+				name = string(bytes.TrimSpace(comm))
+			}
+			found[uint32(inode)] = process{pid, name}
+		}
+	}
+	return found
+}

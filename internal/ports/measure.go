@@ -1,0 +1,79 @@
+package ports
+
+import "net/netip"
+
+// measure counts what of a range is in use.
+//
+// connect() looks for a source port in two passes (__inet_hash_connect in the
+// kernel's net/ipv4/inet_hashtables.c): first over the ports that are even or odd
+// as the low end is, all of them, then over the others; reserved ports are passed
+// over, and a port in use is good for another destination. A range of an odd
+// size is searched in pairs, so that a search leaves out one of the two ends:
+// which one is chance, and that port is not counted on.
+//
+// UDP takes a port from all destinations, in any order.
+func measure(r Range, reserved []Range, sockets []Socket, flows []Flow) Block {
+	b := Block{Range: r, Reserved: reserved}
+	for port := int(r.First); port <= int(r.Last); port++ {
+		if b.IsReserved(uint16(port)) {
+			continue
+		}
+		b.Usable++
+		b.UsableUDP++
+		if port%2 == int(r.First)%2 {
+			b.FirstPass++
+		}
+	}
+	if odd := r.Size()%2 == 1 && r.Size() > 1; odd && !(b.IsReserved(r.First) && b.IsReserved(r.Last)) {
+		b.FirstPass--
+		b.Usable--
+	}
+
+	type destination struct {
+		proto string
+		addr  netip.AddrPort
+	}
+	taken := map[destination]map[uint16]bool{}
+	ports := map[string]map[uint16]bool{"tcp": {}, "udp": {}}
+	take := func(proto string, local, remote netip.AddrPort) {
+		if !r.Contains(local.Port()) {
+			return
+		}
+		ports[proto][local.Port()] = true
+		d := destination{proto, remote}
+		if proto == "udp" {
+			d.addr = netip.AddrPort{}
+		} else if remote.Port() == 0 {
+			return // listens: in use, but not to anywhere
+		}
+		if taken[d] == nil {
+			taken[d] = map[uint16]bool{}
+		}
+		taken[d][local.Port()] = true
+	}
+	for _, s := range sockets {
+		take(s.Proto, s.Local, s.Remote)
+	}
+	for _, f := range flows {
+		take(f.Proto, f.Local, f.Remote)
+	}
+	b.TCP, b.UDP = len(ports["tcp"]), len(ports["udp"])
+	for d, of := range taken {
+		l := Load{Proto: d.proto, Destination: d.addr, Used: len(of), Of: b.Usable}
+		if d.proto == "udp" {
+			l.Of = b.UsableUDP
+		}
+		if l.Used > b.Worst.Used || l.Used == b.Worst.Used && l.before(b.Worst) {
+			b.Worst = l
+		}
+	}
+	return b
+}
+
+// before orders loads of one size, so that the same is shown each time.
+func (l Load) before(m Load) bool {
+	if l.Proto != m.Proto {
+		return l.Proto < m.Proto
+	}
+	return l.Destination.Compare(m.Destination) < 0
+}

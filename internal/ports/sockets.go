@@ -1,0 +1,147 @@
+// Package ports knows what Linux's ports are used for, and explains why one of
+// them cannot be had. It only reads, and opens no connection.
+package ports
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	mdl "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// A Socket is a TCP or UDP socket with a port.
+type Socket struct {
+	Proto         string // tcp or udp
+	State         uint8  // as in the kernel's net/tcp_states.h
+	Local, Remote netip.AddrPort
+	// OnlyV6 says that a socket of IPv6 takes nothing of IPv4.
+	OnlyV6 bool
+	Inode  uint32 // 0: it belongs to no process any more
+}
+
+// The states that are told apart here. A socket of TCP that has a port and
+// neither listens nor is connected is closed: it holds the port, and ss does not
+// show it. Linux 6.8 and later show it to who asks for TCP_BOUND_INACTIVE.
+const (
+	closed        = 7
+	listening     = 10
+	boundInactive = 13
+)
+
+// The parts of struct inet_diag_req_v2 and struct inet_diag_msg in the kernel's
+// uapi/linux/inet_diag.h. The library's functions cannot be used: they do not
+// ask for bound sockets nor for what tells IPv6 and both apart.
+const (
+	requestLen = 56
+	messageLen = 72
+	allStates  = 1<<(boundInactive+1) - 1
+	onlyV6     = 11 // INET_DIAG_SKV6ONLY
+)
+
+// Sockets are all sockets of TCP and UDP in this network namespace, whoever they
+// belong to: all distributions of a VM share one.
+func Sockets() ([]Socket, error) {
+	var all []Socket
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			err := dump(family, proto, func(s Socket) { all = append(all, s) })
+			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
+				continue // a kernel without IPv6
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list sockets: %w", err)
+			}
+		}
+	}
+	return all, nil
+}
+
+// dump calls each with the sockets of one family and protocol.
+func dump(family, proto byte, each func(Socket)) error {
+	body := make([]byte, requestLen)
+	body[0], body[1] = family, proto
+	binary.NativeEndian.PutUint32(body[4:], allStates)
+	// A dump that is interrupted by a change has all but that. What is seen
+	// here is of a moment anyway.
+	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	req.AddRawData(body)
+	err := req.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(msg []byte) bool {
+		if s, ok := parseSocket(proto, msg); ok {
+			each(s)
+		}
+		return true
+	})
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil
+	}
+	return err
+}
+
+// parseSocket reads a struct inet_diag_msg and the attributes behind it.
+func parseSocket(proto byte, msg []byte) (s Socket, ok bool) {
+	if len(msg) < messageLen {
+		return s, false
+	}
+	s.Proto = "tcp"
+	if proto == unix.IPPROTO_UDP {
+		s.Proto = "udp"
+	}
+	s.State = msg[1]
+	addr := func(b []byte) netip.Addr {
+		if msg[0] == unix.AF_INET {
+			return netip.AddrFrom4([4]byte(b[:4]))
+		}
+		return netip.AddrFrom16([16]byte(b[:16])).Unmap()
+	}
+	s.Local = netip.AddrPortFrom(addr(msg[8:]), binary.BigEndian.Uint16(msg[4:]))
+	s.Remote = netip.AddrPortFrom(addr(msg[24:]), binary.BigEndian.Uint16(msg[6:]))
+	s.Inode = binary.NativeEndian.Uint32(msg[68:])
+	// nl.ParseRouteAttr panics where the last attribute is not padded.
+	attrs, err := mdl.NewAttributeDecoder(msg[messageLen:])
+	if err != nil {
+		return s, true
+	}
+	for attrs.Next() {
+		if b := attrs.Bytes(); attrs.Type() == onlyV6 && len(b) > 0 {
+			s.OnlyV6 = b[0] != 0
+		}
+	}
+	return s, true
+}
+
+// A Flow is a connection of a container whose source port the kernel has put
+// into the block of ports of Linux (WSL's masquerade): no socket here has it.
+type Flow struct {
+	Proto         string
+	Local, Remote netip.AddrPort // as they are outside
+}
+
+// Flows are the connections that are masqueraded. It needs CAP_NET_ADMIN: the
+// error is EPERM without.
+func Flows() ([]Flow, error) {
+	list, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list connections: %w", err)
+	}
+	var flows []Flow
+	for _, c := range list {
+		proto := map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[c.Forward.Protocol]
+		from, ok1 := netip.AddrFromSlice(c.Forward.SrcIP)
+		local, ok2 := netip.AddrFromSlice(c.Reverse.DstIP)
+		remote, ok3 := netip.AddrFromSlice(c.Reverse.SrcIP)
+		if proto == "" || !ok1 || !ok2 || !ok3 || from.Unmap() == local.Unmap() {
+			continue
+		}
+		flows = append(flows, Flow{
+			Proto:  proto,
+			Local:  netip.AddrPortFrom(local.Unmap(), c.Reverse.DstPort),
+			Remote: netip.AddrPortFrom(remote.Unmap(), c.Reverse.SrcPort),
+		})
+	}
+	return flows, nil
+}

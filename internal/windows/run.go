@@ -1,0 +1,236 @@
+package windows
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// system32 is where Windows' programs are when PATH does not lead to them, as
+	// under sudo or with appendWindowsPath=false in /etc/wsl.conf.
+	system32 = "/mnt/c/Windows/System32"
+
+	// Timeout is how long a program may take. Interop answers within a fraction
+	// of it, or not at all.
+	Timeout = 3 * time.Second
+	// afterwards is how long a program's output may stay open when it has ended.
+	afterwards = time.Second
+
+	// mostOutput is far more than a busy Windows prints.
+	mostOutput = 4 << 20
+)
+
+// A Problem is why a program could not be asked.
+type Problem int
+
+// The problems.
+const (
+	Absent       Problem = iota // there is no such program
+	Disabled                    // WSL's interop is off
+	Slow                        // no answer in time
+	Failing                     // it ended with an error
+	Unexpected                  // it printed something else than expected
+	NotPermitted                // this user may not run it
+)
+
+// An Error says why a program could not be asked, in one line for people.
+type Error struct {
+	Program string // its file name, for example netsh.exe
+	Problem Problem
+	Detail  string // what more there is to say, may be hostile
+}
+
+func (e *Error) Error() string {
+	switch e.Problem {
+	case Absent:
+		if !strings.Contains(e.Program, ".exe") {
+			return fmt.Sprintf("no %s in PATH: this is not WSL, or an old one", e.Program)
+		}
+		return fmt.Sprintf("no %s, neither in PATH nor in %s: Windows' drive is not mounted, or this is not WSL", e.Program, system32)
+	case Disabled:
+		return "Windows' programs cannot be run: WSL's interop is off (see [interop] in /etc/wsl.conf)"
+	case Slow:
+		return fmt.Sprintf("no answer in time from %s", e.Program)
+	case NotPermitted:
+		return fmt.Sprintf("this user may not run %s", e.Program)
+	case Unexpected:
+		return fmt.Sprintf("cannot understand %s: %s", e.Program, e.Detail)
+	default:
+		return fmt.Sprintf("cannot ask %s: %s", e.Program, e.Detail)
+	}
+}
+
+// Summary says each problem once: what several programs have in common is one
+// line that names them all.
+func Summary(errs ...error) []string {
+	type cause struct {
+		problem Problem
+		detail  string
+	}
+	var order []cause
+	names := map[cause][]string{}
+	for _, err := range errs {
+		var e *Error
+		if !errors.As(err, &e) {
+			continue
+		}
+		c := cause{e.Problem, e.Detail}
+		if names[c] == nil {
+			order = append(order, c)
+		}
+		if !slices.Contains(names[c], e.Program) {
+			names[c] = append(names[c], e.Program)
+		}
+	}
+	lines := make([]string, 0, len(order))
+	for _, c := range order {
+		e := &Error{strings.Join(names[c], " and "), c.problem, c.detail}
+		lines = append(lines, e.Error())
+	}
+	return lines
+}
+
+// Excluded are the ranges that Windows keeps from its programs, sorted. proto is
+// "tcp" or "udp". The error is an *Error, as it is of all functions here.
+func Excluded(ctx context.Context, proto string) ([]Range, error) {
+	return ask(ctx, ParseExcluded, "netsh.exe", "int", "ipv4", "show", "excludedportrange", "protocol="+proto)
+}
+
+// Dynamic is the range from which Windows itself takes source ports.
+func Dynamic(ctx context.Context, proto string) (Range, error) {
+	return ask(ctx, ParseDynamic, "netsh.exe", "int", "ipv4", "show", "dynamicportrange", "protocol="+proto)
+}
+
+// Listeners are the sockets of Windows' programs that wait for clients, by IPv4,
+// sorted by port.
+func Listeners(ctx context.Context, proto string) ([]Listener, error) {
+	return ask(ctx, ParseListeners, "netstat.exe", "-ano", "-p", proto)
+}
+
+// NetworkingMode is WSL's, as wslinfo prints it: nat, mirrored, consomme…
+func NetworkingMode(ctx context.Context) (string, error) {
+	return ask(ctx, parseWord, "wslinfo", "--networking-mode")
+}
+
+// Version is WSL's, for example 2.9.4.0.
+func Version(ctx context.Context) (string, error) {
+	// The option is --version by now, and the old one is still understood.
+	return ask(ctx, parseWord, "wslinfo", "--wsl-version")
+}
+
+// parseWord reads a single word.
+func parseWord(out []byte) (string, error) {
+	word := string(bytes.TrimSpace(out))
+	if word == "" || len(word) > 40 || strings.ContainsAny(word, " \t\r\n") || !utf8.ValidString(word) {
+		return "", errNonsense
+	}
+	return word, nil
+}
+
+// ask runs a program and has parse read what it prints.
+func ask[T any](ctx context.Context, parse func([]byte) (T, error), program string, args ...string) (T, error) {
+	var answer T
+	out, err := run(ctx, program, args...)
+	if err != nil {
+		return answer, err
+	}
+	if answer, err = parse(out); err != nil {
+		return answer, &Error{program, Unexpected, err.Error()}
+	}
+	return answer, nil
+}
+
+// run returns what a program prints.
+func run(ctx context.Context, program string, args ...string) ([]byte, error) {
+	path, err := find(program)
+	if err != nil {
+		return nil, &Error{program, Absent, ""}
+	}
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.WaitDelay = afterwards
+	// Interop passes the directory on, and one that is in Linux makes Windows
+	// start a file server first.
+	cmd.Dir = filepath.Dir(path)
+	out := &limited{most: mostOutput}
+	cmd.Stdout, cmd.Stderr = out, out
+	err = cmd.Run()
+	switch {
+	case err == nil && !out.full:
+		return out.Bytes(), nil
+	case out.full:
+		return nil, &Error{program, Unexpected, fmt.Sprintf("it printed more than %d MiB", mostOutput>>20)}
+	case ctx.Err() != nil, errors.Is(err, exec.ErrWaitDelay):
+		return nil, &Error{program, Slow, ""}
+	case errors.Is(err, unix.ENOEXEC):
+		// No handler for Windows' programs is registered (binfmt_misc).
+		return nil, &Error{program, Disabled, ""}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &Error{program, NotPermitted, ""}
+	}
+	detail := err.Error()
+	if line := firstLine(out.Bytes()); line != "" {
+		detail += ": " + line
+	}
+	return nil, &Error{program, Failing, detail}
+}
+
+// find looks a program up.
+func find(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err == nil || !strings.HasSuffix(program, ".exe") {
+		return path, err
+	}
+	path = filepath.Join(system32, program)
+	_, err = os.Stat(path)
+	return path, err
+}
+
+// firstLine is the first line of out that has words in it, as far as it can be
+// printed. In another code page it cannot.
+func firstLine(out []byte) string {
+	for line := range bytes.Lines(out) {
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			if !utf8.Valid(line) {
+				return ""
+			}
+			return string(line[:min(len(line), 200)])
+		}
+	}
+	return ""
+}
+
+// limited keeps what is written to it, up to most bytes, and then fails, which
+// ends the program that writes.
+type limited struct {
+	bytes.Buffer
+	most int
+	full bool
+}
+
+func (l *limited) Write(b []byte) (int, error) {
+	if l.Len()+len(b) > l.most {
+		l.full = true
+		return 0, io.ErrShortWrite
+	}
+	return l.Buffer.Write(b)
+}
+
+// ReadFrom hides that of Buffer, which knows no limit.
+func (l *limited) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{l}, r)
+}
