@@ -1,0 +1,196 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+func checkWSLChains(o *Observation) Check {
+	if o.oneHalf() {
+		return notApplicable("WSL has no chains in the mode %s", o.Mode.Value)
+	}
+	if o.Ruleset.Err != nil {
+		return unseen("WSL's own nftables chains", o.Ruleset.Err)
+	}
+	var have, lack []string
+	var missing []nft.ForeignChain
+	grave := Warning // nothing but IPv6
+	for _, c := range o.Ruleset.Value.WSL {
+		if c.Rules > 0 {
+			have = append(have, c.String())
+			continue
+		}
+		missing, lack = append(missing, c), append(lack, c.String())
+		if c.Family == "ip" {
+			grave = Fault
+		}
+	}
+	if len(missing) == 0 {
+		return ok("%s", strings.Join(have, ", "))
+	}
+	c := Check{Verdict: grave, Seen: "WSL's own nftables chains are gone, or empty: " + strings.Join(lack, ", ")}
+	c = c.because("Without them containers lose their way out: Windows drops what does not come from the block of ports that it knows. "+
+		"'nft flush ruleset' takes them, as Debian's nftables.service does whenever it starts or stops; WSL adds them at boot alone.", "")
+	lines := o.restoration(missing)
+	if lines == nil {
+		c = c.do(restart)
+	} else if c = c.do(lines...); o.runs("dockerd") && !o.Ruleset.Value.Docker {
+		c = c.do("sudo systemctl restart docker   # its rules went, too")
+	}
+	return c.do("sudo systemctl disable --now nftables   # if it was that, and nothing else needs it")
+}
+
+// restoration is the commands that restore WSL's chains
+// (src/linux/init/GnsEngine.cpp), nil if not all that they need was seen.
+func (o *Observation) restoration(missing []nft.ForeignChain) (commands []string) {
+	b := o.Block.Value
+	nics := o.nics()
+	for _, c := range missing {
+		body := "type filter hook output priority filter; policy accept; counter meta mark set 0x00000001;"
+		if c.Name != "WSLOUTPUT" {
+			if o.Block.Err != nil || len(nics) == 0 {
+				return nil
+			}
+			body = "type nat hook postrouting priority srcnat - 1; policy accept;"
+			for _, nic := range nics {
+				for _, p := range []string{"udp", "tcp"} {
+					body += fmt.Sprintf(" oif %q %s sport 1-65535 meta mark != 0x00000001 counter masquerade to :%d-%d;", nic, p, b.First, b.Last)
+				}
+			}
+		}
+		commands = append(commands, fmt.Sprintf("sudo nft 'table %s %s { chain %s { %s }; }'", c.Family, c.Table, c.Name, body))
+	}
+	return commands
+}
+
+// mostReserved is the largest block that a version of WSL is known to reserve.
+const mostReserved = 4096
+
+func checkPortRange(o *Observation) Check {
+	const why = "Windows has reserved a block of source ports for Linux. Connections from other ports to localhost hang, all of them, until WSL is started anew."
+	b := o.Block.Value
+	switch {
+	case o.oneHalf():
+		return notApplicable("WSL reserves no ports in the mode %s", o.Mode.Value)
+	case o.Block.Err != nil:
+		return unseen("the range of source ports", o.Block.Err)
+	case b.Widened():
+		return fault("ip_local_port_range is %d-%d, but Windows has reserved %d-%d", b.First, b.Last, b.Windows.First, b.Windows.Last).
+			because(why, "microsoft/WSL#41227").
+			do(fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range=\"%d %d\"", b.Windows.First, b.Windows.Last),
+				"# or keep the range, and reserve all the rest of it in net.ipv4.ip_local_reserved_ports, which is safe",
+				"# and where it is set: grep -rs ip_local_port_range /etc/sysctl.conf /etc/sysctl.d")
+	case b.Windows != ports.Range{}:
+		return ok("%d-%d, as Windows has reserved", b.First, b.Last)
+	case b.Size() > mostReserved:
+		return warning("ip_local_port_range is %d-%d, %d ports; WSL is not known to reserve more than %d", b.First, b.Last, b.Size(), mostReserved).
+			because(why, "microsoft/WSL#41227").
+			do("sudo wslmirror doctor   # sees what Windows has reserved")
+	case o.Ruleset.Err == nil:
+		return notApplicable("%d-%d; WSL's chain that says what Windows has reserved is gone", b.First, b.Last)
+	}
+	return Check{Verdict: Unknown, Seen: fmt.Sprintf("%d-%d; could not see what Windows has reserved: %v", b.First, b.Last, o.Ruleset.Err)}
+}
+
+// crowded is the share of the block from which on there is a warning.
+const crowded = 0.8
+
+func checkHeadroom(o *Observation) Check {
+	if o.Block.Err != nil {
+		return unseen("the use of source ports", o.Block.Err)
+	}
+	b := o.Block.Value
+	// A listener in the block has its port for itself.
+	var kept []uint16
+	for _, l := range o.Listeners.Value {
+		if port := l.Addr.Port(); l.Proto == "tcp" && b.Contains(port) && !b.IsReserved(port) {
+			kept = add(kept, port)
+		}
+	}
+	load := b.Worst
+	if load.Proto != "udp" {
+		load.Used, load.Of = load.Used+len(kept), b.Usable
+	}
+	to := "to one destination"
+	if load.Destination.IsValid() {
+		to = "to " + load.Destination.String()
+	}
+	if load.Proto == "udp" {
+		to = "by UDP"
+	}
+	seen := fmt.Sprintf("%d of %d ports (%.0f %%) are taken %s", load.Used, load.Of, 100*load.Share(), to)
+	if !b.Containers {
+		seen += ", the connections of containers not counted"
+	}
+	const why = "A connection needs a source port of its own for each destination. Without one, connect() fails with \"Cannot assign requested address\"."
+	help := []string{
+		"ss -tan | awk '{print $5}' | sort | uniq -c | sort -n | tail   # who has so many",
+		"# let that program keep connections, or close them earlier; newer versions of WSL reserve 4096 ports (wsl.exe --update)",
+	}
+	switch {
+	case load.Used == 0:
+		return ok("none of %d ports is taken", b.Usable)
+	case load.Used >= load.Of:
+		return fault("%s", seen).because(why, "microsoft/WSL#11450").do(help...)
+	case load.Share() >= crowded:
+		return warning("%s", seen).because(why, "microsoft/WSL#11450").do(help...)
+	}
+	return ok("%s", seen)
+}
+
+func checkPublished(o *Observation) Check {
+	published := o.published()
+	switch {
+	case published.Err != nil:
+		return unseen("which ports are published", published.Err)
+	case len(published.Value) == 0:
+		return notApplicable("no engine publishes a port")
+	case o.Listeners.Err != nil:
+		return unseen("who listens", o.Listeners.Err)
+	}
+	var silent []Published
+	for _, p := range published.Value {
+		if !slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return announces(l, p) }) {
+			silent = append(silent, p)
+		}
+	}
+	if len(silent) == 0 {
+		return ok("published: %d, each held by a socket", len(published.Value))
+	}
+	var names []string
+	for _, p := range silent {
+		names = append(names, fmt.Sprintf("%d/%s (%s)", p.Port, p.Proto, p.Engine))
+	}
+	c := fault("published, but nobody in Linux listens there: %s", strings.Join(names, ", ")).
+		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
+	for _, p := range silent {
+		if p.Engine == "podman" && o.Podman.ForceListen.Err == nil && !o.Podman.ForceListen.Value && major(o.Podman.Version.Value) >= 6 {
+			return c.do("# see podman: force_port_listen")
+		}
+	}
+	const most = 3
+	for i, p := range silent {
+		if i == most {
+			return c.do(fmt.Sprintf("# and so on for the other %d", len(silent)-most))
+		}
+		proto := strings.ToUpper(p.Proto)
+		listen := fmt.Sprintf("%s-LISTEN:%d,fork", proto, p.Port)
+		if p.Proto == "tcp" {
+			listen += ",reuseaddr"
+		}
+		c = c.do(fmt.Sprintf("socat %s %s:%s &", listen, proto, p.To))
+	}
+	return c
+}
+
+// announces reports whether Windows learns of p by the socket l. For TCP it must
+// listen: Podman 6 binds only, which is not enough (WSL#41204).
+func announces(l ports.Listener, p Published) bool {
+	addr := l.Addr.Addr()
+	return l.Proto == p.Proto && l.Addr.Port() == p.Port && l.TakesIPv4() && !(l.Bound && l.Proto == "tcp") &&
+		(addr.IsUnspecified() || addr.Unmap().IsLoopback())
+}

@@ -1,0 +1,261 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What WSL sets up (src/linux/init/NetworkManager.cpp).
+const (
+	loopbackTable = 127 // the way to Windows for 127.0.0.1
+	localTable    = 128 // the same for the addresses of the LAN
+)
+
+var localhost = netip.MustParseAddr("127.0.0.1")
+
+// restart brings WSL's network back as it is after boot.
+const restart = "wsl.exe --shutdown   # ends all distributions; then start WSL again"
+
+func issueURL(issue string) string {
+	repo, number, ok := strings.Cut(issue, "#")
+	if !ok {
+		return ""
+	}
+	return "https://github.com/" + repo + "/issues/" + number
+}
+
+func checkWSL(o *Observation) Check {
+	mode := "its networking mode is unknown"
+	if o.Mode.Err == nil {
+		mode = "networking mode " + o.Mode.Value
+	}
+	const nat = "Windows passes localhost on by itself in this mode: there is nothing for wslmirror to do."
+	switch {
+	case !o.wsl() && o.link().Present():
+		return Check{Verdict: Unknown, Seen: fmt.Sprintf("kernel %s does not look like WSL's, but there is a %s", o.Release, o.Iface)}.
+			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
+	case !o.wsl():
+		return notApplicable("kernel %s: this is not WSL", o.Release)
+	case o.Mode.Err == nil && o.Mode.Value == "mirrored":
+		return ok("kernel %s, %s", o.Release, mode)
+	case o.link().Present():
+		return ok("kernel %s, %s, and there is a %s", o.Release, mode, o.Iface)
+	case o.Mode.Err != nil:
+		return unseen("the networking mode", o.Mode.Err).because("Without "+o.Iface+" it is probably not mirrored. "+nat, "")
+	}
+	return ok("kernel %s, %s", o.Release, mode).because(nat, "")
+}
+
+func checkLoopback0(o *Observation) Check {
+	l := o.link()
+	const why = "By this link comes everything that Windows sends to localhost."
+	switch {
+	case o.Links.Err != nil:
+		return unseen("the links", o.Links.Err)
+	case !l.Present():
+		return fault("the mode is mirrored, but there is no %s", o.Iface).because(why, "").do(restart)
+	case !l.Up:
+		// What goes with it, routes and neighbours, only WSL can bring back.
+		return fault("%s (index %d) is down", l.Name, l.Index).because(why+" Its routes went when it was set down.", "").do(restart)
+	}
+	return ok("%s, index %d, up", l.Name, l.Index)
+}
+
+// toWindows is the route of table 127.
+func (o *Observation) toWindows() (r Route, found bool) {
+	for _, r := range o.Routes.Value {
+		if r.Table == loopbackTable && r.To == netip.PrefixFrom(localhost, 32) {
+			return r, true
+		}
+	}
+	return r, false
+}
+
+func checkTable127(o *Observation) Check {
+	r, found := o.toWindows()
+	why := "By this route Linux reaches Windows' localhost, and itself by way of Windows."
+	switch {
+	case o.Routes.Err != nil:
+		return unseen("the routes", o.Routes.Err)
+	case !found:
+		return fault("table 127 has no route to 127.0.0.1").because(why, "").do(restart)
+	case r.Link != o.Iface || !r.Via.IsValid():
+		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", or(r.Link, "no link"), o.Iface).because(why, "").do(restart)
+	}
+	return ok("127.0.0.1 via %s on %s", r.Via, r.Link)
+}
+
+// checkGateway looks at the neighbour behind table 127. Its address has changed
+// between versions of WSL (2.8.12), so it is taken from the route.
+func checkGateway(o *Observation) Check {
+	r, found := o.toWindows()
+	switch {
+	case o.Routes.Err != nil:
+		return unseen("the routes", o.Routes.Err)
+	case !found || !r.Via.IsValid() || r.Link != o.Iface:
+		return notApplicable("table 127 names no gateway on %s", o.Iface)
+	case o.Neighbours.Err != nil:
+		return unseen("the neighbours", o.Neighbours.Err)
+	}
+	for _, n := range o.Neighbours.Value {
+		if n.Link == r.Link && n.Addr == r.Via && n.Permanent {
+			return ok("%s on %s, with a permanent neighbour entry", r.Via, r.Link)
+		}
+	}
+	return fault("the gateway %s on %s has no permanent neighbour entry", r.Via, r.Link).
+		because("Nobody answers for that address; WSL tells the kernel its MAC address.", "").
+		do(fmt.Sprintf("sudo ip neigh replace %s lladdr 00:11:22:33:44:55 dev %s nud permanent", r.Via, r.Link))
+}
+
+func checkTable128(o *Observation) Check {
+	nics := o.nics()
+	switch {
+	case o.Rules.Err != nil:
+		return unseen("the ip rules", o.Rules.Err)
+	case o.Addrs.Err != nil:
+		return unseen("the addresses", o.Addrs.Err)
+	case o.Routes.Err != nil:
+		return unseen("the routes", o.Routes.Err)
+	case len(nics) == 0:
+		return notApplicable("no link but %s is mirrored", o.Iface)
+	}
+	var have, lack []string
+	for _, a := range o.Addrs.Value {
+		if !slices.Contains(nics, a.Link) || !a.Addr.Is4() || !a.Addr.IsGlobalUnicast() {
+			continue
+		}
+		name := fmt.Sprintf("%s on %s", a.Addr, a.Link)
+		if slices.ContainsFunc(o.Routes.Value, func(r Route) bool {
+			return r.Table == localTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == a.Link
+		}) {
+			have = append(have, name)
+		} else {
+			lack = append(lack, name)
+		}
+	}
+	switch {
+	case len(lack) > 0:
+		return warning("table 128 has no route to %s", strings.Join(lack, ", ")).
+			because("Linux does not reach Windows' servers by that address. A network that has just changed settles within seconds.", "").do(restart)
+	case len(have) == 0:
+		return notApplicable("%s has no address", strings.Join(nics, ", "))
+	}
+	return ok("%s", strings.Join(have, ", "))
+}
+
+func checkRPFilter(o *Observation) Check {
+	if o.Sysctls.Err != nil {
+		return unseen("the sysctls", o.Sysctls.Err)
+	}
+	const strict = 1
+	all := o.Sysctls.Value["all"].RPFilter
+	var links, set []string
+	for _, name := range append([]string{o.Iface}, o.nics()...) {
+		conf, seen := o.Sysctls.Value[name]
+		// The stricter of "all" and the link's own counts, where 2 (loose) is the
+		// larger number and the laxer filter (IN_DEV_RPFILTER of inetdevice.h).
+		if !seen || max(all, conf.RPFilter) != strict {
+			continue
+		}
+		links = append(links, name)
+		if conf.RPFilter == strict {
+			set = append(set, name)
+		}
+	}
+	if len(links) == 0 {
+		return ok("not strict on %s", strings.Join(append([]string{o.Iface}, o.nics()...), ", "))
+	}
+	c := fault("strict on %s", strings.Join(links, ", "))
+	if links[0] != o.Iface {
+		c.Verdict = Warning // the LAN's addresses alone
+	}
+	if all == strict {
+		c.Seen += " (net.ipv4.conf.all.rp_filter=1)"
+		c = c.do("sudo sysctl -w net.ipv4.conf.all.rp_filter=0",
+			"# and where it is set: grep -rs rp_filter /etc/sysctl.conf /etc/sysctl.d /etc/ufw/sysctl.conf")
+	}
+	for _, name := range set {
+		c = c.do(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.rp_filter=0", name))
+	}
+	return c.because("WSL turns this filter off: what comes by "+o.Iface+" has an address of this machine's own as its source, and where several links are mirrored an answer need not come by the one that Linux would take. ufw turns it on.", "")
+}
+
+// checkAcceptLocal warns and no more: as long as WSL's ip rules are there, the way
+// back to 127.0.0.1 is that of table 127, and the kernel accepts TCP and UDP
+// without it (__fib_validate_source in net/ipv4/fib_frontend.c; found out on the
+// bench, on Linux 6.18).
+func checkAcceptLocal(o *Observation) Check {
+	return o.sysctl(Warning, "accept_local", func(c Conf) int { return c.AcceptLocal },
+		"WSL sets it, because the source address of what comes from Windows, 127.0.0.1, is one of this machine's own.")
+}
+
+func checkRouteLocalnet(o *Observation) Check {
+	return o.sysctl(Fault, "route_localnet", func(c Conf) int { return c.RouteLocalnet },
+		"Without it the kernel drops what comes for 127.0.0.1 by any link but lo.")
+}
+
+// sysctl judges one that WSL sets on loopback0; it counts if "all" is set, too.
+func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, why string) Check {
+	conf, seen := o.Sysctls.Value[o.Iface]
+	switch {
+	case o.Sysctls.Err != nil:
+		return unseen("the sysctls", o.Sysctls.Err)
+	case !seen:
+		return Check{Verdict: Unknown, Seen: fmt.Sprintf("/proc/sys does not have %s", o.Iface)}
+	case value(conf) == 0 && value(o.Sysctls.Value["all"]) == 0:
+		return Check{Verdict: grave, Seen: fmt.Sprintf("%s of %s is 0", name, o.Iface)}.because(why, "").
+			do(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.%s=1", o.Iface, name))
+	}
+	return ok("%s of %s is 1", name, o.Iface)
+}
+
+// checkGuard looks for links to containers on which packets of 127.0.0.0/8 may
+// pass, and nobody stops those that are forged. "--path direct" sets
+// route_localnet there on purpose, and guards.
+func checkGuard(o *Observation) Check {
+	if o.Links.Err != nil {
+		return unseen("the links", o.Links.Err)
+	}
+	nics := o.nics()
+	all := o.Sysctls.Value["all"].RouteLocalnet != 0 // kube-proxy sets it
+	var open []string
+	for _, l := range o.Links.Value {
+		if (l.RouteLocalnet || all) && l.Master == 0 && (l.Kind == "bridge" || l.Kind == "veth") && l.Name != o.Iface && !slices.Contains(nics, l.Name) {
+			open = append(open, l.Name)
+		}
+	}
+	const why = "A container that forges packets reaches 127.0.0.0/8 by such a link, in Linux and by way of table 127 in Windows (CVE-2020-8558)."
+	const start = "sudo systemctl enable --now wslmirror   # it guards them"
+	switch {
+	case len(open) == 0:
+		return ok("no link to containers has route_localnet")
+	case !o.active():
+		return warning("route_localnet on %s, and no wslmirror guards it", strings.Join(open, ", ")).because(why, "").do(start)
+	case o.Ruleset.Err != nil:
+		return ok("route_localnet on %s, which an active wslmirror guards", strings.Join(open, ", "))
+	}
+	guarded := o.Ruleset.Value.State.Table.Guarded()
+	if open = slices.DeleteFunc(open, func(name string) bool { return slices.Contains(guarded, name) }); len(open) > 0 {
+		return warning("route_localnet on %s, which wslmirror does not guard", strings.Join(open, ", ")).because(why, "").
+			do("sudo systemctl restart wslmirror")
+	}
+	return ok("wslmirror guards the links to containers, among them those where route_localnet is on")
+}
+
+// or is s, or what stands for nothing.
+func or(s, nothing string) string {
+	if s == "" {
+		return nothing
+	}
+	return s
+}
+
+// protocols are those that are mirrored.
+var protocols = []struct {
+	name   string
+	number uint8
+}{{"tcp", unix.IPPROTO_TCP}, {"udp", unix.IPPROTO_UDP}}

@@ -1,0 +1,142 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// start is how to start the daemon.
+func (o *Observation) start() []string {
+	if o.Systemd {
+		return []string{"sudo systemctl enable --now wslmirror"}
+	}
+	return []string{"sudo wslmirror run   # or turn systemd on: [boot] systemd=true in /etc/wsl.conf"}
+}
+
+func checkService(o *Observation) Check {
+	if o.Status.Err != nil {
+		return unseen("the state of the daemon", o.Status.Err).do("journalctl -u wslmirror -e")
+	}
+	s := o.Status.Value
+	switch s.State {
+	case status.Active:
+		return ok("active, version %s, path %s, published ports: %d", s.Version, s.Path, len(s.Ports))
+	case status.Standby:
+		return ok("standing by: the wslmirror of another distribution serves")
+	case status.Waiting:
+		if o.link().Present() && s.Interface.Name == o.Iface {
+			return warning("it waits for %s, which is there", o.Iface).do("sudo systemctl restart wslmirror")
+		}
+		return ok("waiting for %s", s.Interface.Name)
+	case status.Error:
+		return fault("it fails: %s", s.Reason).
+			because("As long as it does, what containers publish may not answer on localhost.", "").
+			do("journalctl -u wslmirror -e", "sudo systemctl restart wslmirror")
+	}
+	if o.active() {
+		return ok("none here, but another one serves this network: all distributions share it")
+	}
+	return fault("no wslmirror is running").
+		because("In mirrored mode a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
+		do(o.start()...)
+}
+
+func checkTable(o *Observation) Check {
+	name := nft.TableFamily + " " + nft.TableName
+	if o.Ruleset.Err != nil {
+		if o.Status.Err == nil && o.Status.Value.Table.Installed {
+			return ok("table %s, by the word of the daemon", name)
+		}
+		return unseen("the table", o.Ruleset.Err)
+	}
+	state := o.Ruleset.Value.State
+	switch {
+	case state.Present && state.Owner == 0:
+		return fault("there is a table %s that no daemon owns", name).
+			because("Somebody has loaded it from a file, say. Its rules are not kept up to date.", "").
+			do("sudo nft delete table "+name, o.start()[0])
+	case state.Present:
+		return ok("table %s, owned by a daemon", name)
+	case o.Status.Err == nil && o.Status.Value.State == status.Active:
+		return fault("the daemon says that it serves, but there is no table %s", name).
+			because("It runs in another network namespace, or the kernel has lost the table.", "").
+			do("sudo systemctl restart wslmirror")
+	}
+	var left []string
+	for _, r := range o.Rules.Value {
+		if r.Protocol == ruleProtocol {
+			left = append(left, fmt.Sprintf("ip rule %q", r))
+		}
+	}
+	for _, a := range o.Ruleset.Value.View.Accepts {
+		left = append(left, "a rule for "+a.String())
+	}
+	if len(left) > 0 && !o.active() {
+		return warning("no daemon runs, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")
+	}
+	return notApplicable("no daemon serves")
+}
+
+// ruleProtocol marks the ip rules of wslmirror (internal/mirror/returnrule.go).
+const ruleProtocol = 'W'
+
+func checkInstances(o *Observation) Check {
+	if o.Programs.Err != nil {
+		return unseen("the processes", o.Programs.Err)
+	}
+	var here []Program
+	sure := 0
+	for _, p := range o.Programs.Value {
+		if p.isDaemon() {
+			here = append(here, p)
+			if p.Sure {
+				sure++
+			}
+		}
+	}
+	// Those of which it is not sure may be in a container. Then this network has
+	// but one.
+	if len(here) > 1 && (sure > 1 || o.Daemons.Value > 1) {
+		c := fault("%d wslmirrors run in this distribution", len(here)).
+			because("One serves and the others stand by, each with settings of its own: a restart of one brings the settings of another into force.", "")
+		keep := here[0].PID
+		for _, p := range here {
+			if o.Status.Err == nil && p.PID == o.Status.Value.PID {
+				keep = p.PID // the one that publishes where it should
+			}
+		}
+		for _, p := range here {
+			if p.PID != keep {
+				c = c.do(fmt.Sprintf("sudo kill %d   # %s", p.PID, strings.Join(p.Args, " ")))
+			}
+		}
+		return c
+	}
+	switch others := o.Daemons.Value - len(here); {
+	case o.Daemons.Err != nil:
+		return unseen("the daemons of other distributions", o.Daemons.Err)
+	case o.Daemons.Err == nil && others > 0:
+		return ok("%d here, %d in other distributions: one serves, the others stand by", len(here), others)
+	case len(here) == 0:
+		return notApplicable("none runs in this distribution")
+	}
+	return ok("one")
+}
+
+// isDaemon reports whether the program is "wslmirror run".
+func (p Program) isDaemon() bool {
+	return strings.HasPrefix(p.Name, "wslmirror") && len(p.Args) > 1 && p.Args[1] == "run"
+}
+
+func checkCounters(o *Observation) Check {
+	switch {
+	case o.Status.Err != nil:
+		return unseen("what the daemon has counted", o.Status.Err)
+	case o.Status.Value.State != status.Active:
+		return notApplicable("no daemon serves from here")
+	}
+	return ok("%d connections from Windows since %s", o.Status.Value.Rule.Packets, o.Status.Value.Since.Local().Format("2006-01-02 15:04:05"))
+}

@@ -1,0 +1,299 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+var errHidden = errors.New("hidden")
+
+// healthy is a machine on which all is well, seen by root.
+func healthy() *Observation {
+	rule := func(priority uint32, iif string, proto uint8, table uint32) netwatch.Rule {
+		return netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: iif, IPProto: proto, SuppressPrefix: -1}
+	}
+	ours := rule(0, "", 0, unix.RT_TABLE_LOCAL)
+	ours.Mark, ours.Mask, ours.Protocol = 0x1000, 0x1000, ruleProtocol
+	route := func(table uint32, to, via, link string, kind uint8) Route {
+		r := Route{Table: table, To: netip.MustParsePrefix(to), Link: link, Type: kind}
+		if via != "" {
+			r.Via = netip.MustParseAddr(via)
+		}
+		return r
+	}
+	const gateway = "169.254.73.1"
+	return &Observation{
+		Iface: "loopback0", Root: true, Systemd: true, WSLInfo: true,
+		Release: "6.6.87.2-microsoft-standard-WSL2",
+		Mode:    Seen[string]{Value: "mirrored"},
+		Links: Seen[[]netwatch.Link]{Value: []netwatch.Link{
+			{Name: "lo", Index: 1, Up: true},
+			{Name: "loopback0", Index: 2, Up: true, RouteLocalnet: true},
+			{Name: "eth0", Index: 3, Up: true, RouteLocalnet: true},
+			{Name: "docker0", Index: 4, Up: true, Kind: "bridge"},
+		}},
+		Addrs: Seen[[]Addr]{Value: []Addr{
+			{"lo", localhost}, {"eth0", netip.MustParseAddr("192.168.1.5")}, {"docker0", netip.MustParseAddr("172.17.0.1")},
+		}},
+		Rules: Seen[[]netwatch.Rule]{Value: []netwatch.Rule{
+			rule(0, "loopback0", unix.IPPROTO_TCP, unix.RT_TABLE_LOCAL), rule(0, "loopback0", unix.IPPROTO_UDP, unix.RT_TABLE_LOCAL),
+			rule(0, "eth0", unix.IPPROTO_TCP, unix.RT_TABLE_LOCAL), rule(0, "eth0", unix.IPPROTO_UDP, unix.RT_TABLE_LOCAL),
+			ours,
+			rule(1, "", unix.IPPROTO_TCP, 127), rule(1, "", unix.IPPROTO_UDP, 127),
+			rule(1, "", unix.IPPROTO_TCP, 128), rule(1, "", unix.IPPROTO_UDP, 128),
+			rule(2, "", 0, unix.RT_TABLE_LOCAL), rule(32766, "", 0, unix.RT_TABLE_MAIN), rule(32767, "", 0, unix.RT_TABLE_DEFAULT),
+		}},
+		Routes: Seen[[]Route]{Value: []Route{
+			route(127, "127.0.0.1/32", gateway, "loopback0", unix.RTN_UNICAST),
+			route(128, "192.168.1.5/32", gateway, "eth0", unix.RTN_UNICAST),
+			route(unix.RT_TABLE_LOCAL, "127.0.0.0/8", "", "lo", unix.RTN_LOCAL),
+			route(unix.RT_TABLE_LOCAL, "192.168.1.5/32", "", "eth0", unix.RTN_LOCAL),
+			route(unix.RT_TABLE_MAIN, "0.0.0.0/0", "192.168.1.1", "eth0", unix.RTN_UNICAST),
+		}},
+		Neighbours: Seen[[]Neighbour]{Value: []Neighbour{{"loopback0", netip.MustParseAddr(gateway), true}}},
+		Sysctls: Seen[map[string]Conf]{Value: map[string]Conf{
+			"all": {}, "loopback0": {0, 1, 1}, "eth0": {2, 1, 1},
+		}},
+		Ruleset: Seen[Ruleset]{Value: Ruleset{
+			State: nft.State{Present: true, Owner: 7},
+			WSL: []nft.ForeignChain{
+				{Family: "ip", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
+				{Family: "ip6", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip6", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
+			},
+			View: nft.View{Published: []nft.Published{{
+				Port: nft.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
+			}}},
+			Docker: true, PassesKnown: true,
+		}},
+		Block: Seen[ports.Block]{Value: ports.Block{
+			Range: ports.Range{First: 44620, Last: 48715}, Windows: ports.Range{First: 44620, Last: 48715},
+			Usable: 4096, FirstPass: 2048, Containers: true,
+			Worst: ports.Load{Proto: "tcp", Destination: netip.MustParseAddrPort("192.0.2.1:443"), Used: 10, Of: 4096},
+		}},
+		Listeners: Seen[[]ports.Listener]{Value: []ports.Listener{{Proto: "tcp", Addr: netip.MustParseAddrPort("0.0.0.0:8080")}}},
+		Status: Seen[status.Snapshot]{Value: status.Snapshot{
+			State: status.Active, PID: 100, Interface: status.Interface{Name: "loopback0", Index: 2, Present: true},
+			Table: status.Table{Installed: true},
+			Ports: []status.Port{{Proto: "tcp", Port: 8080, Target: "172.17.0.2:80", Engine: "docker"}},
+		}},
+		Daemons: Seen[int]{Value: 1},
+		Programs: Seen[[]Program]{Value: []Program{
+			{100, "wslmirror", []string{"/usr/bin/wslmirror", "run"}, true}, {200, "dockerd", []string{"dockerd"}, true},
+		}},
+		Docker: Docker{Version: Seen[string]{Value: "29.1.3"}, Settings: Seen[DockerSettings]{Value: DockerSettings{UserlandProxy: true, Firewall: "iptables"}}},
+	}
+}
+
+// run is one check.
+func run(o *Observation, name string) Check {
+	i := slices.IndexFunc(checks, func(c check) bool { return c.name == name })
+	return checks[i].run(o)
+}
+
+func TestHealthy(t *testing.T) {
+	r := Report{Checks: judge(healthy())}.count()
+	for _, c := range r.Checks {
+		if c.Verdict != OK && c.Verdict != NotApplicable {
+			t.Errorf("%+v", c)
+		}
+	}
+	if len(r.Checks) != len(checks) || r.Summary.OK+r.Summary.NotApplicable != len(checks) {
+		t.Errorf("%+v", r.Summary)
+	}
+}
+
+// Each check comes to each of its verdicts, and nothing but what it is about
+// leads to a fault.
+func TestChecks(t *testing.T) {
+	type obs = *Observation
+	setRuleset := func(fn func(*Ruleset)) func(obs) { return func(o obs) { fn(&o.Ruleset.Value) } }
+	user := func(o obs) { o.Ruleset.Err, o.Root, o.Block.Value.Windows = errHidden, false, ports.Range{} }
+	both := func(fns ...func(obs)) func(obs) {
+		return func(o obs) {
+			for _, fn := range fns {
+				fn(o)
+			}
+		}
+	}
+	noDaemon := both(func(o obs) {
+		o.Status.Value, o.Daemons.Value = status.Snapshot{State: status.Stopped}, 0
+		o.Programs.Value = nil
+	},
+		setRuleset(func(r *Ruleset) { r.State = nft.State{} }))
+	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
+	podman := func(version string, listen bool) func(obs) {
+		return func(o obs) { o.Podman.Version.Value, o.Podman.ForceListen.Value = version, listen }
+	}
+	ran := func(name string) func(obs) {
+		return func(o obs) { o.Programs.Value = append(o.Programs.Value, Program{300, name, []string{name}, true}) }
+	}
+	tests := []struct {
+		check  string
+		change func(obs)
+		want   Verdict
+		says   string // in Seen or Do
+	}{
+		{"wsl", nat, OK, "mode nat"},
+		{"wsl", func(o obs) { nat(o); o.Mode.Err = errHidden }, Unknown, "hidden"},
+		{"wsl", func(o obs) { o.WSLInfo, o.Release = false, "6.1.0-custom" }, Unknown, "6.1.0-custom"},
+		{"wsl", func(o obs) { nat(o); o.WSLInfo, o.Release = false, "6.1.0" }, NotApplicable, "not WSL"},
+		{"loopback0", nat, NotApplicable, "not mirrored"},
+		{"loopback0", func(o obs) { nat(o); o.Mode.Value = "mirrored" }, Fault, "no loopback0"},
+		{"loopback0", func(o obs) { o.Links.Value[1].Up = false }, Fault, "is down"},
+		{"loopback0", func(o obs) { o.Links = Seen[[]netwatch.Link]{Err: errHidden} }, Unknown, "hidden"},
+		{"table-127", func(o obs) { o.Routes.Value = o.Routes.Value[1:] }, Fault, "no route"},
+		{"table-127", func(o obs) { o.Routes.Value[0].Link = "eth0" }, Fault, "by eth0"},
+		{"table-127", func(o obs) { o.Routes = Seen[[]Route]{Err: errHidden} }, Unknown, "hidden"},
+		{"table-127", func(o obs) { o.Links.Value[1].Up = false }, NotApplicable, "not up"},
+		{"gateway", func(o obs) { o.Neighbours.Value = nil }, Fault, "169.254.73.1 lladdr"},
+		{"gateway", func(o obs) { o.Neighbours.Value[0].Permanent = false }, Fault, "no permanent"},
+		{"gateway", func(o obs) { o.Neighbours.Value[0].Link = "eth0" }, Fault, "no permanent"},
+		{"gateway", func(o obs) { o.Neighbours = Seen[[]Neighbour]{Err: errHidden} }, Unknown, "hidden"},
+		{"gateway", func(o obs) { o.Routes.Value = nil }, NotApplicable, "no gateway"},
+		{"table-128", func(o obs) { o.Routes.Value[1].To = netip.MustParsePrefix("192.168.1.6/32") }, Warning, "192.168.1.5 on eth0"},
+		{"table-128", func(o obs) { o.Addrs.Value = nil }, NotApplicable, "eth0 has no address"},
+		{"table-128", func(o obs) { o.Addrs = Seen[[]Addr]{Err: errHidden} }, Unknown, "hidden"},
+		{"ip-rules", func(o obs) { o.Rules = Seen[[]netwatch.Rule]{Err: errHidden} }, Unknown, "hidden"},
+		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 1} }, Fault, "strict on loopback0"},
+		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 2} }, OK, ""},
+		{"rp-filter", func(o obs) { o.Sysctls.Value["eth0"] = Conf{RPFilter: 1} }, Warning, "eth0.rp_filter=0"},
+		{"rp-filter", func(o obs) { o.Sysctls.Err = errHidden }, Unknown, "hidden"},
+		{"accept-local", func(o obs) { o.Sysctls.Value["loopback0"] = Conf{0, 0, 1} }, Warning, "accept_local=1"},
+		{"accept-local", func(o obs) { o.Sysctls.Value["loopback0"] = Conf{}; o.Sysctls.Value["all"] = Conf{0, 1, 0} }, OK, ""},
+		{"route-localnet", func(o obs) { o.Sysctls.Value["loopback0"] = Conf{0, 1, 0} }, Fault, "route_localnet=1"},
+		{"route-localnet", func(o obs) { delete(o.Sysctls.Value, "loopback0") }, Unknown, "does not have"},
+		{"guard", func(o obs) { o.Links.Value[3].RouteLocalnet = true }, Warning, "does not guard"},
+		{"guard", both(noDaemon, func(o obs) { o.Links.Value[3].RouteLocalnet = true }), Warning, "no wslmirror guards"},
+		{"guard", func(o obs) {
+			o.Links.Value[3].RouteLocalnet = true
+			o.Ruleset.Value.State.Table.Sets = []nft.Set{{Name: "guarded", Kind: nft.SetOfLinks, Elements: []nft.Element{{Key: "docker0\x00\x00"}}}}
+		}, OK, "guards the links"},
+		{"guard", both(user, func(o obs) { o.Links.Value[3].RouteLocalnet = true }), OK, "active wslmirror guards"},
+		{"guard", func(o obs) { o.Sysctls.Value["all"] = Conf{RouteLocalnet: 1} }, Warning, "on docker0"},
+		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = 0 }), Fault, `oif "eth0" tcp sport 1-65535 meta mark != 0x00000001 counter masquerade to :44620-48715`},
+		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[3].Rules = 0 }), Warning, "ip6 nat"},
+		{"wsl-chains", func(o obs) { o.Ruleset.Value.WSL[1].Rules, o.Block.Err = 0, errHidden }, Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", user, Unknown, "hidden"},
+		{"wsl-chains", func(o obs) { o.Mode.Value = "consomme" }, NotApplicable, "consomme"},
+		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, `"44620 48715"`},
+		{"port-range", user, Unknown, "hidden"},
+		{"port-range", both(user, func(o obs) { o.Block.Value.First = 32768 }), Warning, "15948 ports"},
+		{"port-range", func(o obs) { o.Block.Value.Windows = ports.Range{} }, NotApplicable, "is gone"},
+		{"port-headroom", func(o obs) { o.Block.Value.Worst.Used = 3300 }, Warning, "3300 of 4096"},
+		{"port-headroom", func(o obs) { o.Block.Value.Worst.Used = 4096 }, Fault, "to 192.0.2.1:443"},
+		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
+		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
+		{"service", both(noDaemon, func(o obs) { o.Systemd = false }), Fault, "sudo wslmirror run"},
+		{"service", both(noDaemon, func(o obs) { o.Daemons.Value = 1; user(o) }), OK, "another one"},
+		{"service", func(o obs) { o.Status.Value.State, o.Status.Value.Reason = status.Error, "broken" }, Fault, "broken"},
+		{"service", func(o obs) { o.Status.Value.State = status.Standby }, OK, "another distribution"},
+		{"service", func(o obs) { o.Status.Value.State = status.Waiting }, Warning, "which is there"},
+		{"service", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
+		{"service", both(noDaemon, nat), NotApplicable, ""},
+		{"table", setRuleset(func(r *Ruleset) { r.State = nft.State{} }), Fault, "says that it serves"},
+		{"table", setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), Fault, "no daemon owns"},
+		{"table", noDaemon, Warning, "wslmirror cleanup"},
+		{"table", both(noDaemon, func(o obs) { o.Rules.Value = slices.Delete(o.Rules.Value, 4, 5) }), NotApplicable, ""},
+		{"table", user, OK, "by the word of the daemon"},
+		{"table", both(noDaemon, user), Unknown, "hidden"},
+		{"instances", func(o obs) {
+			o.Programs.Value = append([]Program{{90, "wslmirror", []string{"wslmirror", "run"}, true}}, o.Programs.Value...)
+		}, Fault, "sudo kill 90 "},
+		{"instances", func(o obs) {
+			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false})
+		}, OK, "one"},
+		{"instances", func(o obs) {
+			o.Programs.Value, o.Daemons.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false}), 2
+		}, Fault, "sudo kill 110 "},
+		{"instances", func(o obs) { o.Daemons.Value = 3 }, OK, "2 in other distributions"},
+		{"instances", noDaemon, NotApplicable, ""},
+		{"instances", func(o obs) { o.Programs.Err = errHidden }, Unknown, "hidden"},
+		{"counters", noDaemon, NotApplicable, ""},
+		{"published-ports", func(o obs) { o.Listeners.Value = nil }, Fault, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80"},
+		{"published-ports", func(o obs) { o.Listeners.Value[0].Bound = true }, Fault, "8080/tcp"},
+		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("192.168.1.5:8080") }, Fault, "8080/tcp"},
+		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("[::]:8080") }, OK, ""},
+		{"published-ports", func(o obs) { o.Listeners.Value[0].Proto = "udp" }, Fault, "8080/tcp"},
+		{"published-ports", user, OK, "published: 1"},
+		{"published-ports", both(noDaemon, user), Unknown, "hidden"},
+		{"published-ports", setRuleset(func(r *Ruleset) { r.View.Published = nil }), NotApplicable, ""},
+		{"docker", func(o obs) { o.Docker.Version.Err = errHidden }, OK, "version not seen"},
+		{"docker", func(o obs) { o.Docker.Settings.Err = errHidden }, Unknown, "settings not seen"},
+		{"docker", setRuleset(func(r *Ruleset) { r.Docker = false }), Warning, "not in the kernel"},
+		{"docker", func(o obs) { o.Docker.Settings.Value = DockerSettings{false, "none"} }, Warning, "daemon.json"},
+		{"docker", func(o obs) { o.Programs.Value = nil }, NotApplicable, ""},
+		{"docker", func(o obs) { o.Docker.Desktop = true }, NotApplicable, "Desktop"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.View.Missing = make([]nft.Accept, 1) }), Fault, "restart docker"},
+		{"docker-loopback0", both(noDaemon, setRuleset(func(r *Ruleset) { r.View.Missing = make([]nft.Accept, 1) })), Warning, "enable --now wslmirror"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.View.Accepts = make([]nft.Accept, 2) }), OK, "for 2 ports"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Passes = true }), OK, "by itself"},
+		{"docker-loopback0", user, Unknown, "hidden"},
+		{"docker-loopback0", both(user, func(o obs) { o.Programs.Value = nil }), NotApplicable, ""},
+		{"podman", podman("5.4.2", false), OK, "5.4.2"},
+		{"podman", podman("6.1.1", true), OK, "force_port_listen"},
+		{"podman", podman("6.1.1", false), Warning, "[engine]"},
+		{"podman", podman("6.0.2", false), Warning, "update Podman"},
+		{"podman", func(o obs) { o.Podman.Version.Err = errHidden }, Unknown, "hidden"},
+		{"iptables-legacy", func(o obs) { o.Legacy.Value = []string{"filter", "nat"} }, Warning, "filter, nat"},
+		{"iptables-legacy", func(o obs) { o.Legacy.Err = errHidden }, Unknown, "hidden"},
+		{"ufw", func(o obs) { o.UFW.Value.Enabled = true }, Warning, "ufw allow in on loopback0"},
+		{"ufw", func(o obs) { o.UFW.Value = UFW{true, Seen[bool]{Value: true}} }, OK, "lets loopback0 in"},
+		{"ufw", func(o obs) { o.UFW.Value = UFW{true, Seen[bool]{Err: errHidden}} }, Unknown, "hidden"},
+		{"firewalld", ran("firewalld"), Warning, "--zone=trusted"},
+		{"firewalld", setRuleset(func(r *Ruleset) { r.Firewalld = true }), Warning, "--zone=trusted"},
+		{"firewalld", both(ran("firewalld"), func(o obs) { o.Trusted.Value = true }), OK, ""},
+		{"firewalld", both(ran("firewalld"), func(o obs) { o.Trusted.Err = errHidden }), Unknown, "hidden"},
+		{"networkmanager", ran("NetworkManager"), Warning, "unmanaged-devices"},
+		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Unmanaged.Value = true }), OK, ""},
+		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Unmanaged.Err = errHidden }), Unknown, "hidden"},
+		{"container-to-windows", func(o obs) { o.HostLoopback.Value = true }, OK, "by 192.168.1.5"},
+		{"container-to-windows", func(o obs) {}, OK, "hostAddressLoopback=true"},
+		{"container-to-windows", func(o obs) { o.HostLoopback.Err = errHidden }, Unknown, "192.168.1.5"},
+		{"container-to-windows", func(o obs) { o.Programs.Value, o.Ruleset.Value.View.Published = nil, nil }, NotApplicable, ""},
+	}
+	for _, test := range tests {
+		o := healthy()
+		test.change(o)
+		c := run(o, test.check)
+		if c.Verdict != test.want || !strings.Contains(c.Seen+"\n"+c.Do, test.says) {
+			t.Errorf("want %s with %q: %+v", test.want, test.says, c)
+		}
+		if (c.Verdict == Fault || c.Verdict == Warning) && c.Do == "" {
+			t.Errorf("does not say what to do: %+v", c)
+		}
+		if c.Verdict == Fault {
+			for _, other := range judge(o) {
+				if other.Verdict == Fault && other.Name != test.check && test.check != "service" {
+					t.Errorf("%s leads to a fault of %s: %+v", test.check, other.Name, other)
+				}
+			}
+		}
+	}
+}
+
+// What hangs is left behind.
+func TestLookEnds(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	s := &survey{ctx: ctx}
+	var hangs, fails, seen Seen[int]
+	look(s, &hangs, func(context.Context) (int, error) { select {} })
+	look(s, &fails, local(func() (int, error) { return 0, errHidden }))
+	look(s, &seen, local(func() (int, error) { return 7, nil }))
+	s.Wait()
+	if hangs.Err != errSlow || fails.Err != errHidden || seen != (Seen[int]{Value: 7}) {
+		t.Errorf("%+v, %+v, %+v", hangs, fails, seen)
+	}
+}

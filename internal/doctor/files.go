@@ -1,0 +1,209 @@
+package doctor
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// files is where files are read from: see Config.Root.
+type files struct{ root string }
+
+// mostFile is more than any file has that is read here.
+const mostFile = 1 << 20
+
+func (f files) path(name string) string { return filepath.Join(f.root, name) }
+
+func (f files) exists(name string) bool {
+	_, err := os.Stat(f.path(name))
+	return err == nil
+}
+
+// read reads a file, and nothing but a file.
+func (f files) read(name string) ([]byte, error) {
+	r, err := os.OpenFile(f.path(name), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if fi, err := r.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", r.Name())
+	}
+	return io.ReadAll(io.LimitReader(r, mostFile))
+}
+
+// lines are those of a file that are neither empty nor a comment. A file that is
+// not there has none.
+func (f files) lines(name string) (list []string, err error) {
+	b, err := f.read(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	in := bufio.NewScanner(bytes.NewReader(b))
+	for in.Scan() {
+		if line := strings.TrimSpace(in.Text()); line != "" && line[0] != '#' && line[0] != ';' {
+			list = append(list, line)
+		}
+	}
+	return list, err
+}
+
+// sysctls reads those of all links.
+func (f files) sysctls() (map[string]Conf, error) {
+	const dir = "proc/sys/net/ipv4/conf"
+	links, err := os.ReadDir(f.path(dir))
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]Conf{}
+	for _, l := range links {
+		var c Conf
+		for name, to := range map[string]*int{
+			"rp_filter": &c.RPFilter, "accept_local": &c.AcceptLocal, "route_localnet": &c.RouteLocalnet,
+		} {
+			b, err := f.read(filepath.Join(dir, l.Name(), name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // the link has just gone
+			}
+			if err == nil {
+				*to, err = strconv.Atoi(strings.TrimSpace(string(b)))
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		all[l.Name()] = c
+	}
+	return all, nil
+}
+
+// legacyTables are the tables that iptables-legacy has made, which only root may
+// see.
+func (f files) legacyTables() ([]string, error) {
+	tables, err := f.lines("proc/net/ip_tables_names")
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, errors.New("only root may look")
+	}
+	slices.Sort(tables)
+	return tables, err
+}
+
+// daemons counts the wslmirrors of this network by the unix socket on which the
+// one that serves listens, and to which the others are connected: see
+// internal/mirror/beacon.go.
+func (f files) daemons() (n int, err error) {
+	lines, err := f.lines("proc/net/unix")
+	for _, l := range lines {
+		if fields := strings.Fields(l); len(fields) >= 7 && fields[len(fields)-1] == "@wslmirror" {
+			n++
+		}
+	}
+	return n, err
+}
+
+// programs are the processes of this network whose names a check asks for.
+func (f files) programs() (list []Program, err error) {
+	dirs, err := os.ReadDir(f.path("proc"))
+	if err != nil {
+		return nil, err
+	}
+	here, _ := os.Readlink(f.path("proc/self/ns/net"))
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join("proc", d.Name())
+		b, err := f.read(filepath.Join(dir, "comm"))
+		name := strings.TrimSpace(string(b))
+		if err != nil || !strings.HasPrefix(name, "wslmirror") && !slices.Contains(known, name) {
+			continue
+		}
+		// Another user's namespace cannot be seen. Programs of these names are
+		// mostly where everything is.
+		there, err := os.Readlink(f.path(filepath.Join(dir, "ns/net")))
+		if err == nil && there != here {
+			continue
+		}
+		sure := err == nil
+		b, _ = f.read(filepath.Join(dir, "cmdline"))
+		args := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+		list = append(list, Program{pid, name, args, sure})
+	}
+	slices.SortFunc(list, func(a, b Program) int { return a.PID - b.PID })
+	return list, nil
+}
+
+// known are the names of processes that a check asks for, as the kernel has them,
+// which is up to 15 bytes.
+var known = []string{"dockerd", "firewalld", "NetworkManager", dockerDesktop}
+
+// dockerDesktop is the beginning of docker-desktop-user-distro, by which Docker
+// Desktop serves a distribution.
+const dockerDesktop = "docker-desktop-"
+
+// ufw reads ufw's settings. The rules of the user's are root's to read.
+func (f files) ufw(iface string) (u UFW, err error) {
+	conf, err := f.lines("etc/ufw/ufw.conf")
+	if err != nil {
+		return u, err
+	}
+	u.Enabled = slices.ContainsFunc(conf, func(l string) bool { return strings.EqualFold(l, "ENABLED=yes") })
+	if !u.Enabled {
+		return u, nil
+	}
+	rules, err := f.lines("etc/ufw/user.rules")
+	u.Allows.Err = err
+	u.Allows.Value = slices.ContainsFunc(rules, func(l string) bool {
+		words := strings.Fields(l)
+		i := slices.Index(words, "-i")
+		return strings.HasPrefix(l, "-A ufw-user-input") && i >= 0 && i+1 < len(words) && words[i+1] == iface &&
+			words[len(words)-1] == "ACCEPT" && !slices.Contains(words, "-p")
+	})
+	return u, nil
+}
+
+// firewalldTrusts looks into the zone "trusted", where the interface would stand.
+func (f files) firewalldTrusts(iface string) (bool, error) {
+	b, err := f.read("etc/firewalld/zones/trusted.xml")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.Contains(b, []byte(`"`+iface+`"`)), err
+}
+
+// networkManagerNames looks for the interface in NetworkManager's configuration.
+func (f files) networkManagerNames(iface string) (bool, error) {
+	names := []string{"etc/NetworkManager/NetworkManager.conf"}
+	for _, dir := range []string{"etc/NetworkManager/conf.d", "usr/lib/NetworkManager/conf.d", "run/NetworkManager/conf.d"} {
+		names = append(names, f.confs(dir)...)
+	}
+	var errs error
+	for _, name := range names {
+		lines, err := f.lines(name)
+		errs = errors.Join(errs, err)
+		if slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, iface) }) {
+			return true, nil
+		}
+	}
+	return false, errs
+}
+
+// confs are the files *.conf in dir.
+func (f files) confs(dir string) (names []string) {
+	paths, _ := filepath.Glob(filepath.Join(f.path(dir), "*.conf"))
+	for _, p := range paths {
+		names = append(names, filepath.Join(dir, filepath.Base(p)))
+	}
+	return names
+}
