@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
 const defaultInterface = "loopback0"
@@ -27,14 +28,13 @@ type surroundings struct {
 // Windows behind WSL's interop, so the daemon must never call it.
 func lookAround(iface string) surroundings {
 	var s surroundings
-	info, err := exec.LookPath("wslinfo")
+	_, err := exec.LookPath("wslinfo")
 	release := strings.ToLower(kernelRelease())
 	s.wsl = err == nil || strings.Contains(release, "microsoft") || strings.Contains(release, "wsl")
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		out, _ := exec.CommandContext(ctx, info, "--networking-mode").Output()
-		s.mode = strings.TrimSpace(string(out))
+		s.mode, _ = windows.NetworkingMode(ctx)
 	}
 	s.link = linkIndex(iface) != 0
 	_, err = os.Stat("/run/systemd/system") // sd_booted(3)

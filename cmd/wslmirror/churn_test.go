@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -12,6 +14,41 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
+
+// An asker is a client that asks one port again and again.
+type asker struct {
+	client            *lab.Host
+	proto, port, want string
+}
+
+// keepAsking has clients ask until stop is called, which returns how many good
+// answers each of them got. One that is not good is an error.
+func keepAsking(t *testing.T, pause time.Duration, askers ...asker) (stop func() []int) {
+	done := make(chan struct{})
+	var asking sync.WaitGroup
+	good := make([]int, len(askers))
+	for i, a := range askers {
+		asking.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				case <-time.After(pause):
+				}
+				if got, err := a.client.Ask(a.proto, "127.0.0.1:"+a.port, 5*patience); err != nil || got != a.want {
+					t.Errorf("%s to %s port %s: %q, %v after %d good answers", a.client.Name, a.proto, a.port, got, err, good[i])
+					return
+				}
+				good[i]++
+			}
+		})
+	}
+	return func() []int {
+		close(done)
+		asking.Wait()
+		return good
+	}
+}
 
 // Containers come and go, 200 published ports in all, while clients connect to
 // others. None of these notices, and in the end the table is what a daemon that
@@ -26,33 +63,12 @@ func TestChurn(t *testing.T) {
 	d := start(t, b.WSL)
 	d.awaitState(status.Active)
 
-	stop := make(chan struct{})
-	var clients sync.WaitGroup
-	var asked [4]int
-	for i, c := range []struct {
-		client            *lab.Host
-		proto, port, want string
-	}{
-		{b.Windows, "tcp", "8080", "steady"},
-		{b.Windows, "udp", "8080", "steady"},
-		{b.WSL, "tcp", "8080", "steady"},
-		{b.Windows, "tcp", "9000", "WSL"},
-	} {
-		clients.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if got, err := c.client.Ask(c.proto, "127.0.0.1:"+c.port, 5*patience); err != nil || got != c.want {
-					t.Errorf("%s to %s port %s: %q, %v after %d good answers", c.client.Name, c.proto, c.port, got, err, asked[i])
-					return
-				}
-				asked[i]++
-			}
-		})
-	}
+	stop := keepAsking(t, 0,
+		asker{b.Windows, "tcp", "8080", "steady"},
+		asker{b.Windows, "udp", "8080", "steady"},
+		asker{b.WSL, "tcp", "8080", "steady"},
+		asker{b.Windows, "tcp", "9000", "WSL"},
+	)
 	const rounds, ports = 4, 50
 	for round := range rounds {
 		var publish []string
@@ -70,9 +86,7 @@ func TestChurn(t *testing.T) {
 		}
 		d.await("the two steady ports", func(s status.Snapshot) bool { return len(s.Ports) == 2 })
 	}
-	close(stop)
-	clients.Wait()
-	t.Logf("good answers meanwhile: %d", asked)
+	t.Logf("good answers meanwhile: %d", stop())
 
 	s, _ := d.status()
 	table := func() string {
@@ -92,4 +106,73 @@ func TestChurn(t *testing.T) {
 	if !slices.Equal(s.Ports, fresh.Ports) {
 		t.Errorf("after the churn the ports are %+v, and of a fresh daemon %+v", s.Ports, fresh.Ports)
 	}
+}
+
+// 500 containers come and go within a minute, ten at a time, in the rules that
+// Docker writes for them. Nobody who uses another port notices, and nothing of
+// them stays in the map.
+func TestDirectChurn(t *testing.T) {
+	b := labtest.New(t, lab.Options{Ports: 4000})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "steady", "8080:80/tcp", "8080:80/udp")
+	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, b.WSL, "--path", "direct")
+	const steady = "8080/tcp direct, 8080/udp direct"
+	d.awaitPaths(steady)
+
+	// A connection that is kept, and new ones all the time.
+	kept, err := b.Windows.Dial("tcp", "", "127.0.0.1:8080", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	stop := keepAsking(t, 10*time.Millisecond,
+		asker{b.Windows, "tcp", "8080", "steady"},
+		asker{b.WSL, "udp", "8080", "steady"},
+		asker{b.WSL, "tcp", "8080", "steady"},
+		asker{b.Windows, "tcp", "9000", "WSL"},
+	)
+	// change writes or removes what Docker does for a container.
+	change := func(action string, container int) {
+		addr, port := fmt.Sprintf("172.17.%d.%d", 1+container/250, 1+container%250), 10000+container
+		rules := fmt.Sprintf("*nat\n%s DOCKER ! -i docker0 -p tcp -m tcp --dport %d -j DNAT --to-destination %s:80\n"+
+			"%s POSTROUTING -s %s/32 -d %s/32 -p tcp -m tcp --dport 80 -j MASQUERADE\nCOMMIT\n"+
+			"*filter\n%s DOCKER -d %s/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT\n",
+			action, port, addr, action, addr, addr, action, addr)
+		if out, err := b.WSL.Run("sh", "-c", "iptables-nft-restore --noflush <<'E'\n"+rules+"E\n"); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	const containers, atOnce = 500, 10
+	began, seen := time.Now(), 0
+	for first := 0; first < containers; first += atOnce {
+		for i := range atOnce {
+			change("-A", first+i)
+		}
+		if got, err := kept.Ask(patience); got != "steady" {
+			t.Fatalf("the connection that is kept: %q, %v", got, err)
+		}
+		if s, _ := d.status(); len(s.Ports) == 2+atOnce && s.Ports[2].Path == status.PathDirect {
+			seen++
+		}
+		for i := range atOnce {
+			change("-D", first+i)
+		}
+	}
+	took := time.Since(began)
+	asked := stop()
+	d.awaitPaths(steady)
+	if seen != containers/atOnce {
+		t.Errorf("all of the containers' ports were direct in %d of %d rounds", seen, containers/atOnce)
+	}
+	list, err := b.WSL.Run("nft", "--json", "list", "map", "ip", "wslmirror", "direct")
+	if err != nil || strings.Count(list, `"172.17.`) != 2 {
+		t.Errorf("%v; more than the steady container is in the map:\n%s", err, list)
+	}
+	d.stop(unix.SIGTERM)
+	used := d.proc.Cmd.ProcessState.UserTime() + d.proc.Cmd.ProcessState.SystemTime()
+	t.Logf("%d containers came and went in %.1f s; good answers meanwhile %d; CPU of the daemon %.2f s",
+		containers, took.Seconds(), asked, used.Seconds())
 }

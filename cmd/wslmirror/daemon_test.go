@@ -23,18 +23,33 @@ import (
 const asProgram = "WSLMIRROR_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
+	if filter := os.Getenv(inSandbox); filter != "" {
+		enterSandbox(filter)
+	}
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, clean := range atExit {
+		clean()
+	}
+	os.Exit(code)
 }
 
-// program is a command that is wslmirror.
+// atExit is what is to be done when all tests have run.
+var atExit []func()
+
+// program is a command that is wslmirror, for a user who is root. The daemon and
+// what cleans up behind it are asService.
 func program(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	// The race detector would wait for a second before each exit.
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = programEnv()
 	return cmd
+}
+
+func programEnv() []string {
+	// The race detector would wait for a second before each exit.
+	return append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0")
 }
 
 // A daemon is a running "wslmirror run".
@@ -46,17 +61,18 @@ type daemon struct {
 	log  *bytes.Buffer // complete once the daemon has ended
 }
 
-// start starts a daemon in h, and waits until it publishes.
+// start starts a daemon in h with the rights of the service, and waits until it
+// publishes.
 func start(t *testing.T, h *lab.Host, args ...string) *daemon {
 	t.Helper()
-	d := launch(t, h, program, args...)
+	d := launch(t, h, func(args ...string) *exec.Cmd { return asService(t, args...) }, args...)
 	d.await("any state", func(status.Snapshot) bool { return true })
 	return d
 }
 
 func launch(t *testing.T, h *lab.Host, program func(...string) *exec.Cmd, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, host: h, dir: t.TempDir(), log: new(bytes.Buffer)}
+	d := &daemon{t: t, host: h, dir: runtimeDir(t), log: new(bytes.Buffer)}
 	cmd := program(append([]string{"run", "--runtime-dir", d.dir}, args...)...)
 	cmd.Stderr = d.log
 	var err error
@@ -245,7 +261,7 @@ func TestCannotUseRuntimeDirectory(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := program("run", "--runtime-dir", file)
+	cmd := asService(t, "run", "--runtime-dir", file)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +280,7 @@ func TestCannotUseRuntimeDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	log, _ := io.ReadAll(stderr)
-	if err := p.Wait(); err != nil || !strings.Contains(string(log), "cannot publish the state") {
+	if err := p.Wait(); err != nil || !strings.Contains(string(log), "could not publish the state") {
 		t.Errorf("%v, log:\n%s", err, log)
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +101,49 @@ func TestElectionWhenLoopback0Appears(t *testing.T) {
 	z, _ := two.status()
 	if a.State == z.State || a.State != status.Active && z.State != status.Active {
 		t.Errorf("the two are %s and %s", a.State, z.State)
+	}
+}
+
+// A daemon that ends leaves what is outside of its table to the one that stands
+// by: for connections, not a moment must be without it.
+func TestHandOver(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	before := world(t, b.WSL)
+	var events bytes.Buffer
+	monitor := exec.Command("ip", "-4", "monitor", "rule")
+	monitor.Stdout = &events
+	watch, err := b.WSL.Start(monitor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serves := start(t, b.WSL, "--path", "direct")
+	serves.awaitPaths("8080/tcp direct")
+	for range 3 {
+		standby := start(t, b.WSL, "--path", "direct")
+		standby.awaitState(status.Standby)
+		serves.stop(unix.SIGTERM)
+		standby.awaitPaths("8080/tcp direct")
+		if got := routeLocalnet(t, b.WSL, "docker0"); got != "1" {
+			t.Errorf("route_localnet of docker0 is %s", got)
+		}
+		serves = standby
+	}
+	if err := watch.Stop(unix.SIGTERM); err == nil {
+		t.Error("the monitor ended by itself")
+	}
+	if s := events.String(); strings.Contains(s, "Deleted") || !strings.Contains(s, "fwmark") {
+		t.Errorf("what happened to ip rules:\n%s", s)
+	}
+	serves.stop(unix.SIGTERM)
+	if after := world(t, b.WSL); after != before {
+		t.Errorf("before\n%s\nafter the last one\n%s", before, after)
 	}
 }
 

@@ -17,6 +17,12 @@ import (
 // A container that forges packets reaches nothing on 127.0.0.0/8, neither in
 // Linux nor in Windows, and the published ports work all the same.
 func TestGuard(t *testing.T) {
+	for _, path := range []string{status.PathProxy, status.PathDirect} {
+		t.Run(path, func(t *testing.T) { testGuard(t, path) })
+	}
+}
+
+func testGuard(t *testing.T, path string) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
 	if err != nil {
@@ -25,7 +31,8 @@ func TestGuard(t *testing.T) {
 	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
 		t.Fatal(err)
 	}
-	// What an engine without a proxy does to its bridge.
+	// What an engine without a proxy does to its bridge, and so do we on the path
+	// direct.
 	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +102,13 @@ func TestGuard(t *testing.T) {
 	} else {
 		t.Logf("without wslmirror: %q", got)
 	}
-	d := start(t, b.WSL)
-	d.awaitState(status.Active)
+	if path == status.PathDirect {
+		if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := start(t, b.WSL, "--path", path)
+	d.await("path "+path, func(s status.Snapshot) bool { return len(s.Ports) == 1 && s.Ports[0].Path == path })
 	if got := send(); len(got) != 0 {
 		t.Errorf("with wslmirror: %q", got)
 	}
@@ -106,20 +118,25 @@ func TestGuard(t *testing.T) {
 		}
 	}
 
-	// A bridge that comes to it later is guarded from then on.
-	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "0"); err != nil {
-		t.Fatal(err)
+	if path == status.PathDirect {
+		if got := routeLocalnet(t, b.WSL, "docker0"); got != "1" {
+			t.Errorf("route_localnet of docker0 is %s", got)
+		}
+		return
 	}
-	d.status() // makes it look
-	if list, err := b.WSL.Run("nft", "list", "set", "ip", "wslmirror", "guarded"); err != nil || strings.Contains(list, "docker0") {
-		t.Errorf("guards a bridge that lets nothing pass: %v\n%s", err, list)
-	}
-	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
-		t.Fatal(err)
-	}
-	d.status()
-	if got := send(); len(got) != 0 {
-		t.Errorf("after route_localnet came back: %q", got)
+	// No event tells that a bridge lets such packets pass from now on, least of
+	// all if all links do.
+	for _, link := range []string{"docker0", "all"} {
+		if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "0"); err != nil {
+			t.Fatal(err)
+		}
+		d.status() // makes it look
+		if err := b.WSL.Sysctl("ipv4/conf/"+link+"/route_localnet", "1"); err != nil {
+			t.Fatal(err)
+		}
+		if got := send(); len(got) != 0 {
+			t.Errorf("after route_localnet of %s came: %q", link, got)
+		}
 	}
 }
 

@@ -39,6 +39,8 @@ type verb struct {
 var verbs = []verb{
 	{"run", runDaemon},
 	{"status", showStatus},
+	{"ports", showPorts},
+	{"doctor", showDoctor},
 	{"cleanup", cleanup},
 	{"version", printVersion},
 	{"help", printHelp},
@@ -50,10 +52,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return code
 	}
-	fmt.Fprintf(stderr, "wslmirror: %v\n", err)
+	fmt.Fprintf(stderr, "wslmirror: %s\n", clean(strings.ReplaceAll(err.Error(), "\n", "; "))) // joined errors
 	var h hinted
 	if errors.As(err, &h) {
-		fmt.Fprintf(stderr, "hint: %s\n", h.hint)
+		fmt.Fprintf(stderr, "hint: %s\n", clean(h.hint))
 	}
 	return code
 }

@@ -19,49 +19,68 @@ import (
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
-func runDaemon(args []string, stdout io.Writer) (int, error) {
+// runOptions are the flags of run.
+type runOptions struct {
+	iface, path, dir string
+	repair           bool
+	level            logrus.Level
+}
+
+func parseRun(args []string) (o runOptions, err error) {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
-	iface := flags.String("interface", defaultInterface, "")
-	path := flags.String("path", "proxy", "")
-	repair := flags.Bool("repair", true, "")
-	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	flags.StringVar(&o.iface, "interface", defaultInterface, "")
+	flags.StringVar(&o.path, "path", status.PathProxy, "")
+	flags.BoolVar(&o.repair, "repair", true, "")
+	flags.StringVar(&o.dir, "runtime-dir", status.DefaultDir, "")
 	level := flags.String("log-level", "info", "")
 	if err := parse(flags, args); err != nil {
+		return o, err
+	}
+	if err := netwatch.CheckLinkName(o.iface); err != nil {
+		return o, usageError("--interface: %w", err)
+	}
+	if o.path != status.PathProxy && o.path != status.PathDirect {
+		return o, usageError("--path: %q is neither proxy nor direct", o.path)
+	}
+	if o.level, err = logrus.ParseLevel(*level); err != nil {
+		return o, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
+	}
+	return o, nil
+}
+
+func runDaemon(args []string, stdout io.Writer) (int, error) {
+	o, err := parseRun(args)
+	if err != nil {
 		return usageExit(err, stdout)
 	}
-	if err := netwatch.CheckLinkName(*iface); err != nil {
-		return exitUsage, usageError("--interface: %w", err)
-	}
-	if *path != "proxy" {
-		return exitUsage, usageError("--path: this version knows only the path proxy, not %q", *path)
-	}
-	lvl, err := logrus.ParseLevel(*level)
-	if err != nil {
-		return exitUsage, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
-	}
-
 	log := logrus.New()
-	log.SetLevel(lvl)
+	log.SetLevel(o.level)
 	systemd.LogToJournal(log)
 
 	if err := nft.Check(); err != nil {
-		return exitFailure, explain(err)
+		var h hinted
+		if err = explain(err); errors.As(err, &h) {
+			return exitFailure, err
+		}
+		// It may pass. If it does not, the loop says so, and goes on trying.
+		log.WithError(err).Warn("could not find out whether this kernel will do")
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	notifier := systemd.NewNotifier()
-	pub := &publisher{dir: *dir, log: log, notifier: notifier}
-	d := mirror.New(mirror.Config{
-		Interface:  *iface,
-		Repair:     *repair,
+	pub := &publisher{dir: o.dir, log: log, notifier: notifier}
+	var d *mirror.Daemon
+	pub.serve = func() error { return status.Serve(ctx, o.dir, d.Refresh) }
+	d = mirror.New(mirror.Config{
+		Interface:  o.iface,
+		Policy:     mirror.Policy{Repair: o.repair, Direct: o.path == status.PathDirect},
 		Log:        log,
 		Publish:    pub.publish,
 		Alive:      func() { pub.complain("notify systemd", notifier.Alive()) },
 		AliveEvery: systemd.AliveEvery(),
 	})
-	log.WithFields(logrus.Fields{"version": version, "interface": *iface}).Info("wslmirror is starting")
-	pub.open(ctx, d.Refresh)
+	log.WithFields(logrus.Fields{"version": version, "interface": o.iface, "path": o.path}).Info("wslmirror is starting")
 	context.AfterFunc(ctx, func() {
 		stop() // a second signal ends the process at once
 		notifier.Stopping()
@@ -98,36 +117,43 @@ func kernelRelease() string {
 // files in the runtime directory.
 type publisher struct {
 	dir      string
-	files    bool // whether dir can be used
+	serve    func() error // makes the socket in dir
+	serves   bool         // whether it is there
 	log      logrus.FieldLogger
 	notifier *systemd.Notifier
 	troubles map[string]string // what the last complaint about a thing was
 }
 
-// open prepares the runtime directory. The daemon works without one, so that a
-// failure is a warning.
-func (p *publisher) open(ctx context.Context, refresh func(context.Context)) {
-	err := os.MkdirAll(p.dir, 0o755)
+// publish returns an error if the world does not know s, or not all of it. The
+// daemon works all the same, and tries again.
+func (p *publisher) publish(s status.Snapshot) error {
+	s.Version, s.PID = version, os.Getpid()
+	err := p.open()
 	if err == nil {
-		err = status.Serve(ctx, p.dir, refresh)
+		err = status.Write(p.dir, s)
 	}
-	p.files = err == nil
-	if err != nil {
-		p.log.WithError(err).WithField("dir", p.dir).Warn("cannot publish the state, 'wslmirror status' will not see this daemon")
-	}
+	p.complain("publish the state for 'wslmirror status'", err)
+	// A service that has never yet worked is not ready.
+	notifyErr := p.notifier.Status(s.Sentence(), s.State != status.Error)
+	p.complain("notify systemd", notifyErr)
+	return errors.Join(err, notifyErr)
 }
 
-func (p *publisher) publish(s status.Snapshot) {
-	s.Version, s.PID = version, os.Getpid()
-	if p.files {
-		p.complain("publish the state", status.Write(p.dir, s))
+// open prepares the runtime directory.
+func (p *publisher) open() error {
+	if p.serves {
+		return nil
 	}
-	// A service that has never yet worked is not ready.
-	p.complain("notify systemd", p.notifier.Status(s.Sentence(), s.State != status.Error))
+	err := os.MkdirAll(p.dir, 0o755)
+	if err == nil {
+		err = p.serve()
+	}
+	p.serves = err == nil
+	return err
 }
 
 func (p *publisher) close() {
-	if p.files {
+	if p.serves {
 		p.complain("remove the state", status.Remove(p.dir))
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -25,9 +24,7 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 		return exitFailure, hinted{err, "ask the service manager: systemctl status wslmirror"}
 	}
 	if *asJSON {
-		out := json.NewEncoder(stdout)
-		out.SetIndent("", "  ")
-		err = out.Encode(s)
+		err = writeJSON(stdout, s)
 	} else {
 		err = printStatus(stdout, s, lookAround(s.Interface.Name))
 	}
@@ -83,7 +80,7 @@ func stopped() status.Snapshot {
 		Interface: status.Interface{Name: defaultInterface},
 		Table:     status.Table{Family: nft.TableFamily, Name: nft.TableName},
 		Ports:     []status.Port{},
-		Path:      "proxy",
+		Path:      status.PathProxy,
 		Version:   version,
 	}
 	s.Interface.Index = linkIndex(defaultInterface)

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 )
@@ -20,11 +23,15 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	}
 	fmt.Fprintf(&b, "%s %s: %s\n", mark, clean(string(s.State)), clean(s.Sentence()))
 	if s.State == status.Active {
+		to := "127.0.0.1:PORT"
+		if s.Path == status.PathDirect {
+			to = "container, or 127.0.0.1:PORT"
+		}
 		fmt.Fprintf(&b, `
   Windows              Linux
-  localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ 127.0.0.1:PORT
+  localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s
                                   (before the engines' own rules)
-`, clean(s.Interface.Name))
+`, clean(s.Interface.Name), to)
 	}
 	fmt.Fprintln(&b)
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
@@ -60,6 +67,7 @@ func printPorts(b *bytes.Buffer, ports []status.Port) {
 		return
 	}
 	ways := map[string]string{
+		status.PathDirect: "direct: by WSLPREROUTING to the container",
 		status.PathProxy:  "proxy: by WSLPREROUTING to the engine's proxy",
 		status.PathKernel: "kernel: left to the engine's own rules",
 	}
@@ -71,20 +79,37 @@ func printPorts(b *bytes.Buffer, ports []status.Port) {
 		if !ok {
 			way = p.Path
 		}
+		if p.Reason != "" {
+			way = p.Path + ": " + p.Reason
+		}
 		fmt.Fprintf(t, "  %d/%s\t%s\t%s\t%s\t%s\n", p.Port, clean(p.Proto), clean(p.Address), clean(p.Target), clean(p.Engine), clean(way))
 	}
 	t.Flush()
 }
 
-// clean makes what came from elsewhere fit for a terminal: no control
-// characters reach it.
+// clean makes what came from elsewhere fit for a terminal: what cannot be seen
+// there does not reach it, neither control characters, which command it, nor those
+// that turn the direction of writing, so that one reads what is not there.
 func clean(s string) string {
-	return string(bytes.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
-	}, []byte(s)))
+	}, s)
+}
+
+// writeJSON prints v for programs, and for people who look at what they get.
+func writeJSON(w io.Writer, v any) error {
+	var b bytes.Buffer
+	out := json.NewEncoder(&b)
+	out.SetIndent("", "  ")
+	out.SetEscapeHTML(false) // commands have < and >
+	if err := out.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(status.Escape(b.Bytes()))
+	return err
 }
 
 func bytesText(n uint64) string {

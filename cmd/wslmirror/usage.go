@@ -3,8 +3,12 @@ package main
 const usage = `wslmirror - one 127.0.0.1 for Windows and Linux in WSL2's mirrored mode
 
 Usage:
-  wslmirror run [--interface NAME] [--path proxy] [--repair] [--runtime-dir DIR] [--log-level LEVEL]
+  wslmirror run [--interface NAME] [--path proxy|direct] [--repair]
+                [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--json] [--runtime-dir DIR]
+  wslmirror ports [--json] [--runtime-dir DIR]
+  wslmirror ports explain PORT[/udp] [--json] [--runtime-dir DIR]
+  wslmirror doctor [--json | --bundle FILE] [--runtime-dir DIR]
   wslmirror cleanup
   wslmirror version
   wslmirror help
@@ -13,8 +17,10 @@ Commands:
   run      Be the daemon, in the foreground. It needs CAP_NET_ADMIN, and undoes
            all that it has done when it gets SIGTERM or SIGINT.
              --interface NAME    where Windows' localhost traffic comes from (loopback0)
-             --path proxy        how published ports are reached: through the
-                                 engine's userland proxy
+             --path PATH         how published ports are reached: through the
+                                 engine's userland "proxy" (the default), or
+                                 "direct", which is faster: the kernel sends
+                                 the packets to the container itself
              --repair            let Linux's own clients reach what the kernel
                                  serves on localhost (true)
              --runtime-dir DIR   where the state is published (/run/wslmirror)
@@ -22,13 +28,25 @@ Commands:
   status   Say what the daemon is doing. Any user may ask.
              --json              for programs; the fields are in wslmirror(8)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
+  ports    Say what has which port, in Linux and in Windows, and how many source
+           ports are left. Any user may ask; root sees more. With explain: who
+           has that port, or why it cannot be had, and what to type.
+             --json              for programs; the fields are in wslmirror(8)
+             --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
+  doctor   Say what is wrong with the network of mirrored mode, and what to type.
+           It only looks, and takes at most five seconds. Any user may ask; with
+           sudo it sees more.
+             --json              for programs; the fields are in wslmirror(8)
+             --bundle FILE       write all that helps with a bug report to a new
+                                 file, without names and public addresses
+             --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
   cleanup  Remove what a daemon that crashed has left behind.
   version  Print the version.
   help     Print this.
 
 Exit status:
-  0  success; for status: active
-  1  failure
+  0  success; for status: active; for ports explain: free; for doctor: no fault found
+  1  failure; for ports explain: taken or blocked; for doctor: a fault found
   2  wrong usage
   3  status: not active (waiting, standby or stopped)
 

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// counted is how many new connections the rules with that comment have seen.
+func counted(t *testing.T, h *lab.Host, comment string) (n int) {
+	t.Helper()
+	list, err := h.Run("nft", "list", "table", "ip", "wslmirror")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule := regexp.MustCompile(`counter packets (\d+) .*comment "` + comment + `"`)
+	for _, m := range rule.FindAllStringSubmatch(list, -1) {
+		packets, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += packets
+	}
+	return n
+}
+
+// routeLocalnet is the sysctl of a link.
+func routeLocalnet(t *testing.T, h *lab.Host, link string) string {
+	t.Helper()
+	value, err := h.GetSysctl("ipv4/conf/" + link + "/route_localnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(value)
+}
+
+// answers asks once and wants the answer, or none if it is "".
+func answers(t *testing.T, when string, client *lab.Host, proto, port, want string) {
+	t.Helper()
+	if got, err := client.Ask(proto, "127.0.0.1:"+port, patience); got != want {
+		t.Errorf("%s: %s to %s port %s: %q, %v; want %q", when, client.Name, proto, port, got, err, want)
+	}
+}
+
+// paths is the path of each port, with its reason.
+func paths(s status.Snapshot) string {
+	var list []string
+	for _, p := range s.Ports {
+		list = append(list, strings.TrimSuffix(fmt.Sprintf("%d/%s %s: %s", p.Port, p.Proto, p.Path, p.Reason), ": "))
+	}
+	return strings.Join(list, ", ")
+}
+
+func (d *daemon) awaitPaths(want string) {
+	d.t.Helper()
+	d.await(want, func(s status.Snapshot) bool { return paths(s) == want })
+}
+
+// Published ports are reached past docker-proxy, from Windows and from Linux, as
+// containers and networks come and go, and what that takes is undone.
+func TestDirect(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	cli := func(args ...string) {
+		t.Helper()
+		if out, err := docker.CLI(args...); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp", "8080:80/udp", "127.0.0.1:8081:80/tcp", "192.0.2.2:8082:80/tcp")
+	before := world(t, b.WSL)
+	d := start(t, b.WSL, "--path", "direct")
+	const direct = "8080/tcp direct, 8081/tcp direct, 8080/udp direct"
+	d.awaitPaths(direct)
+	for _, client := range []*lab.Host{b.Windows, b.WSL} {
+		past := counted(t, b.WSL, "past the proxy")
+		answers(t, "direct", client, "tcp", "8080", "web")
+		answers(t, "direct", client, "udp", "8080", "web")
+		answers(t, "direct", client, "tcp", "8081", "web")
+		if now := counted(t, b.WSL, "past the proxy"); now != past+3 {
+			t.Errorf("%s: %d of 3 connections went past the proxy", client.Name, now-past)
+		}
+	}
+	if list := ruleset(t, b.WSL); strings.Contains(list, "tcp . 8082") {
+		t.Errorf("a port of the LAN address alone is in the map:\n%s", list)
+	}
+
+	// Other rules that would stop it: the proxy serves, and status says why.
+	for _, rule := range []string{"-i loopback0 -j DROP", "-d 172.17.0.0/16 -m limit --limit 1/s -j DROP", "! -i eth0 -p tcp --dport 80 -j REJECT"} {
+		fields := strings.Fields(rule)
+		if _, err := b.WSL.Run("iptables-nft", append([]string{"-I", "DOCKER-USER"}, fields...)...); err != nil {
+			t.Fatal(err)
+		}
+		const why = "other rules drop what is forwarded to it, or may"
+		want := "8080/tcp proxy: " + why + ", 8081/tcp proxy: " + why + ", 8080/udp proxy: " + why
+		if strings.Contains(rule, "tcp") {
+			want = strings.TrimSuffix(want, "proxy: "+why) + "direct"
+		}
+		d.awaitPaths(want)
+		answers(t, rule, b.Windows, "tcp", "8080", "web")
+		answers(t, rule, b.WSL, "tcp", "8081", "web")
+		if _, err := b.WSL.Run("iptables-nft", append([]string{"-D", "DOCKER-USER"}, fields...)...); err != nil {
+			t.Fatal(err)
+		}
+		d.awaitPaths(direct)
+	}
+
+	// A network of its own, and a container that moves.
+	cli("network", "create", "--opt", "com.docker.network.bridge.name=br-test", "test")
+	cli("run", "--detach", "--name", "second", "--network", "test", "--publish", "8090:80", "echo", "/echo", "-name", "second", "-addr", ":80")
+	d.awaitPaths("8080/tcp direct, 8081/tcp direct, 8090/tcp direct, 8080/udp direct")
+	awaitAnswer(t, b.Windows, "8090", "second")
+	answers(t, "another network", b.WSL, "tcp", "8090", "second")
+	if got := routeLocalnet(t, b.WSL, "br-test"); got != "1" {
+		t.Errorf("route_localnet of br-test is %s", got)
+	}
+	client, err := b.Windows.Dial("tcp", "", "127.0.0.1:8090", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Ask(patience); err != nil {
+		t.Fatal(err)
+	}
+	cli("rm", "--force", "second")
+	d.awaitPaths(direct)
+	if err := awaitEnd(client); err != nil {
+		t.Errorf("a connection to a container that is gone: %v", err)
+	}
+	await(t, "route_localnet of br-test to be put back", func() bool { return routeLocalnet(t, b.WSL, "br-test") == "0" })
+	cli("network", "rm", "test")
+
+	// Stopped, or killed and cleaned up, the world is as it was.
+	d.stop(unix.SIGTERM)
+	if after := world(t, b.WSL); after != before {
+		t.Errorf("before\n%s\nafter it stopped\n%s", before, after)
+	}
+	answers(t, "stopped", b.WSL, "tcp", "8080", "web")
+	d = start(t, b.WSL, "--path", "direct")
+	d.awaitPaths(direct)
+	d.proc.Stop(unix.SIGKILL)
+	if got := routeLocalnet(t, b.WSL, "docker0"); got != "1" {
+		t.Errorf("kill -9 puts route_localnet to %s: nothing is tested", got)
+	}
+	cleanup, err := b.WSL.Start(asService(t, "cleanup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cleanup.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if after := world(t, b.WSL); after != before {
+		t.Errorf("before\n%s\nkilled and cleaned up\n%s", before, after)
+	}
+	// The next daemon cleans up as well, whatever its path.
+	d = start(t, b.WSL, "--path", "direct")
+	d.awaitPaths(direct)
+	d.proc.Stop(unix.SIGKILL)
+	d = start(t, b.WSL)
+	await(t, "route_localnet to be put back", func() bool { return routeLocalnet(t, b.WSL, "docker0") == "0" })
+	d.stop(unix.SIGTERM)
+	if after := world(t, b.WSL); after != before {
+		t.Errorf("before\n%s\nafter a crash and another path\n%s", before, after)
+	}
+}
+
+// Established connections past the proxy go on when the daemon comes back, and
+// those through the proxy when the path changes.
+func TestDirectConnectionsSurvive(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp")
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	clients := map[string]*lab.Client{}
+	dial := func(path string, host *lab.Host) {
+		t.Helper()
+		c, err := host.Dial("tcp", "", "127.0.0.1:8080", patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		clients[host.Name+" by the path "+path] = c
+	}
+	dial("proxy", b.Windows)
+	dial("proxy", b.WSL)
+	restart := func(sig unix.Signal) {
+		d.proc.Stop(sig)
+		d = start(t, b.WSL, "--path", "direct")
+		d.awaitPaths("8080/tcp direct")
+	}
+	restart(unix.SIGTERM)
+	dial("direct", b.Windows)
+	dial("direct", b.WSL)
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		for name, c := range clients {
+			if answer, err := c.Ask(patience); answer != "web" {
+				t.Errorf("before %v: %s: %q, %v", sig, name, answer, err)
+			}
+		}
+		restart(sig)
+	}
+	for name, c := range clients {
+		if answer, err := c.Ask(patience); answer != "web" {
+			t.Errorf("in the end: %s: %q, %v", name, answer, err)
+		}
+	}
+}
+
+// What was there before stays, and what the engine has come to need.
+func TestDirectLeavesRouteLocalnetOfOthers(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp")
+	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, b.WSL, "--path", "direct")
+	d.awaitPaths("8080/tcp direct")
+	d.stop(unix.SIGTERM)
+	if got := routeLocalnet(t, b.WSL, "docker0"); got != "1" {
+		t.Errorf("route_localnet was 1 and is %s", got)
+	}
+}
+
+// Without the repair Windows' clients go past the proxy, and Linux's through it
+// as ever.
+func TestDirectWithoutRepair(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b)
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp", "8080:80/udp")
+	d := start(t, b.WSL, "--path", "direct", "--repair=false")
+	d.awaitPaths("8080/tcp direct, 8080/udp direct")
+	for client, direct := range map[*lab.Host]int{b.Windows: 2, b.WSL: 0} {
+		past := counted(t, b.WSL, "past the proxy")
+		answers(t, "without repair", client, "tcp", "8080", "web")
+		answers(t, "without repair", client, "udp", "8080", "web")
+		if now := counted(t, b.WSL, "past the proxy"); now != past+direct {
+			t.Errorf("%s: %d connections went past the proxy, want %d", client.Name, now-past, direct)
+		}
+	}
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never came to %s", what)
+		}
+	}
+}
+
+// awaitAnswer waits for a container that has just started.
+func awaitAnswer(t *testing.T, client *lab.Host, port, want string) {
+	t.Helper()
+	await(t, "an answer of "+want, func() bool {
+		got, _ := client.Ask("tcp", "127.0.0.1:"+port, patience)
+		return got == want
+	})
+}
+
+// awaitEnd asks until the connection ends, and returns an error if it hangs.
+func awaitEnd(c *lab.Client) error {
+	for range 5 {
+		_, err := c.Ask(5 * patience)
+		if timeout, ok := err.(interface{ Timeout() bool }); ok && timeout.Timeout() {
+			return fmt.Errorf("it hangs: %w", err)
+		}
+		if err != nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("it still answers")
+}

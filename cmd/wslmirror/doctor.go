@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/doctor"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+func showDoctor(args []string, stdout io.Writer) (int, error) {
+	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	bundle := flags.String("bundle", "", "")
+	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	if err := parse(flags, args); err != nil {
+		return usageExit(err, stdout)
+	}
+	var file *os.File
+	if *bundle != "" {
+		if *asJSON {
+			return exitUsage, usageError("--json and --bundle do not go together: the bundle has both")
+		}
+		var err error
+		// Before everything else: nobody should wait to learn that the file is there.
+		if file, err = createBundle(*bundle); err != nil {
+			return exitFailure, err
+		}
+		defer file.Close()
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), doctor.Timeout)
+	defer cancel()
+	extra := make(chan []section, 1)
+	if file != nil {
+		go func() { extra <- gather(ctx, *dir) }()
+	}
+	report := doctor.Run(ctx, doctor.Config{
+		Iface: defaultInterface, Root: "/",
+		Status: func() (status.Snapshot, error) { return current(*dir) },
+	})
+	code := exitOK
+	if report.Summary.Faults > 0 {
+		code = exitFailure
+	}
+	var err error
+	switch {
+	case file != nil:
+		if err = writeBundle(file, report, <-extra); err != nil {
+			err = errors.Join(fmt.Errorf("write the bundle: %w", err), os.Remove(*bundle))
+			break
+		}
+		_, err = fmt.Fprintf(stdout, "Wrote %s: %s.\nNames of users and hosts and public addresses are replaced in it. Read it before you share it.\n",
+			clean(*bundle), summary(report.Summary))
+	case *asJSON:
+		err = encodeReport(stdout, report)
+	default:
+		err = printReport(stdout, report, colourful(stdout))
+	}
+	if err != nil {
+		return exitFailure, err
+	}
+	return code, nil
+}
+
+func encodeReport(w io.Writer, r doctor.Report) error {
+	return writeJSON(w, struct {
+		Version string `json:"version"`
+		doctor.Report
+	}{version, r})
+}
+
+// createBundle makes the file, for its owner only. What is there is never
+// overwritten: it may be the bundle that is already attached somewhere.
+func createBundle(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, hinted{fmt.Errorf("%s is there already", clean(path)), "name another file, or remove it first"}
+	}
+	if err != nil {
+		return nil, hinted{err, "name a file in a folder that you may write to"}
+	}
+	// Under sudo it belongs to who asked for it, and not to root.
+	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
+	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
+	if os.Geteuid() == 0 && uidErr == nil && gidErr == nil {
+		if err := f.Chown(uid, gid); err != nil {
+			return nil, errors.Join(fmt.Errorf("give %s to its owner: %w", clean(filepath.Base(path)), err), f.Close(), os.Remove(path))
+		}
+	}
+	return f, nil
+}
+
+// writeBundle writes the report and what was gathered, with what is private
+// replaced.
+func writeBundle(w io.Writer, r doctor.Report, extra []section) error {
+	var text, asJSON bytes.Buffer
+	if err := errors.Join(printReport(&text, r, false), encodeReport(&asJSON, r)); err != nil {
+		return err
+	}
+	sections := append([]section{
+		{"wslmirror doctor", text.String()},
+		{"the network", describe(r.Seen)},
+	}, append(extra, section{"wslmirror doctor --json", asJSON.String()})...)
+	var all bytes.Buffer
+	fmt.Fprintf(&all, "wslmirror %s, a bundle for a bug report\n", version)
+	redactor := doctor.NewRedactor("/")
+	redactor.Keep(r.Seen.Release)
+	for _, s := range sections {
+		if s.name == wslVersion {
+			redactor.Keep(s.text)
+		}
+		fmt.Fprintf(&all, "\n==== %s ====\n%s\n", s.name, bytes.TrimRight([]byte(s.text), "\n"))
+	}
+	// All at once, so that one name or address is called the same throughout.
+	_, err := io.WriteString(w, redactor.Redact(cleanLines(all.String())))
+	return err
+}

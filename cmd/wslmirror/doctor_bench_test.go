@@ -1,0 +1,340 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/doctor"
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// standIns makes a folder with programs that play Windows and WSL, and puts it in
+// front of PATH.
+func standIns(t *testing.T, programs map[string]string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, script := range programs {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// playMirrored makes the bench look like WSL to programs.
+func playMirrored(t *testing.T) {
+	standIns(t, map[string]string{
+		"wslinfo":     `case $1 in --networking-mode) printf mirrored;; *) echo 2.9.5.0;; esac`,
+		"netsh.exe":   `printf '\r\n  80  80\r\n  50000  50059     *\r\n'`,
+		"netstat.exe": `printf '  TCP    0.0.0.0:135    0.0.0.0:0    LISTENING    1234\r\n'`,
+	})
+}
+
+// A diagnosis is what "wslmirror doctor --json" printed.
+type diagnosis struct {
+	Checks  []doctor.Check
+	Summary doctor.Summary
+	exit    int
+}
+
+// diagnose runs it in h.
+func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
+	t.Helper()
+	cmd := program("doctor", "--json", "--runtime-dir", dir)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	began := time.Now()
+	p, err := h.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if err := json.Unmarshal(out.Bytes(), &d); err != nil || errs.Len() > 0 {
+		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())
+	}
+	d.exit = cmd.ProcessState.ExitCode()
+	return d
+}
+
+// faults are the names of the faults in d.
+func (d diagnosis) faults() (names []string) {
+	for _, c := range d.Checks {
+		if c.Verdict == doctor.Fault {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+func (d diagnosis) check(name string) doctor.Check {
+	i := slices.IndexFunc(d.Checks, func(c doctor.Check) bool { return c.Name == name })
+	if i < 0 {
+		return doctor.Check{}
+	}
+	return d.Checks[i]
+}
+
+func (d diagnosis) String() string {
+	var b strings.Builder
+	for _, c := range d.Checks {
+		fmt.Fprintf(&b, "%s %s: %s\n", c.Verdict, c.Name, c.Seen)
+	}
+	return b.String()
+}
+
+// expect fails the test unless the faults are those named, and no others.
+func (d diagnosis) expect(t *testing.T, when string, want ...string) {
+	t.Helper()
+	wantExit := exitOK
+	if len(want) > 0 {
+		wantExit = exitFailure
+	}
+	if got := d.faults(); !slices.Equal(got, want) || d.exit != wantExit || d.Summary.Faults != len(want) {
+		t.Errorf("%s: faults %q, exit %d; want %q, exit %d\n%s", when, got, d.exit, want, wantExit, d)
+	}
+}
+
+// sees fails the test unless a check came to that and says that.
+func (d diagnosis) sees(t *testing.T, name string, want doctor.Verdict, says string) {
+	t.Helper()
+	if c := d.check(name); c.Verdict != want || !strings.Contains(c.Seen, says) {
+		t.Errorf("want %s with %q: %+v", want, says, c)
+	}
+}
+
+// obey types what a check says, in h. Comments are left out, and what takes
+// systemd.
+func obey(t *testing.T, h *lab.Host, c doctor.Check) {
+	t.Helper()
+	for line := range strings.Lines(c.Do) {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "sudo ")
+		if line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "systemctl") {
+			continue
+		}
+		if _, err := h.Run("sh", "-c", line); err != nil {
+			t.Errorf("%s says %q: %v", c.Name, line, err)
+		}
+	}
+}
+
+// publishes makes a container with a published port, and waits until the daemon
+// has seen it.
+func publishes(t *testing.T, b *lab.Bench, d *daemon) {
+	t.Helper()
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, proto := range []string{"tcp", "udp"} {
+		if err := engine.Publish(proto, "0.0.0.0:8080"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.await("two ports", func(s status.Snapshot) bool { return len(s.Ports) == 2 })
+}
+
+// Each fault is made, named alone, and, where a command cures it, cured by what
+// doctor says to type.
+func TestDoctorNamesTheFault(t *testing.T) {
+	playMirrored(t)
+	sh := func(script string) func(*testing.T, *lab.Bench, *daemon) {
+		return func(t *testing.T, b *lab.Bench, _ *daemon) {
+			if _, err := b.WSL.Run("sh", "-c", script); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tests := map[string]struct {
+		want   string
+		make   func(*testing.T, *lab.Bench, *daemon)
+		cured  bool // by the commands
+		breaks bool // the way from Windows to a server in Linux
+	}{
+		"flushed ruleset":          {"wsl-chains", sh("nft flush ruleset"), true, false},
+		"flushed chain":            {"wsl-chains", sh("nft flush chain ip nat WSLPOSTROUTING"), true, false},
+		"rp_filter of all":         {"rp-filter", sh("echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter"), true, false},
+		"rp_filter of loopback0":   {"rp-filter", sh("echo 1 >/proc/sys/net/ipv4/conf/loopback0/rp_filter"), true, false},
+		"route_localnet":           {"route-localnet", sh("echo 0 >/proc/sys/net/ipv4/conf/loopback0/route_localnet"), true, true},
+		"wider range":              {"port-range", sh("echo 32768 60999 >/proc/sys/net/ipv4/ip_local_port_range"), true, false},
+		"used block":               {"port-headroom", exhaust, false, false},
+		"rule local":               {"ip-rules", sh("ip rule add pref 0 lookup local"), true, true},
+		"rule main for tcp":        {"ip-rules", sh("ip rule add pref 0 ipproto tcp lookup main"), true, true},
+		"rule to localhost":        {"ip-rules", sh("ip rule add pref 0 to 127.0.0.0/8 lookup main"), true, true},
+		"rule prohibit":            {"ip-rules", sh("ip rule add pref 0 ipproto udp prohibit"), true, false},
+		"rule of WSL is gone":      {"ip-rules", sh("ip rule del pref 1 ipproto udp lookup 127"), true, false},
+		"way in is gone":           {"ip-rules", sh("ip rule del pref 0 iif loopback0 ipproto tcp lookup local; ip rule del pref 2"), true, true},
+		"route is gone":            {"table-127", sh("ip route flush table 127"), false, true},
+		"neighbour is gone":        {"gateway", sh("ip neigh flush dev loopback0 nud permanent"), true, true},
+		"loopback0 down":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.Loopback0Down() }, false, true},
+		"loopback0 gone":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.RemoveLoopback0() }, false, true},
+		"published, not listening": {"published-ports", sh(`nft 'table ip nat { chain CNI-DN { tcp dport 8090 dnat to 10.4.0.2:80; }; chain DOCKER { jump CNI-DN; }; }'`), false, false},
+		"stopped":                  {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.stop(unix.SIGTERM) }, false, false},
+		"killed":                   {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.proc.Stop(unix.SIGKILL) }, false, false},
+		"hangs":                    {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.proc.Cmd.Process.Signal(unix.SIGSTOP) }, false, false},
+		"two":                      {"instances", func(t *testing.T, b *lab.Bench, _ *daemon) { start(t, b.WSL).awaitState(status.Standby) }, false, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := labtest.New(t, lab.Options{})
+			d := start(t, b.WSL)
+			d.awaitState(status.Active)
+			publishes(t, b, d)
+			if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
+				t.Fatal(err)
+			}
+			answers := func(when string, want bool) {
+				t.Helper()
+				if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", patience); (err == nil) != want {
+					t.Errorf("%s: Windows is told %q, %v", when, answer, err)
+				}
+			}
+			before := ruleset(t, b.WSL)
+			diagnose(t, b.WSL, d.dir).expect(t, "healthy")
+			test.make(t, b, d)
+			answers("with the fault", !test.breaks)
+			got := diagnose(t, b.WSL, d.dir)
+			got.expect(t, "with the fault", test.want)
+			if got.check(test.want).Do == "" {
+				t.Error("does not say what to do")
+			}
+			if !test.cured {
+				return
+			}
+			obey(t, b.WSL, got.check(test.want))
+			diagnose(t, b.WSL, d.dir).expect(t, "cured")
+			answers("cured", true)
+			if name == "flushed chain" {
+				if after := ruleset(t, b.WSL); after != before {
+					t.Errorf("before\n%s\nafter\n%s", before, after)
+				}
+			}
+		})
+	}
+}
+
+// What is repaired, or does no harm yet, is no fault.
+func TestDoctorWarns(t *testing.T) {
+	playMirrored(t)
+	b := labtest.New(t, lab.Options{})
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	publishes(t, b, d)
+	start(t, b.LAN) // another network's is none of this one's
+	diagnose(t, b.WSL, d.dir).sees(t, "instances", doctor.OK, "one")
+	for _, script := range []string{
+		"echo 0 >/proc/sys/net/ipv4/conf/loopback0/accept_local", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet",
+		"ip rule add pref 0 ipproto tcp dport 80 lookup main", "ip route flush table 128",
+	} {
+		if _, err := b.WSL.Run("sh", "-c", script); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := diagnose(t, b.WSL, d.dir)
+	got.expect(t, "with warnings")
+	got.sees(t, "guard", doctor.OK, "wslmirror guards the links")
+	for _, name := range []string{"accept-local", "ip-rules", "table-128"} {
+		if c := got.check(name); c.Verdict != doctor.Warning {
+			t.Errorf("%+v", c)
+		}
+	}
+	d.proc.Stop(unix.SIGKILL)
+	got = diagnose(t, b.WSL, d.dir)
+	if c := got.check("table"); c.Verdict != doctor.Warning || c.Do != "sudo wslmirror cleanup" {
+		t.Errorf("after a crash: %+v", c)
+	}
+	if c := got.check("guard"); c.Verdict != doctor.Warning {
+		t.Errorf("nobody guards: %+v", c)
+	}
+}
+
+// Real engines, healthy, and the one that started before loopback0.
+func TestDoctorWithEngines(t *testing.T) {
+	playMirrored(t)
+	for _, test := range []struct {
+		engine string
+		late   bool
+		args   []string
+		want   []string
+		docker string // what docker-loopback0 begins with
+	}{
+		{"docker-20.10", false, nil, nil, "Docker has no exception"},
+		{"docker-iptables", false, nil, nil, "Docker lets loopback0 pass"},
+		{"docker-nftables", false, nil, nil, "Docker lets loopback0 pass"},
+		{"docker-iptables", true, nil, nil, "Docker started before loopback0: wslmirror has undone"},
+		{"docker-iptables", true, []string{"--repair=false"}, []string{"docker-loopback0"}, "packets from Windows are dropped"},
+		{"docker-nftables", true, []string{"--repair=false"}, []string{"docker-loopback0"}, "packets from Windows are dropped"},
+		{"docker-iptables", false, []string{"--path=direct"}, nil, "Docker lets loopback0 pass"},
+		{"docker-iptables-noproxy", false, nil, nil, ""},
+		{"docker-nftables-noproxy", false, nil, nil, ""},
+		{"podman-netavark-nftables", false, nil, nil, "there are no rules of Docker's"},
+		{"podman-cni", false, nil, nil, "there are no rules of Docker's"},
+	} {
+		t.Run(fmt.Sprintf("%s late=%v %v", test.engine, test.late, test.args), func(t *testing.T) {
+			b := labtest.New(t, lab.Options{NoLoopback0: test.late})
+			engine := labtest.StartEngine(t, b, test.engine)
+			labtest.RunContainer(t, engine, "one", "8080:80/tcp", "8080:80/udp")
+			labtest.RunContainer(t, engine, "two", "127.0.0.1:8081:80/tcp", "127.0.0.1:8081:80/udp")
+			if test.late {
+				if err := b.AddLoopback0(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d := start(t, b.WSL, test.args...)
+			d.await("four ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 4 })
+			got := diagnose(t, b.WSL, d.dir)
+			got.expect(t, "with "+test.engine, test.want...)
+			if c := got.check("docker-loopback0"); !strings.HasPrefix(c.Seen, test.docker) {
+				t.Errorf("%+v", c)
+			}
+			if slices.Contains(test.args, "--path=direct") {
+				got.sees(t, "guard", doctor.OK, "wslmirror guards the links")
+			}
+			if strings.HasPrefix(test.engine, "docker") {
+				proxy := "userland proxy on"
+				if strings.Contains(test.engine, "noproxy") {
+					proxy = "userland proxy off"
+				}
+				if c := got.check("docker"); !strings.Contains(c.Seen, proxy) {
+					t.Errorf("%+v", c)
+				}
+			}
+		})
+	}
+}
+
+// exhaust takes every port of the block to one destination.
+func exhaust(t *testing.T, b *lab.Bench, _ *daemon) {
+	const server = "192.0.2.1:7000"
+	if _, err := b.LAN.ServeEcho("tcp", server); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		c, err := b.WSL.Dial("tcp", "", server, patience)
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}

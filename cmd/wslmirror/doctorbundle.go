@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/doctor"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// A section is a part of a bundle.
+type section struct{ name, text string }
+
+// wslVersion is the section with what looks like an address and is none.
+const wslVersion = "wslinfo --version"
+
+// gather collects what else helps with a bug report, until ctx is done. It runs
+// programs, each of which may be absent, refuse or hang.
+func gather(ctx context.Context, dir string) []section {
+	own := func(verb func([]string, io.Writer) (int, error), args ...string) func() string {
+		return func() string {
+			var out bytes.Buffer
+			if _, err := verb(args, &out); err != nil {
+				fmt.Fprintln(&out, err)
+			}
+			return out.String()
+		}
+	}
+	program := func(args ...string) func() string {
+		return func() string { return runProgram(ctx, args...) }
+	}
+	parts := []struct {
+		name string
+		text func() string
+	}{
+		{"wslmirror status --json", own(showStatus, "--json", "--runtime-dir", dir)},
+		{"wslmirror ports", own(showPorts, "--runtime-dir", dir)},
+		{"/etc/os-release", program("cat", "/etc/os-release")},
+		{wslVersion, program("wslinfo", "--version")},
+		{"nft --version", program("nft", "--version")},
+		{"iptables --version", program("iptables", "--version")},
+		{"docker --version", program("docker", "--version")},
+		{"podman --version", program("podman", "--version")},
+		{"nft list ruleset", program("nft", "list", "ruleset")},
+		{"systemctl status wslmirror", program("systemctl", "status", "--no-pager", "--lines=0", "wslmirror")},
+		{"journalctl -u wslmirror", program("journalctl", "--unit=wslmirror", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=200")},
+	}
+	sections := make([]section, len(parts))
+	var all sync.WaitGroup
+	for i, p := range parts {
+		all.Go(func() {
+			text := make(chan string, 1)
+			go func() { text <- p.text() }()
+			select {
+			case t := <-text:
+				sections[i] = section{p.name, t}
+			case <-ctx.Done():
+				sections[i] = section{p.name, "(no answer in time)"}
+			}
+		})
+	}
+	all.Wait()
+	return sections
+}
+
+// mostText is how much of a program's output a bundle has.
+const mostText = 1 << 20
+
+// runProgram is what a program prints, and why it did not if it did not.
+func runProgram(ctx context.Context, args ...string) string {
+	if _, err := exec.LookPath(args[0]); err != nil {
+		return fmt.Sprintf("(there is no %s)", args[0])
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.WaitDelay = 100 * time.Millisecond
+	out, err := cmd.CombinedOutput()
+	text := string(out[:min(len(out), mostText)])
+	if len(out) > mostText {
+		text += "\n(and more)"
+	}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		text += "\n(no answer in time)"
+	case errors.As(err, &exit):
+		text += fmt.Sprintf("\n(exit status %d)", exit.ExitCode())
+	case err != nil:
+		text += fmt.Sprintf("\n(%v)", err)
+	}
+	return text
+}
+
+// describe is the network as it was seen.
+func describe(o *doctor.Observation) string {
+	var b bytes.Buffer
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	title := func(name string, err error) bool {
+		fmt.Fprintf(t, "%s\n", name)
+		if err != nil {
+			fmt.Fprintf(t, "  (%v)\n", err)
+		}
+		return err == nil
+	}
+	fmt.Fprintf(t, "kernel %s\n", o.Release)
+	if title("links", o.Links.Err) {
+		for _, l := range o.Links.Value {
+			up := "down"
+			if l.Up {
+				up = "up"
+			}
+			c := o.Sysctls.Value[l.Name]
+			fmt.Fprintf(t, "  %d\t%s\t%s\t%s\trp_filter %d\taccept_local %d\troute_localnet %d\n",
+				l.Index, l.Name, l.Kind, up, c.RPFilter, c.AcceptLocal, c.RouteLocalnet)
+		}
+		if c, ok := o.Sysctls.Value["all"]; ok {
+			fmt.Fprintf(t, "  \tall\t\t\trp_filter %d\taccept_local %d\troute_localnet %d\n", c.RPFilter, c.AcceptLocal, c.RouteLocalnet)
+		}
+	}
+	if title("addresses", o.Addrs.Err) {
+		for _, a := range o.Addrs.Value {
+			fmt.Fprintf(t, "  %s\t%s\n", a.Addr, a.Link)
+		}
+	}
+	if title("ip rules", o.Rules.Err) {
+		for _, r := range o.Rules.Value {
+			fmt.Fprintf(t, "  %s\n", r)
+		}
+	}
+	if title("routes", o.Routes.Err) {
+		for _, r := range o.Routes.Value {
+			via := ""
+			if r.Via.IsValid() {
+				via = " via " + r.Via.String()
+			}
+			fmt.Fprintf(t, "  table %s\t%s%s\t%s\ttype %d\n", netwatch.TableName(r.Table), r.To, via, r.Link, r.Type)
+		}
+	}
+	if title("neighbours", o.Neighbours.Err) {
+		for _, n := range o.Neighbours.Value {
+			fmt.Fprintf(t, "  %s\t%s\tpermanent %v\n", n.Addr, n.Link, n.Permanent)
+		}
+	}
+	if title("processes", o.Programs.Err) {
+		for _, p := range o.Programs.Value {
+			fmt.Fprintf(t, "  %d\t%s\n", p.PID, strings.Join(p.Args, " "))
+		}
+	}
+	t.Flush()
+	return b.String()
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// readsOnly are the files that the daemon reads, all without a word of ours: the
+// runtime does once at the start, and the standard library.
+var readsOnly = map[string]string{
+	"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size": "runtime: the size of a huge page",
+	"/proc/self/cgroup":            "runtime: whether GODEBUG's containermaxprocs makes a difference",
+	"/proc/self/mountinfo":         "runtime: the same",
+	"/sys/fs/cgroup/":              "runtime: the same",
+	"/etc/localtime":               "time: the log's time",
+	"/proc/sys/net/core/somaxconn": "net: the backlog of a socket that listens",
+}
+
+// In a whole life with the program as users get it, what it opens, makes, renames
+// or removes is in its runtime directory.
+func TestOpensNothingElse(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, err := plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	trace := filepath.Join(t.TempDir(), "calls")
+	d := launch(t, b.WSL, func(args ...string) *exec.Cmd {
+		cmd := asNobody(t, "+net_admin")(args...)
+		i := slices.Index(cmd.Args, "run")
+		cmd.Args[i-1] = bin
+		// -D: it is the daemon that is our child.
+		return exec.Command("strace", append([]string{"-D", "-f", "-q", "-o", trace, "-e", "trace=%file", "--signal=none"}, cmd.Args...)...)
+	}, "--path", "direct")
+	d.awaitState(status.Active)
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	d.awaitPaths("8080/tcp direct")
+	if err := b.RemoveLoopback0(); err != nil {
+		t.Fatal(err)
+	}
+	d.awaitState(status.Waiting)
+	d.stop(unix.SIGTERM)
+
+	var calls []byte
+	await(t, "the last word of strace", func() bool {
+		calls, err = os.ReadFile(trace)
+		return err == nil && bytes.Contains(calls, fmt.Appendf(nil, "\n%d +++ exited", d.proc.Cmd.Process.Pid))
+	})
+	_, life, ok := strings.Cut(string(calls), `execve("`+bin+`"`)
+	if !ok {
+		t.Fatalf("%s never began:\n%s", bin, calls)
+	}
+	_, life, _ = strings.Cut(life, "\n")
+	ours, read := 0, map[string]bool{}
+	call := regexp.MustCompile(`^\d+ +(\w+)\(.*?"([^"]*)"(.*)`)
+	for line := range strings.Lines(life) {
+		m := call.FindStringSubmatch(line)
+		if m == nil {
+			continue // the second half of a call
+		}
+		name, path := m[1], m[2]
+		if strings.HasPrefix(path, d.dir+"/") || path == d.dir {
+			ours++
+			continue
+		}
+		known := slices.ContainsFunc(slices.Collect(maps.Keys(readsOnly)), func(p string) bool {
+			return path == p || strings.HasSuffix(p, "/") && strings.HasPrefix(path, p)
+		})
+		if !known || name != "openat" || !strings.Contains(m[3], "O_RDONLY") {
+			t.Errorf("outside of the runtime directory: %s", line)
+		}
+		read[path] = true
+	}
+	if ours == 0 {
+		t.Error("nothing in the runtime directory: nothing is tested")
+	}
+	t.Logf("%d calls for files in the runtime directory; read elsewhere: %s", ours, slices.Sorted(maps.Keys(read)))
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// hostile is a name that would command a terminal, in ASCII and in C1, turn what
+// follows, begin a new line of a log, and is not UTF-8.
+const hostile = "\x1b]0;x\a\u009b2J\u202e\nlevel=info\xff"
+
+// unseen is the first character of s that a terminal must not get.
+func unseen(s string) (r rune, found bool) {
+	for _, r := range s {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return r, true
+		}
+	}
+	return 0, !utf8.ValidString(s)
+}
+
+// Names in the kernel may be any bytes. Those of chains, sets, comments and links
+// do not reach a terminal, the log, or the file that everybody may read.
+func TestHostileNames(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br\x1b[2J\u202e"}}
+	if err := b.WSL.Net.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.WSL.Sysctl("ipv4/conf/"+link.Name+"/route_localnet", "1"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := b.WSL.NFT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"})
+	set := &nftables.Set{Table: table, Name: hostile, KeyType: nftables.TypeInetService}
+	if err := c.AddSet(set, []nftables.SetElement{{Key: []byte{0x1f, 0x90}}}); err != nil { // 8080
+		t.Fatal(err)
+	}
+	chain := c.AddChain(&nftables.Chain{
+		Table: table, Name: hostile, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, UserData: []byte("\x00" + string(rune(len(hostile)+1)) + hostile + "\x00"), Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: 1, SetName: hostile},
+		&expr.Immediate{Register: 1, Data: []byte{172, 17, 0, 2}},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
+	}})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p *tap
+	d := launch(t, b.WSL, func(args ...string) *exec.Cmd {
+		var cmd *exec.Cmd
+		cmd, p = onTap(t, asNobody(t, "+net_admin")(append([]string{bin}, args...)...))
+		return cmd
+	}, "--log-level", "debug")
+	served := make(chan error, 1)
+	go func() { served <- p.serve(d.proc) }()
+
+	look := func(state status.State, says string) {
+		t.Helper()
+		d.awaitState(state)
+		file, err := os.ReadFile(filepath.Join(d.dir, "status.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts := map[string]string{"status.json": string(file)}
+		for _, args := range []string{"status", "status --json", "ports", "ports --json", "ports explain 8080"} {
+			out, _ := program(append(strings.Fields(args), "--runtime-dir", d.dir)...).CombinedOutput()
+			texts[args] = string(out)
+		}
+		for what, text := range texts {
+			if r, found := unseen(text); found {
+				t.Errorf("%s has %q:\n%q", what, r, text)
+			}
+			if strings.HasPrefix(what, "status") && !strings.Contains(text, says) {
+				t.Errorf("%s does not say %q:\n%s", what, says, text)
+			}
+		}
+		// For programs it is the name itself.
+		var s status.Snapshot
+		if err := json.Unmarshal(file, &s); err != nil || state == status.Active && s.Ports[0].Engine != "nat "+strings.ToValidUTF8(hostile, "\ufffd") {
+			t.Errorf("%v: %+v", err, s.Ports)
+		}
+	}
+	look(status.Active, "level=info")
+	p.setFault(func(_ int, call string) unix.Errno {
+		if call == "sendto 0xa0d" { // NFT_MSG_GETSETELEM
+			return unix.EIO
+		}
+		return 0
+	})
+	b.WSL.Run("nft", "add table ip another") // a new generation
+	look(status.Error, "read elements of set")
+	p.setFault(nil)
+	look(status.Active, "level=info")
+	d.stop(unix.SIGTERM)
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	log := d.log.String()
+	if r, found := unseen(log); found || strings.Contains(log, "\nlevel=info") || !strings.Contains(log, `\x1b]0;x`) || !strings.Contains(log, "br") {
+		t.Errorf("the log has %q:\n%s", r, log)
+	}
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"Ärger 漢字 ▶ ok":        "Ärger 漢字 ▶ ok",
+		hostile:                "?]0;x??2J??level=info\ufffd",
+		"\t\r\x7f\u0085":       "????",
+		"\u2066a\u2069\u200fb": "?a??b",
+		"a\u2028b":             "a?b",
+		"\U000e0041":           "?", // a tag, which no terminal shows
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%q) is %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add(hostile)
+	f.Fuzz(func(t *testing.T, s string) {
+		if r, found := unseen(clean(s)); found || r == '\n' {
+			t.Errorf("lets %q pass", r)
+		}
+	})
+}
+
+// Any arguments: what is not understood is refused in one line, and what is, is
+// what the daemon can use.
+func FuzzRunFlags(f *testing.F) {
+	for _, args := range []string{"", "--interface\x00loopback0\x00--path\x00direct", "--repair=false\x00--log-level=debug", "-h", "--runtime-dir=" + hostile, "x", "--\x00y", "--interface=" + hostile, "--path=" + hostile} {
+		f.Add(args)
+	}
+	f.Fuzz(func(t *testing.T, args string) {
+		o, err := parseRun(strings.Split(args, "\x00"))
+		if err == nil {
+			if netwatch.CheckLinkName(o.iface) != nil || o.path != status.PathProxy && o.path != status.PathDirect {
+				t.Errorf("accepts %+v", o)
+			}
+			return
+		}
+		var stdout, stderr bytes.Buffer
+		code := run(append([]string{"run"}, strings.Split(args, "\x00")...), &stdout, &stderr)
+		if r, found := unseen(stderr.String()); found {
+			t.Errorf("says %q: %q", r, stderr.String())
+		}
+		switch {
+		case code == exitOK && stdout.String() == usage: // --help
+		case code != exitUsage || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 2:
+			t.Errorf("exit %d: %s", code, stderr.String())
+		}
+	})
+}
+
+func FuzzParsePort(f *testing.F) {
+	for _, s := range []string{"8080", "5353/udp", "0", "+1", "65536/tcp", "1/sctp", "/", hostile} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if port, proto, err := parsePort(s); err == nil && (port == 0 || proto != "tcp" && proto != "udp") {
+			t.Errorf("%q is %d/%s", s, port, proto)
+		}
+	})
+}

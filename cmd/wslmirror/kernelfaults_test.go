@@ -1,0 +1,267 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// errnos are the errors that calls are made to fail with. EAGAIN is not one: of a
+// socket that is ready it would be a lie that no kernel tells.
+var errnos = []unix.Errno{
+	unix.EPERM, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, refused,
+}
+
+// lives are one daemon after the other on a bench, each from start to stop.
+type lives struct {
+	t      *testing.T
+	bench  *lab.Bench
+	path   string
+	before string // the world without a daemon
+	during string // and with one
+}
+
+func newLives(t *testing.T, path string) *lives {
+	t.Helper()
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, proto := range []string{"tcp", "udp"} {
+		if err := engine.Publish(proto, "0.0.0.0:8080"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lateLoopback0(t, b, "8080") // a rule of others to be ahead of
+	l := &lives{t: t, bench: b, path: path}
+	l.plug()
+	l.before = world(t, b.WSL)
+	return l
+}
+
+// plug takes loopback0 away and brings another one.
+func (l *lives) plug() {
+	l.t.Helper()
+	if err := l.bench.RemoveLoopback0(); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := l.bench.AddLoopback0(); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// A life is what came of a daemon.
+type life struct {
+	seen, hit []string
+	restarts  int
+	slowest   time.Duration
+	log       string
+}
+
+// lead leads a daemon through its life, on a tap, while calls fail.
+func (l *lives) lead(fault func(n int, call string) unix.Errno) life {
+	l.t.Helper()
+	return l.leadWhile(fault, func(*daemon, *tap) { l.plug() })
+}
+
+func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func(*daemon, *tap)) (out life) {
+	t := l.t
+	t.Helper()
+	bin, err := plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d *daemon
+	var p *tap
+	served := make(chan error, 1)
+	begin := func() {
+		t.Helper()
+		d = launch(t, l.bench.WSL, func(args ...string) *exec.Cmd {
+			var cmd *exec.Cmd
+			cmd, p = onTap(t, asNobody(t, "+net_admin")(append([]string{bin}, args...)...))
+			// The collector runs often, and finds what was closed twice.
+			cmd.Env = append(cmd.Env, "GOGC=1")
+			return cmd
+		}, "--path", l.path)
+		so := len(out.seen)
+		if fault != nil {
+			p.setFault(func(n int, call string) unix.Errno { return fault(so+n, call) })
+		}
+		go func() { served <- p.serve(d.proc) }()
+	}
+	end := func() {
+		t.Helper()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		seen, hit := p.calls()
+		out.seen, out.hit, out.log = append(out.seen, seen...), append(out.hit, hit...), out.log+d.log.String()
+		defer d.log.Reset()
+		if strings.Contains(d.log.String(), "goroutine ") {
+			t.Errorf("crashed after %q:\n%s", out.hit, out.log)
+		}
+	}
+	// settle waits for what a daemon without faults comes to. It asks the kernel:
+	// to ask the daemon would wake it.
+	settle := func(when string) {
+		t.Helper()
+		began := time.Now()
+		for {
+			got := world(t, l.bench.WSL)
+			s, err := status.Read(d.dir)
+			if l.during == "" && err == nil && s.State == status.Active && !strings.Contains(paths(s), "open yet") {
+				l.during = world(t, l.bench.WSL)
+				continue
+			}
+			if got == l.during && err == nil && s.State == status.Active {
+				break
+			}
+			select {
+			case <-d.proc.Done():
+				err := d.proc.Wait()
+				end()
+				if d.proc.Cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(out.log, "\nhint: ") || when != "the start" {
+					t.Fatalf("%s: ended: %v, after %q:\n%s", when, err, out.hit, out.log)
+				}
+				out.restarts++ // as the unit has it
+				begin()
+				continue
+			default:
+			}
+			if time.Since(began) > 10*time.Second {
+				_, hit := p.calls()
+				d.proc.Stop(unix.SIGABRT) // by which it says where it hangs
+				t.Fatalf("%s: does not recover from %q: %v, %+v\n%s\n%s", when, hit, err, s, difference(l.during, got), d.log)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		out.slowest = max(out.slowest, time.Since(began))
+	}
+	begin()
+	settle("the start")
+	change(d, p)
+	settle("the change")
+	err = d.proc.Stop(unix.SIGTERM)
+	end()
+	if err != nil {
+		t.Errorf("the stop: %v, after %q:\n%s", err, out.hit, out.log)
+	}
+	if after := world(t, l.bench.WSL); after != l.before {
+		t.Errorf("after %q it leaves\n%s\n%s", out.hit, difference(l.before, after), out.log)
+	}
+	return out
+}
+
+// One call in a hundred fails, whichever it is, with one error after the other.
+// With WSLMIRROR_FAULTS=all each of the first calls of a life does, with each of
+// the errors, which takes a quarter of an hour.
+func TestEveryCallMayFail(t *testing.T) {
+	const apart = 101 // more than two passes, so that one error finds it healthy
+	every, rounds := 9, 1
+	if os.Getenv("WSLMIRROR_FAULTS") == "all" {
+		every, rounds = 1, len(errnos)
+	}
+	for _, path := range []string{status.PathProxy, status.PathDirect} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			l := newLives(t, path)
+			calm := l.lead(nil)
+			var all life
+			kinds := map[string]int{}
+			number := 0
+			for round := range rounds {
+				for first := 0; first < apart; first += every {
+					number++
+					out := l.lead(func(n int, _ string) unix.Errno {
+						if n%apart != first {
+							return 0
+						}
+						return errnos[(n/apart+first/every+round)%len(errnos)]
+					})
+					if len(out.seen) > 5*len(calm.seen) {
+						t.Errorf("%d calls in a life with %q:\n%s", len(out.seen), out.hit, out.log)
+					}
+					if t.Failed() {
+						return
+					}
+					all.hit = append(all.hit, out.hit...)
+					all.restarts += out.restarts
+					all.slowest = max(all.slowest, out.slowest)
+				}
+			}
+			for _, h := range all.hit {
+				call, _, _ := strings.Cut(h, " ")
+				kinds[call]++
+			}
+			t.Logf("%d calls in a life without faults; %d failed in %d lives; slowest recovery %v; started again %d times; %v",
+				len(calm.seen), len(all.hit), number, all.slowest.Round(time.Millisecond), all.restarts, kinds)
+			for _, name := range []string{"socket", "sendto", "sendmsg", "recvfrom", "recvmsg"} {
+				if kinds[name] == 0 {
+					t.Errorf("no %s was made to fail", name)
+				}
+			}
+		})
+	}
+}
+
+// A call that goes on failing makes neither a busy loop nor a flood of words, and
+// when it works again all is as it should be.
+func TestFaultThatStays(t *testing.T) {
+	l := newLives(t, status.PathDirect)
+	for _, fault := range []struct {
+		call  string
+		errno unix.Errno
+	}{
+		{"socket", unix.EMFILE}, {"getsockname", unix.ENOBUFS}, {"setsockopt", unix.ENOMEM}, {"epoll_ctl", unix.ENOSPC},
+		{"sendto", unix.ENOBUFS}, {"sendto", refused}, {"sendmsg", unix.EPERM}, {"sendmsg", refused},
+		{"recvfrom", unix.ENOBUFS}, {"recvfrom", unix.EIO}, {"openat", unix.EROFS}, {"write", unix.ENOSPC}, {"renameat", unix.EIO},
+	} {
+		var before, during []string
+		out := l.leadWhile(nil, func(_ *daemon, p *tap) {
+			before, _ = p.calls()
+			p.setFault(func(_ int, call string) unix.Errno {
+				if kind, _, _ := strings.Cut(call, " "); kind == fault.call {
+					return fault.errno
+				}
+				return 0
+			})
+			l.plug()
+			time.Sleep(500 * time.Millisecond)
+			during, _ = p.calls()
+			p.setFault(nil)
+			l.plug()
+		})
+		calls, lines := len(during)-len(before), strings.Count(out.log, "\n")
+		t.Logf("%s %s: %d calls while %d failed, %d lines in the log", fault.call, unix.ErrnoName(fault.errno), calls, len(out.hit), lines)
+		if len(out.hit) == 0 {
+			t.Errorf("no %s was made to fail", fault.call)
+		}
+		if calls > 3000 || lines > 40 || !strings.Contains(out.log, "level=warning") && !strings.Contains(out.log, "level=error") {
+			t.Errorf("the log of it:\n%s", out.log)
+		}
+	}
+}
+
+// difference is the lines that only one of two texts has.
+func difference(before, after string) string {
+	var d strings.Builder
+	b, a := strings.Split(before, "\n"), strings.Split(after, "\n")
+	for i, lines := range [][][]string{{b, a}, {a, b}} {
+		for _, line := range lines[0] {
+			if !slices.Contains(lines[1], line) {
+				d.WriteString(string("-+"[i]) + line + "\n")
+			}
+		}
+	}
+	return d.String()
+}

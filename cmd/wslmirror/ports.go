@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// showPorts is "ports" and "ports explain PORT".
+func showPorts(args []string, stdout io.Writer) (int, error) {
+	flags := flag.NewFlagSet("ports", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	words, err := parseAll(flags, args)
+	if err != nil {
+		return usageExit(err, stdout)
+	}
+	switch {
+	case len(words) == 0:
+		return listPorts(*dir, *asJSON, stdout)
+	case words[0] != "explain":
+		return exitUsage, usageError("ports takes no argument %q", words[0])
+	case len(words) == 1:
+		return exitUsage, usageError("ports explain needs a port, for example 8080 or 5353/udp")
+	case len(words) > 2:
+		return exitUsage, usageError("ports explain takes one port, and no argument %q", words[2])
+	}
+	port, proto, err := parsePort(words[1])
+	if err != nil {
+		return exitUsage, err
+	}
+	return explainPort(*dir, port, proto, *asJSON, stdout)
+}
+
+// parseAll parses flags wherever they stand among the words, and returns these.
+func parseAll(flags *flag.FlagSet, args []string) (words []string, err error) {
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, hinted{err, "see 'wslmirror help'"}
+		}
+		if flags.NArg() == 0 {
+			return words, nil
+		}
+		words, args = append(words, flags.Arg(0)), flags.Args()[1:]
+	}
+}
+
+// parsePort reads a port as "8080", "8080/tcp" or "5353/udp".
+func parsePort(s string) (port uint16, proto string, err error) {
+	number, proto, found := strings.Cut(s, "/")
+	if !found {
+		proto = "tcp"
+	}
+	n, err := strconv.ParseUint(number, 10, 16)
+	if err != nil || n == 0 || number[0] == '+' {
+		return 0, "", usageError("%q is not a port: a number from 1 to 65535, as in 8080 or 5353/udp", s)
+	}
+	if proto != "tcp" && proto != "udp" {
+		return 0, "", usageError("%q is not a protocol: tcp or udp", proto)
+	}
+	return uint16(n), proto, nil
+}
+
+// portFacts are all that can be found out about ports.
+type portFacts struct {
+	mode, version string // of WSL, "" if unknown
+	mirrored      bool
+	daemon        status.Snapshot
+	daemonErr     error
+	listeners     []ports.Listener
+	block         ports.Block
+	windows       map[string]windows.Ports // by protocol
+}
+
+// lookAtPorts finds them out for some protocols. Windows may be asked in vain:
+// its errors are part of the facts.
+func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
+	ctx := context.Background()
+	f.windows = map[string]windows.Ports{}
+	answers := make([]windows.Ports, len(protos))
+	var asking sync.WaitGroup
+	for i, proto := range protos {
+		asking.Go(func() { answers[i] = windows.Ask(ctx, proto) })
+	}
+	asking.Go(func() { f.mode, _ = windows.NetworkingMode(ctx) })
+	asking.Go(func() { f.version, _ = windows.Version(ctx) })
+
+	if f.daemon, f.daemonErr = current(dir); f.daemonErr != nil {
+		f.daemon = stopped()
+	}
+	if f.listeners, err = ports.Listeners(); err == nil {
+		f.block, err = ports.ReadBlock(reservedInWindows(f.daemon))
+	}
+	asking.Wait()
+	for i, proto := range protos {
+		f.windows[proto] = answers[i]
+	}
+	f.mirrored = f.mode == "mirrored" || f.mode == "" && linkIndex(defaultInterface) != 0
+	return f, err
+}
+
+// reservedInWindows is the block that WSL has reserved, by the word of the
+// daemon or, without one, of the ruleset, which only root may read.
+func reservedInWindows(s status.Snapshot) ports.Range {
+	if p := s.SourcePorts; p != nil {
+		return ports.Range{First: p.First, Last: p.Last}
+	}
+	reader, err := nft.OpenReader()
+	if err != nil {
+		return ports.Range{}
+	}
+	defer reader.Close()
+	_, ruleset, err := reader.Read()
+	if err != nil {
+		return ports.Range{}
+	}
+	first, last := ruleset.SourcePorts()
+	return ports.Range{First: first, Last: last}
+}
+
+func listPorts(dir string, asJSON bool, stdout io.Writer) (int, error) {
+	f, err := lookAtPorts(dir, "tcp", "udp")
+	if err != nil {
+		return exitFailure, err
+	}
+	if asJSON {
+		err = writeJSON(stdout, f.json())
+	} else {
+		_, err = io.WriteString(stdout, f.text())
+	}
+	if err != nil {
+		return exitFailure, fmt.Errorf("print: %w", err)
+	}
+	return exitOK, nil
+}
+
+func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.Writer) (int, error) {
+	f, err := lookAtPorts(dir, proto)
+	if err != nil {
+		return exitFailure, err
+	}
+	v := ports.Explain(ports.Facts{
+		Proto:     proto,
+		Mirrored:  f.mirrored,
+		Version:   f.version,
+		Block:     f.block,
+		Listeners: f.listeners,
+		Published: f.daemon.Ports,
+		Windows:   f.windows[proto],
+	}, port)
+	for _, line := range windows.Summary(f.windows[proto].Problems()...) {
+		v.Notes = append(v.Notes, "Windows has not told all: "+line)
+	}
+	if note := f.daemonNote(); note != "" {
+		v.Notes = append(v.Notes, note)
+	}
+	if asJSON {
+		err = writeJSON(stdout, v)
+	} else {
+		_, err = io.WriteString(stdout, verdictText(v))
+	}
+	if err != nil {
+		return exitFailure, fmt.Errorf("print: %w", err)
+	}
+	if v.State == ports.Free {
+		return exitOK, nil
+	}
+	return exitFailure, nil
+}
+
+// daemonNote says why the published ports are not known, "" if they are.
+func (f portFacts) daemonNote() string {
+	switch {
+	case f.daemonErr != nil:
+		return "which ports are published is not known: " + f.daemonErr.Error()
+	case f.daemon.State == status.Stopped:
+		return "which ports container engines publish is not known: no wslmirror is running here"
+	case f.daemon.State == status.Error:
+		return "which ports container engines publish may be out of date: " + f.daemon.Reason
+	}
+	return ""
+}

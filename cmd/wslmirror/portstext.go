@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
+)
+
+// A warning is what is wrong and what to do.
+type warning struct {
+	Text string `json:"text"`
+	Next string `json:"next"`
+}
+
+// nearlyFull is the share of the block from which on there is a warning.
+const nearlyFull = 0.8
+
+// warnings says what is wrong with the ports.
+func (f portFacts) warnings() []warning {
+	list := []warning{}
+	b := f.block
+	if b.Widened() {
+		list = append(list, warning{
+			fmt.Sprintf("net.ipv4.ip_local_port_range, %d-%d, reaches beyond %d-%d, which is what WSL has reserved in Windows: connections to localhost hang (WSL#41227)",
+				b.First, b.Last, b.Windows.First, b.Windows.Last),
+			fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range='%d %d', remove the setting from /etc/sysctl.d, and run 'wsl --shutdown' in Windows", b.Windows.First, b.Windows.Last),
+		})
+	}
+	if w := b.Worst; w.Share() >= nearlyFull {
+		list = append(list, warning{
+			fmt.Sprintf("%d of %d source ports are taken %s: soon 'Cannot assign requested address'", w.Used, w.Of, towards(w)),
+			"have the client keep its connections and use them again; a newer WSL has 4096 ports ('wsl --update' in Windows)",
+		})
+	}
+	for _, proto := range []string{"tcp", "udp"} {
+		d := f.windows[proto].Dynamic
+		if denied, _ := ports.DeniesDynamic(f.version); denied && f.mirrored && d.Last != 0 {
+			list = append(list, warning{
+				fmt.Sprintf("WSL %s refuses to Linux every %s port of Windows' dynamic range, %d-%d (WSL#40984)", f.version, proto, d.First, d.Last),
+				"in Windows: 'wsl --update', then 'wsl --shutdown'",
+			})
+		}
+	}
+	for _, p := range f.daemon.Ports {
+		if !f.listened(p) {
+			list = append(list, warning{
+				fmt.Sprintf("%d/%s is published by %s, but nobody in Linux has bound it, so Windows never learns of it", p.Port, p.Proto, p.Engine),
+				"let the engine hold its ports (Docker: userland-proxy; Podman does), or publish with another engine",
+			})
+		}
+	}
+	return list
+}
+
+// listened reports whether anybody in Linux has bound a published port.
+func (f portFacts) listened(p status.Port) bool {
+	return slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return serves(l, p) })
+}
+
+// serves reports whether l has bound the published port p.
+func serves(l ports.Listener, p status.Port) bool {
+	on := l.Addr.Addr()
+	return l.Proto == p.Proto && l.Addr.Port() == p.Port && l.TakesIPv4() &&
+		(on.IsUnspecified() || on.IsLoopback() || on.String() == p.Address)
+}
+
+// The ways in which a Windows program reaches a listener.
+const (
+	byLocalhost = "localhost"
+	byAddress   = "by that address"
+	byRelay     = "localhost, by WSL's relay"
+	notBound    = "no: it does not listen"
+	notIPv6     = "no: IPv6 is not mirrored"
+	notThat     = "no: only 127.0.0.1 is mirrored"
+	unknownWay  = "not known"
+)
+
+// fromWindows says how a Windows program reaches l.
+func (f portFacts) fromWindows(l ports.Listener) string {
+	on := l.Addr.Addr()
+	for _, p := range f.daemon.Ports {
+		if f.mirrored && serves(l, p) {
+			return f.wayTo(p)
+		}
+	}
+	switch {
+	case l.Bound:
+		return notBound
+	case f.mode == "nat" && l.Proto == "tcp" && (on.IsUnspecified() || on.IsLoopback()):
+		return byRelay
+	case !f.mirrored:
+		return unknownWay
+	case !l.TakesIPv4():
+		return notIPv6
+	case on.IsUnspecified() || on == netip.AddrFrom4([4]byte{127, 0, 0, 1}):
+		return byLocalhost
+	case on.IsLoopback():
+		return notThat
+	}
+	return byAddress
+}
+
+// wayTo says by which way localhost in Windows comes to a published port.
+func (f portFacts) wayTo(p status.Port) string {
+	serving := f.daemon.State == status.Active || f.daemon.State == status.Standby
+	switch {
+	case p.Path == status.PathKernel:
+		return "localhost, by the engine's rules"
+	case !serving:
+		return unknownWay
+	case p.Path == status.PathDirect:
+		return "localhost, straight to the container"
+	}
+	return "localhost, to the engine's proxy"
+}
+
+// problems says what of Windows could not be seen, and why.
+func (f portFacts) problems() []string {
+	return windows.Summary(append(f.windows["tcp"].Problems(), f.windows["udp"].Problems()...)...)
+}
+
+// towards says where the connections of a load go.
+func towards(w ports.Load) string {
+	if !w.Destination.IsValid() {
+		return "by " + w.Proto
+	}
+	return fmt.Sprintf("towards %s/%s", w.Destination, w.Proto)
+}
+
+// text is the answer for people: first what is wrong.
+func (f portFacts) text() string {
+	var b bytes.Buffer
+	for _, w := range f.warnings() {
+		fmt.Fprintf(&b, "✗ %s\n  → %s\n\n", clean(w.Text), clean(w.Next))
+	}
+	f.printListeners(&b)
+	f.printBlock(&b)
+	f.printWindows(&b)
+	return b.String()
+}
+
+// mostRows is how many rows of a table people are shown.
+const mostRows = 40
+
+func (f portFacts) printListeners(b *bytes.Buffer) {
+	type row struct {
+		port  uint16
+		cells []string
+	}
+	var rows []row
+	add := func(port uint16, proto string, cells ...string) {
+		for i := range cells {
+			cells[i] = clean(cells[i])
+		}
+		rows = append(rows, row{port, append([]string{fmt.Sprintf("%d/%s", port, proto)}, cells...)})
+	}
+	for _, l := range f.listeners {
+		if f.mirrored && l.Proto == "udp" && f.block.Contains(l.Addr.Port()) {
+			continue // a client that waits for its answer
+		}
+		program, to := "?", ""
+		if l.Program != "" {
+			program = fmt.Sprintf("%s (%d)", l.Program, l.PID)
+		}
+		for _, p := range f.daemon.Ports {
+			if serves(l, p) {
+				to = p.Engine + ": " + p.Target
+			}
+		}
+		add(l.Addr.Port(), l.Proto, l.Addr.Addr().String(), program, to, f.fromWindows(l))
+	}
+	for _, p := range f.daemon.Ports {
+		if !f.listened(p) {
+			add(p.Port, p.Proto, p.Address, "nobody", p.Engine+": "+p.Target, "no: Windows does not know of it")
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b row) int { return int(a.port) - int(b.port) })
+	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(b, "Ports in Linux")
+	fmt.Fprintln(t, "  PORT\tON\tPROGRAM\tPUBLISHED\tFROM WINDOWS")
+	for _, r := range rows[:min(len(rows), mostRows)] {
+		fmt.Fprintf(t, "  %s\n", strings.Join(r.cells, "\t"))
+	}
+	t.Flush()
+	if more := len(rows) - mostRows; more > 0 {
+		fmt.Fprintf(b, "  … and %d more: see 'wslmirror ports --json'\n", more)
+	}
+	if slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return l.Program == "" }) {
+		fmt.Fprintln(b, "  ?: of another user (try sudo), or in another distribution")
+	}
+	if note := f.daemonNote(); note != "" {
+		fmt.Fprintf(b, "  %s\n", clean(note))
+	}
+}

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+)
+
+// A tap sits between the daemon and the kernel, at the only place where all meet:
+// the system call (seccomp_unotify(2)). The kernel stops the daemon at each call of
+// the kinds in tapped and asks; the answer is to go on, or an error. So the program
+// is the one that users run, with no hook in it.
+type tap struct {
+	numbers              map[int]string
+	pid, pidfd, listener int
+
+	mu    sync.Mutex
+	seen  []string // all calls, in their order
+	fault func(n int, call string) unix.Errno
+	hit   []string // the calls that were made to fail, with their errors
+}
+
+// tapped are the calls by which the daemon talks to the kernel; strace -c says
+// which. What the runtime needs to live (threads, memory, its own eventfd) is not
+// among them. Nor is bind, which of a netlink socket fails only when the kernel has
+// no memory left: vishvananda/netlink then closes the descriptor twice, the second
+// time when the collector comes by, and by then it may be another's
+// (getNetlinkSocket and Subscribe in its nl/nl_linux.go).
+var tapped = []string{
+	"socket", "connect", "listen", "accept4", "getsockname", "getpeername", "getsockopt", "setsockopt",
+	"sendto", "sendmsg", "recvfrom", "recvmsg",
+	"timerfd_create", "timerfd_settime", "epoll_ctl", "read", "write", "ioctl",
+	"openat", "newfstatat", "fstat", "mkdirat", "fchmodat", "renameat", "renameat2", "unlinkat",
+}
+
+// execs are how the tapped program begins.
+var execs = []string{"execve", "execveat"}
+
+// refused is the error of a message that the kernel reads and refuses: it is sent
+// with a type that does not exist.
+const refused = unix.Errno(4095)
+
+// onTap is a command of asNobody on a tap, which starts with the command.
+func onTap(t testing.TB, cmd *exec.Cmd) (*exec.Cmd, *tap) {
+	t.Helper()
+	numbers, err := calls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &tap{numbers: map[int]string{}}
+	var f filter
+	f.load(callAt)
+	for _, name := range append(tapped, execs...) {
+		if number, ok := numbers[name]; ok { // not every machine has them all
+			p.numbers[number] = name
+			f.answer(number, unix.SECCOMP_RET_USER_NOTIF)
+		}
+	}
+	f.end(unix.SECCOMP_RET_ALLOW)
+	return under(f, cmd), p
+}
+
+// serve answers until the program has ended. The program must have been started.
+func (p *tap) serve(proc *lab.Process) error {
+	p.pid = proc.Cmd.Process.Pid
+	var err error
+	if p.pidfd, err = unix.PidfdOpen(p.pid, 0); err != nil {
+		return err
+	}
+	defer unix.Close(p.pidfd)
+	if err := p.find(proc); err != nil {
+		return err
+	}
+	defer unix.Close(p.listener)
+	for {
+		fds := []unix.PollFd{{Fd: int32(p.listener), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return err
+		}
+		if fds[0].Revents&unix.POLLIN != 0 {
+			if err := p.answer(); err != nil {
+				return err
+			}
+		} else if fds[0].Revents != 0 {
+			return nil // nobody is under the filter any more
+		}
+	}
+}
+
+// find takes the descriptor from the program while it waits in execve.
+func (p *tap) find(proc *lab.Process) error {
+	dir := fmt.Sprintf("/proc/%d/fd", p.pid)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if to, _ := os.Readlink(filepath.Join(dir, e.Name())); to != "anon_inode:seccomp notify" {
+				continue
+			}
+			var number int
+			fmt.Sscan(e.Name(), &number)
+			var err error
+			p.listener, err = unix.PidfdGetfd(p.pidfd, number, 0)
+			return err
+		}
+		select {
+		case <-proc.Done():
+			return fmt.Errorf("the program ended: %w", proc.Wait())
+		default:
+		}
+	}
+	return errors.New("the program has no tap")
+}
+
+// notif and response are struct seccomp_notif and seccomp_notif_resp.
+type notif struct {
+	id         uint64
+	pid, flags uint32
+	nr         int32
+	arch       uint32
+	ip         uint64
+	args       [6]uint64
+}
+
+type response struct {
+	id    uint64
+	val   int64
+	errno int32
+	flags uint32
+}
+
+func (p *tap) ioctl(request uintptr, at unsafe.Pointer) unix.Errno {
+	_, _, err := unix.Syscall(unix.SYS_IOCTL, uintptr(p.listener), request, uintptr(at))
+	return err
+}
+
+// answer answers one call.
+func (p *tap) answer() error {
+	var n notif
+	switch err := p.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)); err {
+	case 0:
+	case unix.ENOENT, unix.EINTR: // it was interrupted, and comes again
+		return nil
+	default:
+		return err
+	}
+	r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	if call := p.describe(&n); call != "" {
+		p.mu.Lock()
+		p.seen = append(p.seen, call)
+		if p.fault != nil {
+			switch errno := p.fault(len(p.seen)-1, call); {
+			case errno == refused:
+				if p.spoil(&n) {
+					p.hit = append(p.hit, call+" refused")
+				}
+			case errno != 0:
+				r.flags, r.errno = 0, -int32(errno)
+				p.hit = append(p.hit, call+" "+unix.ErrnoName(errno))
+			}
+		}
+		p.mu.Unlock()
+	}
+	if err := p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)); err != 0 && err != unix.ENOENT {
+		return err
+	}
+	return nil
+}
+
+// describe says what a call is, and "" of those that are not to fail.
+func (p *tap) describe(n *notif) string {
+	name := p.numbers[int(n.nr)]
+	switch name {
+	case "execve", "execveat":
+		return ""
+	case "socket":
+		return fmt.Sprintf("socket %d/%d", n.args[0], n.args[2])
+	case "read", "write", "epoll_ctl", "ioctl":
+		fd := n.args[0]
+		if name == "epoll_ctl" {
+			fd = n.args[2]
+		}
+		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd))
+		kind, _, _ := strings.Cut(to, ":")
+		if fd <= 2 || strings.HasSuffix(to, "[eventfd]") || strings.HasSuffix(to, "[eventpoll]") {
+			return "" // the log, and the runtime's own
+		}
+		return name + " " + strings.TrimPrefix(kind, "/")
+	case "getsockname":
+		// The package net panics where this fails of a unix socket, and the kernel
+		// has no reason why it should (unix_getname in net/unix/af_unix.c).
+		if p.domain(int(n.args[0])) == unix.AF_UNIX {
+			return ""
+		}
+	case "sendto", "sendmsg":
+		if kind := p.messageType(n); kind != 0 {
+			return fmt.Sprintf("%s %#x", name, kind)
+		}
+	}
+	return name
+}
+
+// domain is the address family of a socket of the program's.
+func (p *tap) domain(fd int) int {
+	fd, err := unix.PidfdGetfd(p.pidfd, fd, 0)
+	if err != nil {
+		return -1
+	}
+	defer unix.Close(fd)
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return -1
+	}
+	return domain
+}
+
+// message is where the bytes are that a call sends.
+func (p *tap) message(n *notif) (at uintptr, size uint64) {
+	if p.numbers[int(n.nr)] == "sendto" {
+		return uintptr(n.args[1]), n.args[2]
+	}
+	var msg unix.Msghdr
+	var iov unix.Iovec
+	p.copy(uintptr(n.args[1]), unsafe.Slice((*byte)(unsafe.Pointer(&msg)), unsafe.Sizeof(msg)), unix.ProcessVMReadv)
+	p.copy(uintptr(unsafe.Pointer(msg.Iov)), unsafe.Slice((*byte)(unsafe.Pointer(&iov)), unsafe.Sizeof(iov)), unix.ProcessVMReadv)
+	return uintptr(unsafe.Pointer(iov.Base)), iov.Len
+}
+
+// messageType is the type of a netlink message.
+func (p *tap) messageType(n *notif) uint16 {
+	at, size := p.message(n)
+	b := make([]byte, unix.SizeofNlMsghdr)
+	if size < uint64(len(b)) || !p.copy(at, b, unix.ProcessVMReadv) || binary.NativeEndian.Uint32(b) > uint32(size) {
+		return 0
+	}
+	return binary.NativeEndian.Uint16(b[4:])
+}
+
+// spoil gives a netlink message a type that the kernel refuses.
+func (p *tap) spoil(n *notif) bool {
+	if name := p.numbers[int(n.nr)]; name != "sendto" && name != "sendmsg" || p.messageType(n) == 0 {
+		return false
+	}
+	at, _ := p.message(n)
+	return p.copy(at+4, binary.NativeEndian.AppendUint16(nil, 0x7ff0), unix.ProcessVMWritev)
+}
+
+// copy copies between the program's memory and ours.
+func (p *tap) copy(at uintptr, b []byte, by func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error)) bool {
+	local := []unix.Iovec{{Base: &b[0], Len: uint64(len(b))}}
+	n, err := by(p.pid, local, []unix.RemoteIovec{{Base: at, Len: len(b)}}, 0)
+	return err == nil && n == len(b)
+}
+
+// setFault has the calls fail for which fault returns an error.
+func (p *tap) setFault(fault func(n int, call string) unix.Errno) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault = fault
+}
+
+// calls returns what was seen and hit until now.
+func (p *tap) calls() (seen, hit []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.seen...), append([]string(nil), p.hit...)
+}
