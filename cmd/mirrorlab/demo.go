@@ -106,6 +106,7 @@ type daemon struct {
 	host    *lab.Host
 	program string
 	dir     string // where it publishes its state
+	args    []string
 
 	process *lab.Process
 	output  bytes.Buffer // complete when the process has ended
@@ -115,7 +116,7 @@ type daemon struct {
 func (d *daemon) start(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
 	defer cancel()
-	cmd := exec.Command(d.program, "run", "--runtime-dir", d.dir)
+	cmd := exec.Command(d.program, append([]string{"run", "--runtime-dir", d.dir}, d.args...)...)
 	cmd.Stdout, cmd.Stderr = &d.output, &d.output
 	if d.process, err = d.host.Start(cmd); err != nil {
 		return err

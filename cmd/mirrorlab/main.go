@@ -46,6 +46,9 @@ var verbs = []verb{
 	{"demo", runDemo},
 	{"shell", runShell},
 	{"matrix", runMatrix},
+	{"bench", runBench},
+	{"chaos", runChaos},
+	{"soak", runSoak},
 	{"help", printHelp},
 }
 

@@ -21,8 +21,15 @@ func TestUsageErrors(t *testing.T) {
 		want string // in the first line on standard error
 	}{
 		{"", "a command is missing"},
-		{"chaos", `there is no command "chaos"`},
+		{"storm", `there is no command "storm"`},
+		{"chaos --path warp", `--path: "warp" is none of proxy, direct, both`},
+		{"chaos --steps 0", "--steps and --worlds are at least 1"},
 		{"matrix --engine rkt --wslmirror true", `there is no engine "rkt"`},
+		{"bench --rounds 0", "--rounds and --seconds must be 1 or more"},
+		{"bench --seconds -1", "--rounds and --seconds must be 1 or more"},
+		{"bench --json --markdown", "--json and --markdown exclude each other"},
+		{"bench --engine podman-cni", `--engine: "podman-cni" has no proxy to compare with`},
+		{"bench --trial fast", `--trial: there is no trial "fast"`},
 		{"--wslmirror x demo", "flag --wslmirror has no place before the command"},
 		{"demo --fast", "flag provided but not defined: -fast"},
 		{"demo --wslmirror", "flag needs an argument"},

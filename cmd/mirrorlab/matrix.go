@@ -9,18 +9,29 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// The matrix asks every way to a container three times: with nothing, with the
-// blanket rule that sends all of localhost to the proxy, and with wslmirror.
-var matrixColumns = [3]string{"nothing", "the blanket rule", "wslmirror"}
+// The matrix asks every way to a container four times: with nothing, with the
+// blanket rule that sends all of localhost to the proxy, and with wslmirror in
+// both of its ways.
+var matrixColumns = [4]string{"nothing", "the blanket rule", "wslmirror", "--path direct"}
+
+// The columns from which on wslmirror runs.
+const (
+	withPathProxy = 2 + iota
+	withPathDirect
+)
 
 // A matrixRow is an engine and an address on which it publishes a port.
 type matrixRow struct {
 	engine, address string
 	got             [len(matrixColumns)]matrixCell
+	// path is how the port is reached in the last column, by wslmirror's word.
+	path string
 }
 
 // A matrixCell is who was answered.
@@ -201,24 +212,73 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 	if err := remove(); err != nil {
 		return nil, err
 	}
-	d := daemon{host: b.WSL, program: program, dir: dir}
-	if err := d.start(ctx); err != nil {
-		return nil, err
+	for column, path := range []string{withPathProxy: status.PathProxy, withPathDirect: status.PathDirect} {
+		if path == "" {
+			continue // wslmirror does not run
+		}
+		d := daemon{host: b.WSL, program: program, dir: dir, args: []string{"--path", path}}
+		if err := d.start(ctx); err != nil {
+			return nil, err
+		}
+		if path == status.PathDirect {
+			if err := d.paths(rows); err != nil {
+				return nil, err
+			}
+		}
+		fill(column)
+		if err := d.stop(ctx); err != nil {
+			return nil, err
+		}
 	}
-	fill(2)
-	return rows, d.stop(ctx)
+	return rows, nil
+}
+
+// paths fills in how the ports are reached. The path direct takes two steps: the
+// bridge is opened before anything is sent there.
+func (d *daemon) paths(rows []matrixRow) error {
+	for deadline := time.Now().Add(daemonTimeout); ; time.Sleep(10 * time.Millisecond) {
+		if err := status.Refresh(d.dir); err != nil {
+			return err
+		}
+		s, err := status.Read(d.dir)
+		if err != nil {
+			return err
+		}
+		found := map[string]string{}
+		for _, p := range s.Ports {
+			if p.Path == status.PathProxy && time.Now().Before(deadline) {
+				found = nil
+				break
+			}
+			found[fmt.Sprint(p.Port)] = p.Path
+		}
+		if found == nil {
+			continue
+		}
+		for i, p := range matrixPorts {
+			rows[i].path = found[p.port]
+		}
+		return nil
+	}
 }
 
 // matrixFaults says what should not be: an answer that is missing with
-// wslmirror.
+// wslmirror, or a proxy on the way that should be direct.
 func matrixFaults(rows []matrixRow) (faults []string) {
 	for _, r := range rows {
-		if c := r.got[2]; !c.whole() {
+		for column := withPathProxy; column < len(matrixColumns); column++ {
+			c := r.got[column]
+			if c.whole() {
+				continue
+			}
 			what := "does not repair it"
 			if c.lost(r.got[0]) {
 				what = "breaks it"
 			}
-			faults = append(faults, fmt.Sprintf("%s on %s: wslmirror %s", r.engine, r.address, what))
+			faults = append(faults, fmt.Sprintf("%s on %s: wslmirror %s (column %q)", r.engine, r.address, what, matrixColumns[column]))
+		}
+		if r.path != status.PathDirect && r.path != status.PathKernel {
+			faults = append(faults, fmt.Sprintf("%s on %s: with --path direct the path is %q", r.engine, r.address, r.path))
 		}
 	}
 	return faults

@@ -64,17 +64,19 @@ func TestMatrixFaults(t *testing.T) {
 	noUDP := whole
 	noUDP.linux.udp = false
 	tests := []struct {
-		got  [3]matrixCell
+		got  [4]matrixCell
+		path string
 		want string
 	}{
-		{[3]matrixCell{noUDP, {}, whole}, ""},
-		{[3]matrixCell{noUDP, whole, noUDP}, "e on a: wslmirror does not repair it"},
-		{[3]matrixCell{whole, whole, noUDP}, "e on a: wslmirror breaks it"},
+		{[4]matrixCell{noUDP, {}, whole, whole}, "kernel", ""},
+		{[4]matrixCell{noUDP, whole, noUDP, whole}, "direct", `e on a: wslmirror does not repair it (column "wslmirror")`},
+		{[4]matrixCell{whole, whole, whole, noUDP}, "direct", `e on a: wslmirror breaks it (column "--path direct")`},
+		{[4]matrixCell{whole, whole, whole, whole}, "proxy", `e on a: with --path direct the path is "proxy"`},
 	}
 	for _, test := range tests {
-		got := matrixFaults([]matrixRow{{engine: "e", address: "a", got: test.got}})
+		got := matrixFaults([]matrixRow{{engine: "e", address: "a", got: test.got, path: test.path}})
 		if strings.Join(got, ", ") != test.want {
-			t.Errorf("%v: %q, want %q", test.got, got, test.want)
+			t.Errorf("%v %s: %q, want %q", test.got, test.path, got, test.want)
 		}
 	}
 }

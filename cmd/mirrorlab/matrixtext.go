@@ -30,14 +30,14 @@ func renderMatrix(rows []matrixRow) string {
 	for range matrixColumns {
 		fmt.Fprint(t, "\tWindows\tLinux")
 	}
-	fmt.Fprintln(t)
+	fmt.Fprintln(t, "\tpath")
 	for _, r := range rows {
 		fmt.Fprintf(t, "%s\t%s", r.engine, r.address)
 		for _, c := range r.got {
 			windows, linux := c.marks()
 			fmt.Fprintf(t, "\t%s\t%s", windows, linux)
 		}
-		fmt.Fprintln(t)
+		fmt.Fprintf(t, "\t%s\n", r.path)
 	}
 	t.Flush()
 	lines := strings.Split(b.String(), "\n")
@@ -54,14 +54,14 @@ func markdownMatrix(rows []matrixRow) string {
 	for _, c := range matrixColumns {
 		fmt.Fprintf(&b, "| with %s: Windows | Linux ", c)
 	}
-	b.WriteString("|\n|---|---" + strings.Repeat("|:-:|:-:", len(matrixColumns)) + "|\n")
+	b.WriteString("| path |\n|---|---" + strings.Repeat("|:-:|:-:", len(matrixColumns)) + "|---|\n")
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| %s | %s ", r.engine, r.address)
 		for _, c := range r.got {
 			windows, linux := c.marks()
 			fmt.Fprintf(&b, "| %s | %s ", windows, linux)
 		}
-		b.WriteString("|\n")
+		fmt.Fprintf(&b, "| %s |\n", r.path)
 	}
 	return b.String()
 }

@@ -6,6 +6,13 @@ Usage:
   mirrorlab demo [--wslmirror PATH]
   mirrorlab shell
   mirrorlab matrix [--markdown] [--engine NAME] [--wslmirror PATH]
+  mirrorlab bench [--engine NAME] [--trial NAME] [--rounds N] [--seconds S]
+                  [--json | --markdown] [--svg FILE] [--readme FILE]
+                  [--wslmirror PATH]
+  mirrorlab chaos [--seed N] [--steps N] [--path proxy|direct|both] [--worlds N]
+                  [--rest TIME] [--verbose] [--wslmirror PATH]
+  mirrorlab soak [--for TIME] [--path proxy|direct] [--seed N]
+                 [--wslmirror PATH]
   mirrorlab help
 
 Commands:
@@ -19,16 +26,44 @@ Commands:
            takes a minute, and the first time some more to build the engines.
              --markdown          as the README has it
              --engine NAME       only this one, for example podman-cni
+  bench    Measure the ways to a container, from Windows and from Linux: by
+           docker-proxy, direct, and as fast as the kernel can; beside them a
+           server without a container, with wslmirror and without. It wants wrk,
+           and takes ten minutes.
+             --engine NAME       docker-iptables (the default: a new one),
+                                 docker-nftables or docker-20.10
+             --trial NAME        only this: keepalive, newconns, bulk, latency,
+                                 udp or many
+             --rounds N          how often each is measured, in turn (10)
+             --seconds S         how long (1)
+             --json, --markdown  for programs, and as the README has it
+             --svg FILE          draw the plot
+             --readme FILE       write the Markdown to its place in FILE
+             --wslmirror PATH    the program (the wslmirror beside mirrorlab)
+  chaos    Break links, rulesets, rules, sysctls, engines and the daemons, and
+           check after each burst of faults that all is as it should within a
+           second. Print how long it took to heal. 1000 faults take a minute.
+             --seed N            which faults come (one that is drawn, and told)
+             --steps N           how many faults, of all worlds (1000)
+             --path both         the daemons' path, or half of the worlds each
+             --worlds N          how many at a time, of each path (1)
+             --rest 0s           how long to wait after each burst
+             --verbose           print each fault
+  soak     A storm of events for a minute; then containers come and go and
+           daemons take over from one another while clients ask, of whom none
+           should notice. Print what that cost.
+             --for 30m           how long
+             --path direct       the daemons' path
   help     Print this.
 
 All need root and a kernel with nf_tables. The demo and the shell need nothing
 else ('windows' needs nsenter): no Windows, no WSL, no container engine. The
-matrix takes its engines from Debian trees and from source, all in a cache. The
+matrix and bench take engines from Debian trees and from source, in a cache. The
 network of this machine is not touched, and nothing is left behind. NO_COLOR
 turns colours off.
 
 Exit status:
-  0  success; for demo and matrix: all is as it should be
+  0  success; for demo, matrix, chaos and soak: all is as it should be
   1  failure, or interrupted
   2  wrong usage
   shell has the exit status of its shell
