@@ -84,10 +84,14 @@ func TestBashCompletion(t *testing.T) {
 	}{
 		{"wslmirror st", "status"},
 		{"wslmirror run --log-level ", "error warning info debug"},
-		{"wslmirror run --path ", "proxy"},
+		{"wslmirror run --path ", "proxy direct"},
 		{"wslmirror run --interface l", "lo"},
 		{"wslmirror run --in", "--interface"},
 		{"wslmirror status --j", "--json"},
+		{"wslmirror ports e", "explain"},
+		{"wslmirror ports --j", "--json"},
+		{"wslmirror ports explain 80", ""},
+		{"wslmirror doctor --b", "--bundle"},
 	} {
 		got := complete(strings.Split(test.line, " ")...)
 		if test.want == "lo" { // links of this machine may begin with l as well
@@ -110,6 +114,8 @@ func TestFishCompletion(t *testing.T) {
 	for line, want := range map[string]string{
 		"wslmirror st":                 "status\tShow the state",
 		"wslmirror run --log-level wa": "warning\tLeast important messages to log",
+		"wslmirror ports ex":           "explain\tWho has a port, or why it cannot be had",
+		"wslmirror doctor --bu":        "--bundle\tWrite a new file for a bug report",
 		"wslmirror run --interface lo": "lo\tWhere packets from Windows arrive",
 	} {
 		out := run(t, "fish", "--no-config", "-c", `source completion/wslmirror.fish; complete -C $argv[1]`, line)

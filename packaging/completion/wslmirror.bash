@@ -6,19 +6,30 @@ _wslmirror() {
 	COMPREPLY=()
 
 	if ((COMP_CWORD == 1)); then
-		words='run status cleanup version help --version --help'
+		words='run status ports doctor cleanup version help --version --help'
 	else
 		case $verb:$prev in
 		run:--interface) words=$(command ls /sys/class/net 2>/dev/null) ;;
-		run:--path) words='proxy' ;;
+		run:--path) words='proxy direct' ;;
 		run:--log-level) words='error warning info debug' ;;
-		run:--runtime-dir | status:--runtime-dir)
+		run:--runtime-dir | status:--runtime-dir | ports:--runtime-dir | doctor:--runtime-dir)
 			compopt -o filenames
 			mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 			return
 			;;
+		doctor:--bundle)
+			compopt -o filenames
+			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+			return
+			;;
 		run:*) words='--interface --path --repair --runtime-dir --log-level --help' ;;
 		status:*) words='--json --runtime-dir --help' ;;
+		ports:explain) ;; # a port
+		ports:*)
+			words='--json --runtime-dir --help'
+			((COMP_CWORD > 2)) || words="explain $words"
+			;;
+		doctor:*) words='--json --bundle --runtime-dir --help' ;;
 		cleanup:*) words='--help' ;;
 		esac
 	fi

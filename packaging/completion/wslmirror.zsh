@@ -5,6 +5,8 @@ local -a verbs
 verbs=(
 	'run:run the daemon in the foreground'
 	'status:show the state'
+	'ports:show what has which port'
+	'doctor:show what is wrong, and what to type'
 	'cleanup:remove what a killed daemon left in the kernel'
 	'version:print the version'
 	'help:print a summary'
@@ -23,7 +25,7 @@ case $verb in
 run)
 	_arguments \
 		'--interface[where packets from Windows arrive]:interface:_net_interfaces' \
-		'--path[the way to a published port]:path:(proxy)' \
+		'--path[the way to a published port]:path:(proxy direct)' \
 		'--repair[reserved, has no effect]' \
 		'--runtime-dir[directory of the state]:directory:_directories' \
 		'--log-level[least important messages to log]:level:(error warning info debug)' \
@@ -32,6 +34,21 @@ run)
 status)
 	_arguments \
 		'--json[write JSON]' \
+		'--runtime-dir[directory of the state]:directory:_directories' \
+		'(- *)--help[print a summary]'
+	;;
+ports)
+	_arguments \
+		'--json[write JSON]' \
+		'--runtime-dir[directory of the state]:directory:_directories' \
+		'(- *)--help[print a summary]' \
+		'1:word:((explain\:"who has a port, or why it cannot be had"))' \
+		'2:port:'
+	;;
+doctor)
+	_arguments \
+		'(--bundle)--json[write JSON]' \
+		'(--json)--bundle[write a new file for a bug report]:file:_files' \
 		'--runtime-dir[directory of the state]:directory:_directories' \
 		'(- *)--help[print a summary]'
 	;;
