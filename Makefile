@@ -38,9 +38,28 @@ lint: ## gofmt, go vet, staticcheck
 bench: deps ## measure the daemon (root)
 	$(GO) test -run '^$$' -bench . ./...
 
+.PHONY: speed
+speed: deps build ## measure the ways to a container, for the README (root, ten minutes)
+	bin/mirrorlab bench --svg cmd/mirrorlab/bench.svg --readme README.md
+
+FUZZTIME ?= 10m
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME, 10 minutes if not given
+	@.ci/fuzz $(FUZZTIME)
+
 .PHONY: footprint
 footprint: deps build ## print what the idle daemon costs (root, a minute)
 	@.ci/footprint
+
+.PHONY: chaos
+chaos: build ## break everything, 10000 times, and see it heal (root, ten minutes)
+	bin/mirrorlab chaos --steps 10000 --worlds 5 --rest 700ms
+
+.PHONY: soak
+soak: build ## a storm, then churn and load for FOR=30m; and leaks (root)
+	bin/mirrorlab soak --for $(or $(FOR),30m)
+	$(GO) test ./internal/mirror -run NothingLeaks -timeout 30m -v -cycles $(or $(CYCLES),100000)
 
 .PHONY: packages
 packages: ## build deb and rpm into dist

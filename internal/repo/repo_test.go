@@ -78,9 +78,13 @@ func TestLayers(t *testing.T) {
 		{"nft", nil, []string{systemd, module + "/systemd", module + "/internal", module + "/netwatch"}},
 		{"netwatch", nil, []string{nftables, systemd, module + "/internal", module + "/nft"}},
 		{"systemd", nil, []string{nftables, netlink, module + "/internal", module + "/nft"}},
-		{"internal/mirror", nil, []string{systemd, "flag", module + "/cmd"}},
+		{"internal/mirror", nil, []string{systemd, "flag", module + "/cmd", module + "/internal/windows", module + "/internal/ports"}},
+		{"internal/ports", nil, []string{nftables, systemd, module + "/internal/mirror", module + "/netwatch", module + "/nft"}},
+		{"internal/windows", nil, []string{nftables, netlink, systemd, "net/http", module + "/internal"}},
 		{"internal/status", nil, []string{nftables, netlink, systemd}},
+		{"internal/doctor", []string{netlink, nftables, "flag"}, []string{systemd, module + "/cmd", module + "/internal/mirror", module + "/internal/lab", "net/http"}},
 		{"internal/lab", nil, []string{module + "/nft", module + "/netwatch", module + "/internal/mirror"}},
+		{"internal/lab/chaos", nil, []string{module + "/nft", module + "/netwatch", module + "/internal/mirror", module + "/internal/status"}},
 	}
 	for _, test := range tests {
 		var pkg struct{ Imports, Deps []string }
