@@ -162,7 +162,8 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 	return out
 }
 
-// One call in a hundred fails, whichever it is, with one error after the other.
+// One call in a hundred fails, whichever it is, with one error after the other,
+// and at least one of each kind.
 // With WSLMIRROR_FAULTS=all each of the first calls of a life does, with each of
 // the errors, which takes a quarter of an hour.
 func TestEveryCallMayFail(t *testing.T) {
@@ -177,7 +178,6 @@ func TestEveryCallMayFail(t *testing.T) {
 			l := newLives(t, path)
 			calm := l.lead(nil)
 			var all life
-			kinds := map[string]int{}
 			number := 0
 			for round := range rounds {
 				for first := 0; first < apart; first += every {
@@ -199,19 +199,53 @@ func TestEveryCallMayFail(t *testing.T) {
 					all.slowest = max(all.slowest, out.slowest)
 				}
 			}
-			for _, h := range all.hit {
-				call, _, _ := strings.Cut(h, " ")
-				kinds[call]++
+			kinds := countKinds(all.hit)
+			// The kinds that the stride has passed over fail in a life of their own.
+			for kind, n := range countKinds(calm.seen) {
+				if kinds[kind] > 0 {
+					continue
+				}
+				number++
+				met := 0
+				out := l.lead(func(_ int, call string) unix.Errno {
+					if kindOf(call) != kind {
+						return 0
+					}
+					if met++; met != (n+1)/2 {
+						return 0
+					}
+					return unix.EIO
+				})
+				if kinds[kind] = len(out.hit); len(out.hit) == 0 {
+					t.Errorf("no %s was made to fail", kind)
+				}
+				all.hit = append(all.hit, out.hit...)
+				all.restarts += out.restarts
+				all.slowest = max(all.slowest, out.slowest)
 			}
 			t.Logf("%d calls in a life without faults; %d failed in %d lives; slowest recovery %v; started again %d times; %v",
 				len(calm.seen), len(all.hit), number, all.slowest.Round(time.Millisecond), all.restarts, kinds)
-			for _, name := range []string{"socket", "sendto", "sendmsg", "recvfrom", "recvmsg"} {
-				if kinds[name] == 0 {
-					t.Errorf("no %s was made to fail", name)
+			for _, kind := range []string{"socket", "sendto", "sendmsg", "recvfrom", "recvmsg"} {
+				if kinds[kind] == 0 {
+					t.Errorf("a life without faults has no %s: the tap does not see it", kind)
 				}
 			}
 		})
 	}
+}
+
+// kindOf is the system call of what a tap has seen or hit.
+func kindOf(call string) string {
+	kind, _, _ := strings.Cut(call, " ")
+	return kind
+}
+
+func countKinds(calls []string) map[string]int {
+	kinds := map[string]int{}
+	for _, c := range calls {
+		kinds[kindOf(c)]++
+	}
+	return kinds
 }
 
 // A call that goes on failing makes neither a busy loop nor a flood of words, and
@@ -230,7 +264,7 @@ func TestFaultThatStays(t *testing.T) {
 		out := l.leadWhile(nil, func(_ *daemon, p *tap) {
 			before, _ = p.calls()
 			p.setFault(func(_ int, call string) unix.Errno {
-				if kind, _, _ := strings.Cut(call, " "); kind == fault.call {
+				if kindOf(call) == fault.call {
 					return fault.errno
 				}
 				return 0
