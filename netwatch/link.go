@@ -27,6 +27,9 @@ type Link struct {
 	// a bridge, and 0 if there is none. What comes in by a port of a bridge has
 	// come in by the bridge, for the hooks.
 	Master int
+	// Forwarding is the sysctl forwarding: what comes in by this link may leave by
+	// another.
+	Forwarding bool
 	// RouteLocalnet is the sysctl route_localnet: packets to and from
 	// 127.0.0.0/8 may pass by this link.
 	RouteLocalnet bool
@@ -115,7 +118,9 @@ func decodeLink(b []byte) (l Link, err error) {
 			nested(ad, unix.IFLA_INFO_KIND, func(ad *netlink.AttributeDecoder) { l.Kind = ad.String() })
 		case unix.IFLA_AF_SPEC:
 			nested(ad, unix.AF_INET, func(ad *netlink.AttributeDecoder) {
-				nested(ad, inetConf, func(ad *netlink.AttributeDecoder) { l.RouteLocalnet = routeLocalnet(ad.Bytes()) })
+				nested(ad, inetConf, func(ad *netlink.AttributeDecoder) {
+					l.Forwarding, l.RouteLocalnet = isSet(ad.Bytes(), confForwarding), isSet(ad.Bytes(), confRouteLocalnet)
+				})
 			})
 		}
 	})
@@ -124,13 +129,15 @@ func decodeLink(b []byte) (l Link, err error) {
 
 const (
 	inetConf = 1 // IFLA_INET_CONF of if_link.h
-	// confRouteLocalnet is IPV4_DEVCONF_ROUTE_LOCALNET of linux/ip.h. The values
-	// of all sysctls follow one another, beginning with number 1.
+	// The numbers of sysctls, IPV4_DEVCONF_* of linux/ip.h.
+	confForwarding    = 1
 	confRouteLocalnet = 26
 )
 
-func routeLocalnet(conf []byte) bool {
-	const at = (confRouteLocalnet - 1) * 4
+// isSet reports whether the sysctl of that number is not 0. The values of all
+// follow one another, beginning with number 1.
+func isSet(conf []byte, number int) bool {
+	at := (number - 1) * 4
 	return len(conf) >= at+4 && binary.NativeEndian.Uint32(conf[at:]) != 0
 }
 

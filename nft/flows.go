@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,12 +25,26 @@ import (
 // into the entry of the first try. Without its entry the next packet is a new
 // flow, and meets the rule.
 func ForgetFlows(s Spec, freed Ports) (n uint, err error) {
-	m := misdirected{s, freed}
+	return forget(misdirected{now: s, freed: freed}.has)
+}
+
+// ForgetDatagrams is ForgetFlows for UDP alone.
+func ForgetDatagrams(s Spec) (n uint, err error) {
+	m := misdirected{now: s}
+	return forget(func(f flow) bool { return f.forward.proto == unix.IPPROTO_UDP && m.has(f) })
+}
+
+func forget(misdirected func(flow) bool) (n uint, err error) {
+	c, err := openConntrack()
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
 	var found [][]byte
 	// Of a hundred thousand flows few are of interest. The library's own way keeps
 	// and decodes them all: 10 µs and some hundred bytes for each.
-	err = conntrack(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, nil, func(msg []byte) {
-		if f, err := decodeFlow(msg); err == nil && m.has(f) {
+	err = c.send(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, nil, func(msg []byte) {
+		if f, err := decodeFlow(msg); err == nil && misdirected(f) {
 			found = append(found, slices.Clone(msg[nfgenmsg:]))
 		}
 	})
@@ -38,7 +53,7 @@ func ForgetFlows(s Spec, freed Ports) (n uint, err error) {
 	}
 	for _, flow := range found {
 		// The whole entry says which one is meant: its ID is among the rest.
-		switch err := conntrack(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, flow, func([]byte) {}); {
+		switch err := c.send(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, flow, func([]byte) {}); {
 		case err == nil:
 			n++
 		case !errors.Is(err, unix.ENOENT): // or it has ended by itself
@@ -48,9 +63,36 @@ func ForgetFlows(s Spec, freed Ports) (n uint, err error) {
 	return n, nil
 }
 
-// conntrack sends a request to conntrack and calls each with the answers.
-func conntrack(msg, flags int, attrs []byte, each func(msg []byte)) error {
+// A conntrack is a socket to conntrack.
+type conntrack map[int]*nl.SocketHandle
+
+// openConntrack opens one in the network namespace of the calling thread. It does
+// not wait for an answer longer than answerTimeout; the library's own would for a
+// minute.
+func openConntrack() (conntrack, error) {
+	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	c := conntrack{unix.NETLINK_NETFILTER: {Socket: s}}
+	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
+	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
+		c.close()
+		return nil, fmt.Errorf("set the timeout of netlink: %w", err)
+	}
+	return c, nil
+}
+
+func (c conntrack) close() {
+	for _, s := range c {
+		s.Close()
+	}
+}
+
+// send sends a request and calls each with the answers.
+func (c conntrack) send(msg, flags int, attrs []byte, each func(msg []byte)) error {
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|msg, flags)
+	req.Sockets = c
 	req.AddRawData(append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attrs...))
 	return req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
 		each(msg)

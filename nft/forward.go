@@ -37,7 +37,8 @@ const (
 //
 // What goes through a proxy starts in Linux; what goes past it is forwarded, and
 // meets the rules for that. So a packet to each of these ports is walked on, the
-// way behind its DNAT.
+// way behind its DNAT, and so is the reply to it: a container that may not reach
+// the world can still answer a proxy.
 func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges []Bridge) {
 	var f forwarded
 	for i := range published {
@@ -57,12 +58,16 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 		return
 	}
 	slices.SortFunc(f.rows, func(a, b row) int { return bytes.Compare(a.data[:], b.data[:]) })
-	w := rs.walk(Packet{
-		Hook: *nftables.ChainHookForward, Iif: loopback, Src: localhost, Ports: f.all(), forwarded: &f,
-	}, everything)
-	stopped := w.doubt
-	for _, o := range w.outcomes {
-		stopped = stopped.Union(o.Ports)
+	request := Packet{Hook: *nftables.ChainHookForward, Iif: loopback, Src: localhost, Ports: f.all(), forwarded: &f}
+	reply := request
+	reply.Iif, reply.Oif, reply.Src, reply.Dst, reply.reply = Iface{}, loopback, netip.Addr{}, localhost, true
+	var stopped Ports
+	for _, p := range []Packet{request, reply} {
+		w := rs.walk(p, everything)
+		stopped = stopped.Union(w.doubt)
+		for _, o := range w.outcomes {
+			stopped = stopped.Union(o.Ports)
+		}
 	}
 	for i, r := range f.rows {
 		if stopped.hasKey(uint32(i)) {
@@ -92,7 +97,8 @@ func bridgeOf(bridges []Bridge, addr netip.Addr) (via Iface) {
 }
 
 // forwarded is what a Packet has been changed to on its way: for each of the
-// ports for which it was meant, another destination and another link.
+// ports for which it was meant, another destination and another link. Of a reply
+// these are where it comes from.
 //
 // In the walk of such a packet a Ports is not a set of ports, but of numbers of
 // rows. They are sorted, so that what has one address is one span: a ruleset has

@@ -143,7 +143,7 @@ func (p *prober) answers() map[uint16]bool {
 
 // randomForward writes rules for what was translated: at the hook forward, and
 // at prerouting behind the translation. If sure, the walk knows all that they ask
-// for. Replies pass.
+// for; and replies pass, of whose ports it does not.
 func randomForward(r *rand.Rand, sure bool) string {
 	var b strings.Builder
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
@@ -181,6 +181,10 @@ func randomForward(r *rand.Rand, sure bool) string {
 		}
 		fmt.Fprintf(&b, "\t\t%s %s\n", match(), verdict)
 	}
+	replies := ""
+	if sure {
+		replies = "\t\tct state established accept\n"
+	}
 	for table := range 1 + r.IntN(2) {
 		fmt.Fprintf(&b, "table %s t%d {\n", pick("ip", "inet"), table)
 		for chain := chains - 1; chain >= 0; chain-- {
@@ -191,8 +195,8 @@ func randomForward(r *rand.Rand, sure bool) string {
 			b.WriteString("\t}\n")
 		}
 		for base, hook := range []string{"forward", pick("forward", "prerouting")} {
-			fmt.Fprintf(&b, "\tchain %s%d {\n\t\ttype filter hook %s priority %d; policy %s\n\t\tct state established accept\n",
-				hook, base, hook, -50+20*r.IntN(5)+3*table, pick("accept", "accept", "accept", "drop"))
+			fmt.Fprintf(&b, "\tchain %s%d {\n\t\ttype filter hook %s priority %d; policy %s\n%s",
+				hook, base, hook, -50+20*r.IntN(5)+3*table, pick("accept", "accept", "accept", "drop"), replies)
 			for range 1 + r.IntN(4) {
 				rule(-1)
 			}

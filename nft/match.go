@@ -147,19 +147,19 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 		return holds
 	case *xt.Tcp:
 		m := p.to(unix.IPPROTO_TCP, info.DstPorts[0], info.DstPorts[1])
-		if info.InvFlags&xt.TcpInvDestPorts != 0 {
+		if info.InvFlags&xt.TcpInvDestPorts != 0 && !m.maybe {
 			m.ports = p.to(unix.IPPROTO_TCP, 0, 0xffff).ports.Minus(m.ports)
 		}
 		// The first packet is a SYN, but its source port and options are not known.
-		m.maybe = info.SrcPorts != [2]uint16{0, 0xffff} || info.Option != 0 || info.FlagsMask != 0 ||
+		m.maybe = m.maybe || info.SrcPorts != [2]uint16{0, 0xffff} || info.Option != 0 || info.FlagsMask != 0 ||
 			info.InvFlags&^xt.TcpInvDestPorts != 0
 		return m
 	case *xt.Udp:
 		m := p.to(unix.IPPROTO_UDP, info.DstPorts[0], info.DstPorts[1])
-		if info.InvFlags&xt.UdpInvDestPorts != 0 {
+		if info.InvFlags&xt.UdpInvDestPorts != 0 && !m.maybe {
 			m.ports = p.to(unix.IPPROTO_UDP, 0, 0xffff).ports.Minus(m.ports)
 		}
-		m.maybe = info.SrcPorts != [2]uint16{0, 0xffff} || info.InvFlags&^xt.UdpInvDestPorts != 0
+		m.maybe = m.maybe || info.SrcPorts != [2]uint16{0, 0xffff} || info.InvFlags&^xt.UdpInvDestPorts != 0
 		return m
 	case *xt.AddrTypeV1:
 		if info.Source != 0 {
@@ -194,7 +194,10 @@ func (p *Packet) ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
 		return may
 	}
 	is := uint16(expr.CtStateBitNEW)
-	if p.forwarded != nil {
+	switch {
+	case p.reply:
+		is = uint16(expr.CtStateBitESTABLISHED) | xtStateDNAT | xtStateSNAT
+	case p.forwarded != nil:
 		is |= xtStateDNAT
 	}
 	has := states&is != 0
@@ -203,7 +206,8 @@ func (p *Packet) ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
 
 const (
 	xtAddrTypeInvertDest = 0x2  // XT_ADDRTYPE_INVERT_DEST of xt_addrtype.h
-	xtStateDNAT          = 0x80 // XT_CONNTRACK_STATE_DNAT of xt_conntrack.h
+	xtStateSNAT          = 0x40 // XT_CONNTRACK_STATE_SNAT of xt_conntrack.h
+	xtStateDNAT          = 0x80 // XT_CONNTRACK_STATE_DNAT
 )
 
 // multiport is xt_multiport_v1: one byte each of flags and count, 15 ports, 15

@@ -2,8 +2,8 @@ package nft
 
 import (
 	"encoding/binary"
-	"iter"
 	"math"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -100,16 +100,22 @@ func (p *Packet) meta(key expr.MetaKey, hook nftables.ChainHook) []cell {
 	routed := p.forwarded != nil && hook != *nftables.ChainHookPrerouting
 	switch key {
 	case expr.MetaKeyIIF:
+		if p.reply {
+			return fields(rowIndex, 4)
+		}
 		return p.Iif.number()
 	case expr.MetaKeyOIF:
-		if routed {
+		if routed && !p.reply {
 			return fields(rowIndex, 4)
 		}
 		return p.Oif.number()
 	case expr.MetaKeyIIFNAME:
+		if p.reply {
+			return fields(rowName, unix.IFNAMSIZ)
+		}
 		return p.Iif.text()
 	case expr.MetaKeyOIFNAME:
-		if routed {
+		if routed && !p.reply {
 			return fields(rowName, unix.IFNAMSIZ)
 		}
 		return p.Oif.text()
@@ -150,22 +156,28 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 		header = unknown(20)
 		header[0] = cell{isConstant, 0x45} // the version, and no options
 		header[9] = p.proto()[0]
-		src := p.Src.As4()
-		copy(header[ipSaddr:], constant(src[:]))
-		if p.forwarded != nil {
-			copy(header[ipDaddr:], fields(rowAddr, 4))
-		} else {
-			dst := p.Dst.As4()
-			copy(header[ipDaddr:], constant(dst[:]))
-		}
+		copy(header[ipSaddr:], p.addr(p.Src, p.reply))
+		copy(header[ipDaddr:], p.addr(p.Dst, p.forwarded != nil && !p.reply))
 	case expr.PayloadBaseTransportHeader:
 		header = append(unknown(2), p.port()...)
+		if p.reply {
+			header = append(fields(rowPort, 2), unknown(2)...)
+		}
 	}
 	cells := unknown(int(length))
 	if int(offset) < len(header) {
 		copy(cells, header[offset:])
 	}
 	return cells
+}
+
+// addr is an address in the packet, the container's if it says so.
+func (p *Packet) addr(a netip.Addr, container bool) []cell {
+	if container {
+		return fields(rowAddr, 4)
+	}
+	b := a.As4()
+	return constant(b[:])
 }
 
 // proto is the protocol of the packet.
@@ -176,7 +188,7 @@ func (p *Packet) proto() []cell {
 	return []cell{{kind: isProto}}
 }
 
-// port is the destination port in the packet.
+// port is the destination port in the packet, if it is no reply.
 func (p *Packet) port() []cell {
 	if p.forwarded != nil {
 		return fields(rowPort, 2)
@@ -189,6 +201,12 @@ func (p *Packet) to(proto uint8, first, last uint16) match {
 	if p.forwarded == nil {
 		return match{ports: protoPorts(proto, first, last)}
 	}
+	if p.reply {
+		// To the client's port, of which nothing is known.
+		m := p.forwarded.where(rowProto, []byte{proto})
+		m.maybe = first > 0 || last < math.MaxUint16
+		return m
+	}
 	number := func(port uint16) []byte { return binary.BigEndian.AppendUint16([]byte{proto}, port) }
 	return p.forwarded.between(rowProto, number(first), number(last))
 }
@@ -198,17 +216,23 @@ func (p *Packet) toEither(first, last uint16) match {
 	return p.to(unix.IPPROTO_TCP, first, last).or(p.to(unix.IPPROTO_UDP, first, last))
 }
 
-// ct is what a ct expression loads for the first packet of a flow.
+// ct is what a ct expression loads for the first packet of a flow, or for the
+// reply to it.
 func (p *Packet) ct(key expr.CtKey) []cell {
-	switch key {
-	case expr.CtKeySTATE:
-		return constant(binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW))
-	case expr.CtKeyDIRECTION:
+	number := func(n uint32) []cell { return constant(binary.NativeEndian.AppendUint32(nil, n)) }
+	switch {
+	case key == expr.CtKeySTATE && p.reply:
+		return number(expr.CtStateBitESTABLISHED)
+	case key == expr.CtKeySTATE:
+		return number(expr.CtStateBitNEW)
+	case key == expr.CtKeyDIRECTION && p.reply:
+		return constant([]byte{1})
+	case key == expr.CtKeyDIRECTION:
 		return constant([]byte{0}) // the original one
-	case expr.CtKeySTATUS:
-		if p.forwarded != nil {
-			return constant(binary.NativeEndian.AppendUint32(nil, ctStatusDNAT|ctStatusDNATDone))
-		}
+	case key == expr.CtKeySTATUS && p.reply:
+		return number(ctStatusReply)
+	case key == expr.CtKeySTATUS && p.forwarded != nil:
+		return number(ctStatusDNAT | ctStatusDNATDone)
 	}
 	return unknown(maxValue)
 }
@@ -224,67 +248,8 @@ func (p *Packet) fib(x *expr.Fib) []cell {
 // addrType is what the routes say of the destination: it is this machine's own,
 // or that of a container.
 func (p *Packet) addrType() uint32 {
-	if p.forwarded != nil {
+	if p.forwarded != nil && !p.reply {
 		return unix.RTN_UNICAST
 	}
 	return unix.RTN_LOCAL
-}
-
-// An entry is an element of a set, or the interval between two of them.
-type entry struct {
-	element
-	last []byte // of an interval; nil: only the key
-}
-
-// entries yields what is in s. Intervals of a set that is not a concatenation
-// are kept as their beginnings and ends.
-func (s *set) entries() iter.Seq[entry] {
-	return func(yield func(entry) bool) {
-		list := make([]entry, 0, len(s.elements))
-		if s.interval && !s.concat {
-			list = s.intervals()
-		} else {
-			for _, e := range s.elements {
-				list = append(list, entry{e, e.keyEnd})
-			}
-		}
-		// A catch-all is asked last, whatever its place.
-		for _, last := range []bool{false, true} {
-			for _, e := range list {
-				if e.catchAll == last && !yield(e) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// match says when what is in a register is in the entry.
-func (e entry) match(p *Packet, r *registers, reg uint32) match {
-	switch {
-	case e.catchAll:
-		return holds
-	case e.last == nil:
-		return p.equal(r.load(reg, len(e.key)), e.key)
-	}
-	cells := r.load(reg, len(e.key))
-	if len(e.key) <= 4 {
-		return p.within(cells, e.key, e.last)
-	}
-	// A concatenation: each of its words is between the words of both ends.
-	m := holds
-	for i := 0; i+4 <= len(e.key) && i+4 <= len(e.last); i += 4 {
-		m = m.and(p.withinWord(cells[i:i+4], e.key[i:i+4], e.last[i:i+4]))
-	}
-	return m
-}
-
-// withinWord is within for a field that begins a word and is filled up with
-// zeroes.
-func (p *Packet) withinWord(cells []cell, from, to []byte) match {
-	n := 4
-	for n > 1 && cells[n-1] == (cell{kind: isConstant}) && from[n-1] == 0 && to[n-1] == 0 {
-		n--
-	}
-	return p.within(cells[:n], from[:n], to[:n])
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"iter"
 	"slices"
 
 	"github.com/google/nftables/expr"
@@ -140,4 +141,63 @@ func before(b []byte) []byte {
 // setOf is the set that a lookup in a table means, nil if it is not there.
 func (rs *Ruleset) setOf(x *expr.Lookup, table tableID) *set {
 	return rs.sets[setID{table, x.SetName}]
+}
+
+// An entry is an element of a set, or the interval between two of them.
+type entry struct {
+	element
+	last []byte // of an interval; nil: only the key
+}
+
+// entries yields what is in s. Intervals of a set that is not a concatenation
+// are kept as their beginnings and ends.
+func (s *set) entries() iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		list := make([]entry, 0, len(s.elements))
+		if s.interval && !s.concat {
+			list = s.intervals()
+		} else {
+			for _, e := range s.elements {
+				list = append(list, entry{e, e.keyEnd})
+			}
+		}
+		// A catch-all is asked last, whatever its place.
+		for _, last := range []bool{false, true} {
+			for _, e := range list {
+				if e.catchAll == last && !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// match says when what is in a register is in the entry.
+func (e entry) match(p *Packet, r *registers, reg uint32) match {
+	switch {
+	case e.catchAll:
+		return holds
+	case e.last == nil:
+		return p.equal(r.load(reg, len(e.key)), e.key)
+	}
+	cells := r.load(reg, len(e.key))
+	if len(e.key) <= 4 {
+		return p.within(cells, e.key, e.last)
+	}
+	// A concatenation: each of its words is between the words of both ends.
+	m := holds
+	for i := 0; i+4 <= len(e.key) && i+4 <= len(e.last); i += 4 {
+		m = m.and(p.withinWord(cells[i:i+4], e.key[i:i+4], e.last[i:i+4]))
+	}
+	return m
+}
+
+// withinWord is within for a field that begins a word and is filled up with
+// zeroes.
+func (p *Packet) withinWord(cells []cell, from, to []byte) match {
+	n := 4
+	for n > 1 && cells[n-1] == (cell{kind: isConstant}) && from[n-1] == 0 && to[n-1] == 0 {
+		n--
+	}
+	return p.within(cells[:n], from[:n], to[:n])
 }

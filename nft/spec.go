@@ -31,7 +31,7 @@ type Spec struct {
 type Targets map[Port]netip.AddrPort
 
 // Mark is the bit of the packet mark by which a reply to Linux itself finds its
-// way, and in the connection mark the bit of a flow that came from Windows.
+// way, and in the connection mark the bit of a flow that began in Linux.
 //
 // It keeps clear of who else marks packets: WSL compares the whole packet mark
 // of what leaves by ethN with 0x1 (but a packet that has our bit never leaves),
@@ -60,13 +60,10 @@ func (s Spec) Table() Table {
 		t.Sets = append(t.Sets, targetMap(directMap, s.Direct))
 	}
 	if s.Repair {
-		t.Chains = append(t.Chains, s.flowmark())
+		t.Chains = append(t.Chains, s.output(), s.flowmark())
 	}
 	if s.Repair || direct {
 		t.Chains = append(t.Chains, s.masquerade())
-	}
-	if s.Repair && direct {
-		t.Chains = append(t.Chains, s.output())
 	}
 	slices.SortFunc(t.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(t.Chains, func(a, b Chain) int { return int(a.Priority) - int(b.Priority) })
@@ -117,15 +114,27 @@ func (s Spec) prerouting() Chain {
 	return c
 }
 
-// output has Linux's own clients go the same way as Windows', rather than by
-// Windows and the proxy. The repair is what brings the replies home.
+// output marks the flows of Linux's own clients, for their replies (see
+// flowmark), and sends those past the proxy the same way as Windows' rather than
+// by Windows and the proxy.
+//
+// It is a nat chain because the kernel asks those for the first packet of a flow
+// alone: the mark costs the others nothing.
 func (s Spec) output() Chain {
-	return Chain{
+	c := Chain{
 		Name: "output", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
 		// One step before the engines. Nft does not take the name dstnat here.
 		Priority: *nftables.ChainPriorityNATDest - 1,
-		Rules:    []Rule{{Comment: pastProxy, Exprs: slices.Concat(matchAddr(ipDaddr, loopback), toTarget())}},
+		Rules: []Rule{{
+			Comment: "a flow from Linux",
+			Exprs: slices.Concat(matchLoopbackNet(ipSaddr), setMark(
+				&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})),
+		}},
 	}
+	if s.Direct != nil {
+		c.Rules = append(c.Rules, Rule{Comment: pastProxy, Exprs: slices.Concat(matchAddr(ipDaddr, loopback), toTarget())})
+	}
+	return c
 }
 
 // toTarget is counter dnat ip to meta l4proto . th dport map @direct. For a port
@@ -144,14 +153,12 @@ func toTarget() []expr.Any {
 
 // guard keeps containers from 127.0.0.0/8 where route_localnet would let them
 // reach it (CVE-2020-8558), in Linux and, by WSL's table 127, in Windows. It
-// comes before conntrack turns the address of an honest reply back into
-// 127.0.0.1, so that such a reply still carries the bridge's.
+// comes before nat turns the address of an honest reply back into 127.0.0.1, so
+// that such a reply still carries the bridge's; and before conntrack, so that a
+// forged packet touches no flow.
 func (s Spec) guard() Chain {
-	// The cheap matches first: every packet comes by here, and those of that net
-	// come by loopback0.
-	notFromWindows := matchLink(expr.MetaKeyIIF, expr.CmpOpNeq, s.Index)
 	drop := func(offset uint32, comment string) Rule {
-		return Rule{Comment: comment, Exprs: slices.Concat(notFromWindows, matchLoopbackNet(offset), []expr.Any{
+		return Rule{Comment: comment, Exprs: slices.Concat(matchLoopbackNet(offset), []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 			&expr.Lookup{SourceRegister: 1, SetName: guardedSet},
 			&expr.Counter{},
@@ -161,45 +168,47 @@ func (s Spec) guard() Chain {
 	return Chain{
 		Name: "guard", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
 		Priority: *nftables.ChainPriorityRaw - 1,
-		Rules:    []Rule{drop(ipDaddr, "to localhost"), drop(ipSaddr, "as localhost")},
+		Rules: []Rule{
+			// Every packet comes by here, and all that Windows sends is of that net.
+			{Comment: "from Windows", Exprs: append(s.fromWindows(), &expr.Verdict{Kind: expr.VerdictAccept})},
+			drop(ipDaddr, "to localhost"), drop(ipSaddr, "as localhost"),
+		},
 	}
 }
 
 // flowmark marks the replies of containers to Linux's own clients, which an ip
 // rule then delivers here. Without it, WSL's table 127 would send them to
-// Windows, as it does with everything for 127.0.0.1. Replies to Windows must go
-// that way, so flows that came from there are remembered.
+// Windows, as it does with everything for 127.0.0.1.
+//
+// The flows are those that output has marked when they began. Others are left
+// alone, whatever they are: replies to Windows must go to Windows, also those of
+// flows that began before there was a table.
+//
+// What Linux sends to a server of its own goes by Windows and comes back by
+// loopback0, with the mark of its flow; it is no reply of a container.
 func (s Spec) flowmark() Chain {
-	setMark := func(load, store expr.Any) []expr.Any {
-		return []expr.Any{load, &expr.Bitwise{
-			SourceRegister: 1, DestRegister: 1, Len: 4,
-			Mask: word(^uint32(Mark)), Xor: word(Mark), // | Mark
-		}, store}
-	}
 	return Chain{
 		Name: "flowmark", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
 		Priority: *nftables.ChainPriorityMangle,
 		Rules: []Rule{{
-			Comment: "a flow from Windows",
-			Exprs: slices.Concat(s.fromWindows(), []expr.Any{
-				&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(expr.CtStateBitNEW), Xor: word(0)},
-				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(0)},
-			}, setMark(&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})),
-		}, {
 			Comment: "a reply to Linux itself",
-			Exprs: slices.Concat(s.elsewhere(expr.MetaKeyIIF), []expr.Any{
-				&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}, // reply
-				&expr.Ct{Key: expr.CtKeySRCIP, Register: 1, Direction: 0}, // original
-				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: word(0)},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{127, 0, 0, 0}},
+			// The match that fails for nearly all packets comes first.
+			Exprs: slices.Concat([]expr.Any{
 				&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
 				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(Mark), Xor: word(0)},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: word(0)},
-			}, setMark(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true})),
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(0)},
+			}, s.elsewhere(expr.MetaKeyIIF), setMark(
+				&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true})),
 		}},
 	}
+}
+
+// setMark is mark set mark | Mark, of what load loads and store stores.
+func setMark(load, store expr.Any) []expr.Any {
+	return []expr.Any{load, &expr.Bitwise{
+		SourceRegister: 1, DestRegister: 1, Len: 4,
+		Mask: word(^uint32(Mark)), Xor: word(Mark),
+	}, store}
 }
 
 // masquerade gives a packet that the kernel serves a source address that the
@@ -225,10 +234,12 @@ func (s Spec) masquerade() Chain {
 	}
 }
 
-// IPS_DST_NAT and IPS_DST_NAT_DONE of nf_conntrack_common.h.
+// Of enum ip_conntrack_status in nf_conntrack_common.h: IPS_DST_NAT,
+// IPS_DST_NAT_DONE, and what the first reply of a flow with both kinds of NAT has.
 const (
 	ctStatusDNAT     = 1 << 5
 	ctStatusDNATDone = 1 << 8
+	ctStatusReply    = ctStatusDNAT | ctStatusDNATDone | 1<<1 /* seen */ | 1<<3 /* confirmed */ | 1<<4 | 1<<7 /* source NAT, done */
 )
 
 // fromWindows is iif "loopback0". An index compares one word, and a link that

@@ -10,7 +10,8 @@ import (
 )
 
 // A Packet is the first packet of a flow at one of the hooks, to all of a set of
-// ports at once: the rules decide which of them go which way.
+// ports at once: the rules decide which of them go which way. Or it is the first
+// reply, from all of these.
 type Packet struct {
 	Hook nftables.ChainHook // *nftables.ChainHookPrerouting or ChainHookOutput
 	// Iif is the link by which it came, Oif the one by which it is about to
@@ -19,8 +20,9 @@ type Packet struct {
 	Src, Dst netip.Addr // of IPv4; Dst is an address of this machine
 	Ports    Ports      // where it goes
 	// forwarded is where it goes instead, since it was translated; Hook is then
-	// the hook forward.
+	// the hook forward. Or, if it is a reply, it is where it comes from.
 	forwarded *forwarded
+	reply     bool
 }
 
 // An Iface names a link.

@@ -11,29 +11,46 @@ import (
 )
 
 func (s *system) apply(obs Observed, want Desired) error {
-	var err error
-	switch {
-	case want.Table != nil:
-		err = s.install(obs, *want.Table)
-	case obs.Ours:
-		err = s.holder.Remove()
-	}
-	if errors.Is(err, nft.ErrOwned) {
-		s.serves = false
-		s.showBeacon(false)
-		return errLost
-	}
-	if err != nil {
-		// Whatever became of the table, the kernel forgets it with its socket.
-		return errors.Join(err, s.release())
+	// First on and last off: as long as packets go to a bridge, what comes back by
+	// it for a client here must find its way. By way of Windows it would look like
+	// a new flow that clashes with its own, and end in a reset.
+	err := s.setReturns(obs, want, true)
+	if want.Table != nil {
+		err := s.install(obs, *want.Table)
+		if errors.Is(err, nft.ErrOwned) {
+			s.serves = false
+			s.showBeacon(false)
+			return errLost
+		}
+		if err != nil {
+			// Whatever became of the table, the kernel forgets it with its socket,
+			// and without its guard no bridge may be open.
+			return errors.Join(err, s.release(), s.applyOutside(obs, nothing(obs)))
+		}
 	}
 	s.serves = want.Table != nil
 	s.showBeacon(s.serves)
-	// The table is none the worse for what fails here.
-	if err := s.applyOutside(obs, want); err != nil {
+	// The table is none the worse for what fails outside of it.
+	err = errors.Join(err, s.applyOutside(obs, want))
+	if want.Table == nil && obs.Ours {
+		// After the bridges are shut, because it guards them.
+		if removeErr := s.holder.Remove(); removeErr != nil {
+			err = errors.Join(err, removeErr, s.release())
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return s.watchBeacon(want.State == status.Standby)
+}
+
+// setReturns adds our ip rule where it should be, or deletes it where it should
+// not.
+func (s *system) setReturns(obs Observed, want Desired, on bool) error {
+	if obs.Returns == on || want.Returns != on {
+		return nil
+	}
+	return s.rules.set(returnRule(), on)
 }
 
 // applyOutside makes so what is outside of the table, and so outlives it.
@@ -43,15 +60,6 @@ func (s *system) applyOutside(obs Observed, want Desired) error {
 		errs = append(errs, err)
 		return err == nil
 	}
-	returns := func(on bool) {
-		if obs.Returns != on && want.Returns == on {
-			do(s.rules.set(returnRule(), on))
-		}
-	}
-	// First on and last off: as long as a bridge is open, what comes back by it for
-	// a client here must find its way. By way of Windows it would look like a new
-	// flow that clashes with its own, and end in a reset.
-	returns(true)
 	// The mark is there for as long as the bridge is open, so that at no moment
 	// it could be forgotten.
 	for _, l := range want.Open {
@@ -67,7 +75,7 @@ func (s *system) applyOutside(obs Observed, want Desired) error {
 	for _, name := range want.Unmark {
 		do(s.rules.set(bridgeMark(name), false))
 	}
-	returns(false)
+	do(s.setReturns(obs, want, false))
 	// ENOENT: a chain has changed since it was read, which is an event.
 	if err := nft.PlaceAccepts(want.Add, want.Remove); !errors.Is(err, unix.ENOENT) {
 		do(err)

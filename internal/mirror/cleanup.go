@@ -9,5 +9,7 @@ func Cleanup() error {
 	s := new(system)
 	err := insist(s.removeOutside, mayPass)
 	s.closeReaders()
-	return errors.Join(err, s.release())
+	err = errors.Join(err, s.release())
+	s.forgetDatagrams()
+	return err
 }

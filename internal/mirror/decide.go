@@ -95,13 +95,18 @@ func nothing(o Observed) Desired {
 	return d
 }
 
+// left reports whether something of ours is there that would outlive the process.
+func left(o Observed) bool {
+	return o.Returns || len(o.Marked) > 0 || len(o.View.Accepts) > 0
+}
+
 // direct is which ports are sent past the proxy now, and the bridges for those
 // that can be.
 func direct(o Observed) (targets nft.Targets, needed []netwatch.Link) {
 	targets = nft.Targets{}
 	for _, p := range o.View.Published {
 		via := linkOf(o.Links, p.Via)
-		if p.Kernel || p.Obstacle != "" || !via.Present() {
+		if p.Kernel || obstacle(o, p) != "" {
 			continue
 		}
 		needed = append(needed, via)
@@ -110,6 +115,22 @@ func direct(o Observed) (targets nft.Targets, needed []netwatch.Link) {
 		}
 	}
 	return targets, needed
+}
+
+// obstacle is why packets for a port cannot be sent past its proxy, in words for
+// people; "" if they can.
+func obstacle(o Observed, p nft.Published) string {
+	via := linkOf(o.Links, p.Via)
+	switch {
+	case p.Obstacle != "":
+		return string(p.Obstacle)
+	case !via.Present():
+		return string(nft.NotOnBridge)
+	case !o.Link.Forwarding || !via.Forwarding:
+		// A proxy needs no forwarding, so it works where somebody has put it off.
+		return "forwarding is off (net.ipv4.ip_forward)"
+	}
+	return ""
 }
 
 // marks decides on route_localnet, which must be on for the bridges that are

@@ -123,9 +123,10 @@ func TestGuarded(t *testing.T) {
 // What goes past the proxy, and what that needs of the bridges, step by step.
 func TestDecideDirect(t *testing.T) {
 	var (
-		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", RouteLocalnet: true}
-		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true}
-		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true}
+		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
+		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, Forwarding: true}
+		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, Forwarding: true, RouteLocalnet: true}
+		stays     = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true} // what comes in by it
 		docker0   = nft.Iface{Name: "docker0", Index: 4}
 		old       = nft.Iface{Name: "docker0", Index: 3} // the ruleset was walked before docker0 came back
 		port      = nft.Port{Proto: 6, Number: 8080}
@@ -143,6 +144,8 @@ func TestDecideDirect(t *testing.T) {
 	}
 	noLink := observed(open, marked, proxied)
 	noLink.Link = netwatch.Link{Name: "loopback0"}
+	noForwarding := observed(open, marked, proxied)
+	noForwarding.Link.Forwarding = false
 	standby := observed(open, marked)
 	standby.Kernel = theirs
 
@@ -166,6 +169,8 @@ func TestDecideDirect(t *testing.T) {
 		"the bridge is another one":                 {o: observed(closed, nil, moved)},
 		"rules stop what is forwarded":              {o: observed(closed, nil, stopped)},
 		"rules stop it from now on":                 {o: observed(open, marked, stopped), shut: bridges},
+		"nothing is forwarded":                      {o: noForwarding, shut: bridges},
+		"nothing is forwarded from the bridge":      {o: observed(stays, marked, proxied), shut: []netwatch.Link{stays}},
 		"the kernel serves it":                      {o: observed(open, nil, kernel)},
 		"the engine needs the bridge itself by now": {o: observed(open, marked, kernel), unmark: marked},
 		"the path is proxy":                         {o: observed(closed, nil, proxied), path: "proxy"},

@@ -70,7 +70,8 @@ func (s *system) read() (o Observed, err error) {
 func (s *system) readBridges(links []netwatch.Link) (bridges []nft.Bridge, err error) {
 	prefixes, err := s.links.ReadPrefixes()
 	for _, l := range links {
-		if l.Kind == "bridge" && l.Up {
+		// Only what is guarded is opened: see guarded.
+		if l.Kind == "bridge" && l.Up && l.Master == 0 {
 			bridges = append(bridges, nft.Bridge{Iface: ifaceOf(l), Prefixes: prefixes[l.Index]})
 		}
 	}

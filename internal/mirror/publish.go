@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -35,7 +36,7 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 		s.SourcePorts = &status.PortRange{First: first, Last: last}
 	}
 	for _, p := range obs.View.Published {
-		s.Ports = append(s.Ports, d.port(p, want))
+		s.Ports = append(s.Ports, d.port(obs, p, want))
 	}
 	if err != nil {
 		s.State = status.Error
@@ -60,7 +61,7 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 }
 
 // port is a published port as the status has it.
-func (d *Daemon) port(p nft.Published, want Desired) status.Port {
+func (d *Daemon) port(obs Observed, p nft.Published, want Desired) status.Port {
 	out := status.Port{
 		Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(),
 		Engine: p.Engine, Path: status.PathProxy,
@@ -74,10 +75,8 @@ func (d *Daemon) port(p nft.Published, want Desired) status.Port {
 	case !d.cfg.Policy.Direct || want.Table == nil:
 	case want.Table.Direct[p.Port].IsValid():
 		out.Path = status.PathDirect
-	case p.Obstacle != "":
-		out.Reason = string(p.Obstacle)
 	default:
-		out.Reason = "its bridge is not open yet"
+		out.Reason = cmp.Or(obstacle(obs, p), "its bridge is not open yet")
 	}
 	return out
 }

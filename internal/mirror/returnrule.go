@@ -27,10 +27,10 @@ func returnRule() *netlink.Rule {
 	return r
 }
 
-// bridgeMark is the same rule for what comes in by one bridge, behind all that
-// matter, so that it does nothing:
+// bridgeMark is the same rule for what comes in by one bridge, behind the tables
+// main and default, so that no packet ever comes to it:
 //
-//	87: from all iif docker0 fwmark 0x1000/0x1000 lookup local proto 87
+//	32800: from all iif docker0 fwmark 0x1000/0x1000 lookup local proto 87
 //
 // It remembers that the sysctl route_localnet of the bridge was 0 before we set
 // it, for whoever has to put it back: this daemon, its successor after a crash,
@@ -47,8 +47,9 @@ func bridgeMark(bridge string) *netlink.Rule {
 	return r
 }
 
-// markPriority is behind WSL's rules and ahead of the tables main and default.
-const markPriority = 87
+// markPriority is behind the tables main (32766) and default (32767). A rule ahead
+// of them would cost every packet that is forwarded.
+const markPriority = 32800
 
 // routeProtocol marks the rules of wslmirror: 'W'. The numbers in use are in
 // include/uapi/linux/rtnetlink.h and in iproute2's rt_protos.
@@ -69,7 +70,11 @@ func openIPRules() (*ipRules, error) {
 	return &ipRules{h}, nil
 }
 
-const ipRulesTimeout = 2 * time.Second
+const (
+	ipRulesTimeout = 2 * time.Second
+	// ipRulesTries is how often rules are read that change meanwhile.
+	ipRulesTries = 4
+)
 
 func (r *ipRules) close() { r.handle.Close() }
 
@@ -77,6 +82,9 @@ func (r *ipRules) close() { r.handle.Close() }
 // there as a mark.
 func (r *ipRules) read() (returns bool, marked []string, err error) {
 	rules, err := r.handle.RuleList(unix.AF_INET)
+	for try := 1; try < ipRulesTries && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
+		rules, err = r.handle.RuleList(unix.AF_INET)
+	}
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // which is an event
 		return false, nil, fmt.Errorf("read ip rules: %w", err)
 	}

@@ -17,6 +17,7 @@ func sources() []netwatch.Source {
 		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
 		netwatch.Netlink("addresses", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR),
 		netwatch.Netlink("ip rules", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE),
+		netwatch.Netlink("sysctls", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF), // forwarding, but not route_localnet
 		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
 		netwatch.ClockSet(),
 	}
@@ -49,6 +50,9 @@ type system struct {
 	// freed are the ports that the kernel has begun to serve since it last did.
 	forget bool
 	freed  nft.Ports
+
+	// shut says that bridges were shut behind flows that go past a proxy.
+	shut bool
 
 	serves bool         // whether there should be a table of ours
 	beacon *beacon      // lit while we own the table
@@ -128,20 +132,60 @@ func (s *system) undo() error {
 		return true
 	}))
 	s.closeReaders()
-	return errors.Join(err, s.release())
+	err = errors.Join(err, s.release())
+	s.forgetDatagrams()
+	return err
 }
 
 // takeOver is how long a daemon that stands by may take to own the table. It
 // does so within milliseconds.
 const takeOver = time.Second
 
-// removeOutside takes away what would outlive the process.
+// errLeft says that others have changed rules while ours were taken away.
+var errLeft = errors.New("rules of ours are left, because others change theirs at this moment")
+
+// removeOutside takes away what would outlive the process, and looks whether it
+// is gone: no event will tell.
 func (s *system) removeOutside() error {
-	obs, err := s.observe(true)
-	if err != nil || obs.Kernel.Owner != 0 && !obs.Ours {
-		return err
+	for range 2 {
+		obs, err := s.observe(true)
+		if err != nil || obs.Kernel.Owner != 0 && !obs.Ours || !left(obs) {
+			return err
+		}
+		if err := s.shutMap(obs); err != nil {
+			return err
+		}
+		want := nothing(obs)
+		s.shut = s.shut || len(want.Shut) > 0
+		if err := s.applyOutside(obs, want); err != nil {
+			return err
+		}
 	}
-	return s.applyOutside(obs, nothing(obs))
+	return errLeft
+}
+
+// shutMap has no new flow go past a proxy to a bridge that is about to be shut,
+// while the table still guards it. A flow that began then could go nowhere, and
+// its first packet would be sent again into the same entry of conntrack.
+func (s *system) shutMap(obs Observed) error {
+	if !obs.Ours || len(s.installed.Direct) == 0 {
+		return nil
+	}
+	spec := s.installed
+	spec.Direct = nft.Targets{}
+	return s.install(obs, spec)
+}
+
+// forgetDatagrams frees the clients of UDP that went past a proxy, when that has
+// come to an end: for as long as one sends from its port, its flow does not end
+// by itself. Connections of TCP wait for the next daemon.
+func (s *system) forgetDatagrams() {
+	if !s.shut {
+		return
+	}
+	if _, err := nft.ForgetDatagrams(nft.Spec{Kernel: s.view.Kernel}); err != nil && s.log != nil {
+		s.log.WithError(err).Warn("UDP clients that sent past a proxy keep that way until they pause")
+	}
 }
 
 // insist calls do until it succeeds, for as long as again says so of its error,
@@ -158,7 +202,7 @@ func insist(do func() error, again func(error) bool) error {
 // mayPass reports whether an error is of the moment: no memory, say. Others stay
 // as they are: the kernel has no such thing, or we have no right.
 func mayPass(err error) bool {
-	for _, passing := range []error{unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
+	for _, passing := range []error{errLeft, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
 		if errors.Is(err, passing) {
 			return true
 		}

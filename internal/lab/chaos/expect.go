@@ -56,7 +56,7 @@ func (w *world) directPorts() []*port {
 func ourRule(bridge string) string {
 	const text = "fwmark 0x1000/0x1000 lookup 255 proto 87"
 	if bridge != "" {
-		return "87: iif " + bridge + " " + text
+		return "32800: iif " + bridge + " " + text
 	}
 	return "0: " + text
 }
@@ -77,7 +77,7 @@ func (w *world) table() string {
 			guarded = append(guarded, fmt.Sprintf("%q", b.name))
 		}
 	}
-	guarded = append(guarded, `"eth0"`) // a veth here, as a container's may be
+	guarded = append(guarded, `"eth0"`, `"`+canaryLink+`"`) // eth0 is a veth here, as a container's may be
 	elements := func(list []string) string {
 		if len(list) == 0 {
 			return ""
@@ -85,15 +85,11 @@ func (w *world) table() string {
 		slices.Sort(list)
 		return "\nelements = { " + strings.Join(list, ", ") + " }"
 	}
-	var directMap, directRule, output string
+	var directMap, directRule, directOutput string
 	if w.cfg.Direct {
 		directMap = "map direct {\ntype inet_proto . inet_service : ipv4_addr . inet_service" + elements(direct) + "\n}\n"
 		directRule = `iif "loopback0" ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
-		output = `chain output {
-type nat hook output priority -101; policy accept;
-ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"
-}
-`
+		directOutput = `ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
 	}
 	return `table ip wslmirror {
 flags owner
@@ -105,20 +101,24 @@ type inet_proto . inet_service` + elements(kernel) + `
 }
 chain guard {
 type filter hook prerouting priority raw - 1; policy accept;
-iif != "loopback0" ip daddr 127.0.0.0/8 iifname @guarded counter drop comment "to localhost"
-iif != "loopback0" ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
+iif "loopback0" accept comment "from Windows"
+ip daddr 127.0.0.0/8 iifname @guarded counter drop comment "to localhost"
+ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
 }
 chain flowmark {
 type filter hook prerouting priority mangle; policy accept;
-iif "loopback0" ct state new ct mark set ct mark | 0x00001000 comment "a flow from Windows"
-iif != "lo" iif != "loopback0" ct direction reply ct original ip saddr 127.0.0.0/8 ct mark & 0x00001000 == 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
+ct mark & 0x00001000 != 0x00000000 iif != "lo" iif != "loopback0" meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
 }
 chain WSLPREROUTING {
 type nat hook prerouting priority dstnat - 1; policy accept;
 iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @kernel counter accept comment "served by the kernel"
 ` + directRule + `iif "loopback0" ip daddr 127.0.0.1 counter dnat to 127.0.0.1 comment "mirrored"
 }
-` + output + `chain postrouting {
+chain output {
+type nat hook output priority -101; policy accept;
+ip saddr 127.0.0.0/8 ct mark set ct mark | 0x00001000 comment "a flow from Linux"
+` + directOutput + `}
+chain postrouting {
 type nat hook postrouting priority srcnat + 1; policy accept;
 ip saddr 127.0.0.0/8 oif != "lo" oif != "loopback0" ct status dnat counter masquerade comment "from localhost to a container"
 }
