@@ -54,9 +54,20 @@ func linkIndex(name string) int {
 const (
 	adviceNotWSL = `  This is not WSL: there is nothing for wslmirror to repair.
 `
-	adviceNAT = `  The networking mode is %MODE%, where Windows passes localhost on by itself:
+	adviceNAT = `  The networking mode is nat, where Windows passes localhost on by itself:
   there is nothing for wslmirror to repair. For the mirrored mode, write in
   %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
+      [wsl2]
+      networkingMode=mirrored
+`
+	adviceNone = `  The networking mode is none: Linux has no network. If you did not ask for that,
+  WSL could not set up the mode that you have asked for, and says so when it
+  starts. Run 'wsl --shutdown' in Windows and start WSL again; if it stays so, run
+  'wsl --update' and restart Windows.
+`
+	adviceOther = `  The networking mode is %MODE%, in which there is nothing for wslmirror to
+  repair. For the mirrored mode, write in %UserProfile%\.wslconfig in Windows, and
+  then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
 `
@@ -109,11 +120,12 @@ func advice(s status.Snapshot, here surroundings) string {
 		return adviceStartByHand
 	case here.mode == "mirrored":
 		return adviceMissing
-	default:
-		mode := here.mode
-		if mode == "" {
-			mode = "probably not mirrored"
-		}
-		return strings.ReplaceAll(adviceNAT, "%MODE%", clean(mode))
+	case here.mode == "nat":
+		return adviceNAT
+	case here.mode == "none":
+		return adviceNone
+	case here.mode == "":
+		return strings.ReplaceAll(adviceOther, "%MODE%", "probably not mirrored")
 	}
+	return strings.ReplaceAll(adviceOther, "%MODE%", clean(here.mode))
 }

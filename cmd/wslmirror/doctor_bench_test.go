@@ -242,7 +242,9 @@ func TestDoctorWarns(t *testing.T) {
 	diagnose(t, b.WSL, d.dir).sees(t, "instances", doctor.OK, "one")
 	for _, script := range []string{
 		"echo 0 >/proc/sys/net/ipv4/conf/loopback0/accept_local", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet",
-		"ip rule add pref 0 ipproto tcp dport 80 lookup main", "ip route flush table 128",
+		"ip rule add pref 0 ipproto tcp dport 80 lookup main",
+		// As with hostAddressLoopback, which does not know of a second address yet.
+		"ip route replace 192.0.2.2/32 dev eth0 table 128", "ip addr add 192.0.2.77/24 dev eth0",
 	} {
 		if _, err := b.WSL.Run("sh", "-c", script); err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -35,24 +36,33 @@ func checkWSLChains(o *Observation) Check {
 	c := Check{Verdict: grave, Seen: "WSL's own nftables chains are gone, or empty: " + strings.Join(lack, ", ")}
 	c = c.because("Without them containers lose their way out: Windows drops what does not come from the block of ports that it knows. "+
 		"'nft flush ruleset' takes them, as Debian's nftables.service does whenever it starts or stops; WSL adds them at boot alone.", "")
+	if o.Systemd {
+		// Before the chains are restored: it may stop with the next boot.
+		c = c.do("# if Debian's nftables.service did it and nothing else needs it; not with --now: to stop it flushes once more",
+			"sudo systemctl disable nftables")
+	}
 	lines := o.restoration(missing)
 	if lines == nil {
-		c = c.do(restart)
-	} else if c = c.do(lines...); o.runs("dockerd") && !o.Ruleset.Value.Docker {
+		return c.do(restart)
+	}
+	if c = c.do(lines...); o.dockerFlushed() {
 		c = c.do("sudo systemctl restart docker   # its rules went, too")
 	}
-	return c.do("sudo systemctl disable --now nftables   # if it was that, and nothing else needs it")
+	return c
 }
 
 // restoration is the commands that restore WSL's chains
 // (src/linux/init/GnsEngine.cpp), nil if not all that they need was seen.
 func (o *Observation) restoration(missing []nft.ForeignChain) (commands []string) {
-	b := o.Block.Value
+	// What Linux uses now is not what Windows has reserved if somebody has widened
+	// it. Then containers would leave by ports that Windows drops, and nothing
+	// would tell of it any more.
+	b := o.Block.Value.OfWSL()
 	nics := o.nics()
 	for _, c := range missing {
 		body := "type filter hook output priority filter; policy accept; counter meta mark set 0x00000001;"
 		if c.Name != "WSLOUTPUT" {
-			if o.Block.Err != nil || len(nics) == 0 {
+			if o.Block.Err != nil || b.Size() == 0 || len(nics) == 0 || slices.ContainsFunc(nics, unquotable) {
 				return nil
 			}
 			body = "type nat hook postrouting priority srcnat - 1; policy accept;"
@@ -62,13 +72,16 @@ func (o *Observation) restoration(missing []nft.ForeignChain) (commands []string
 				}
 			}
 		}
-		commands = append(commands, fmt.Sprintf("sudo nft 'table %s %s { chain %s { %s }; }'", c.Family, c.Table, c.Name, body))
+		commands = append(commands, "sudo nft "+word(fmt.Sprintf("table %s %s { chain %s { %s }; }", c.Family, c.Table, c.Name, body)))
 	}
 	return commands
 }
 
-// mostReserved is the largest block that a version of WSL is known to reserve.
-const mostReserved = 4096
+// unquotable reports whether nft cannot take the name of a link in quotes: it
+// knows no escape in them, and a star at the end stands for anything.
+func unquotable(link string) bool {
+	return strings.ContainsAny(link, `"\*`) || oneLine(link) != link
+}
 
 func checkPortRange(o *Observation) Check {
 	const why = "Windows has reserved a block of source ports for Linux. Connections from other ports to localhost hang, all of them, until WSL is started anew."
@@ -86,10 +99,13 @@ func checkPortRange(o *Observation) Check {
 				"# and where it is set: grep -rs ip_local_port_range /etc/sysctl.conf /etc/sysctl.d")
 	case b.Windows != ports.Range{}:
 		return ok("%d-%d, as Windows has reserved", b.First, b.Last)
-	case b.Size() > mostReserved:
-		return warning("ip_local_port_range is %d-%d, %d ports; WSL is not known to reserve more than %d", b.First, b.Last, b.Size(), mostReserved).
-			because(why, "microsoft/WSL#41227").
-			do("sudo wslmirror doctor   # sees what Windows has reserved")
+	case b.Size() > ports.MostReserved:
+		c := warning("ip_local_port_range is %d-%d, %d ports; WSL is not known to reserve more than %d", b.First, b.Last, b.Size(), ports.MostReserved).
+			because(why, "microsoft/WSL#41227")
+		if o.Ruleset.Err != nil {
+			return c.do("sudo wslmirror doctor   # sees what Windows has reserved")
+		}
+		return c.do("# first take the setting away: grep -rs ip_local_port_range /etc/sysctl.conf /etc/sysctl.d", restart)
 	case o.Ruleset.Err == nil:
 		return notApplicable("%d-%d; WSL's chain that says what Windows has reserved is gone", b.First, b.Last)
 	}
@@ -177,15 +193,29 @@ func checkPublished(o *Observation) Check {
 		if i == most {
 			return c.do(fmt.Sprintf("# and so on for the other %d", len(silent)-most))
 		}
-		proto := strings.ToUpper(p.Proto)
-		listen := fmt.Sprintf("%s-LISTEN:%d,fork", proto, p.Port)
-		if p.Proto == "tcp" {
-			listen += ",reuseaddr"
-		}
-		c = c.do(fmt.Sprintf("socat %s %s:%s &", listen, proto, p.To))
+		c = c.do(p.listen())
 	}
 	return c
 }
+
+// listen is how to have somebody listen on p, and pass on what comes.
+func (p Published) listen() string {
+	to, err := netip.ParseAddrPort(p.To)
+	if err != nil || to.Port() == 0 || !to.Addr().Is4() || to.Addr().IsUnspecified() || p.Proto != "tcp" && p.Proto != "udp" {
+		return fmt.Sprintf("# publish %d by an engine that listens on its ports, as Docker and Podman do", p.Port)
+	}
+	line := fmt.Sprintf("socat TCP-LISTEN:%d,fork,reuseaddr TCP:%s", p.Port, to)
+	if p.Proto == "udp" {
+		line = fmt.Sprintf("socat UDP-LISTEN:%d,fork UDP:%s", p.Port, to)
+	}
+	if p.Port < firstUser {
+		return "sudo -b " + line // asks for the password first, and then goes on by itself
+	}
+	return line + " &"
+}
+
+// firstUser is the first port that takes no right to bind.
+const firstUser = 1024
 
 // announces reports whether Windows learns of p by the socket l. For TCP it must
 // listen: Podman 6 binds only, which is not enough (WSL#41204).

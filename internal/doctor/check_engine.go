@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -29,7 +30,13 @@ func checkDocker(o *Observation) Check {
 	}
 	seen += fmt.Sprintf(", firewall %s, userland proxy %s", s.Firewall, proxy)
 	switch {
-	case o.Ruleset.Err == nil && !o.Ruleset.Value.Docker && s.Firewall != "none":
+	case o.inLegacy():
+		seen += "; its rules are in iptables-legacy, and not judged here"
+		if o.Legacy.Err != nil {
+			seen += fmt.Sprintf(", or gone: could not see those tables (%v)", o.Legacy.Err)
+		}
+		return Check{Verdict: Unknown, Seen: seen}
+	case o.dockerFlushed():
 		return warning("%s; but its rules are not in the kernel", seen).
 			because("Somebody has flushed the ruleset: containers have no network and no published ports.", "").
 			do("sudo systemctl restart docker")
@@ -39,6 +46,22 @@ func checkDocker(o *Observation) Check {
 	}
 	return ok("%s", seen)
 }
+
+// lacksDocker reports whether nftables has no rules of Docker's, where Docker
+// should have some somewhere.
+func (o *Observation) lacksDocker() bool {
+	return o.runs("dockerd") && o.Ruleset.Err == nil && !o.Ruleset.Value.Docker && o.Docker.Settings.Value.Firewall != "none"
+}
+
+// inLegacy reports whether they are in tables that nftables does not show, or may
+// be.
+func (o *Observation) inLegacy() bool {
+	there := o.Legacy.Err != nil || slices.Contains(o.Legacy.Value, "nat") || slices.Contains(o.Legacy.Value, "filter")
+	return o.lacksDocker() && there && o.Docker.Settings.Value.Firewall != "nftables"
+}
+
+// dockerFlushed reports whether somebody has taken Docker's rules away.
+func (o *Observation) dockerFlushed() bool { return o.lacksDocker() && !o.inLegacy() }
 
 // checkDockerLoopback looks at what Docker does to packets from Windows. Since
 // 27.3 it lets loopback0 pass to its proxy, since 28 it drops what does not come
@@ -117,23 +140,32 @@ func checkHostLoopback(o *Observation) Check {
 		return notApplicable("no container engine was found")
 	}
 	address := "this machine's address on the LAN"
-	for _, nic := range o.nics() {
-		for _, a := range o.Addrs.Value {
-			if a.Link == nic && a.Addr.Is4() && a.Addr.IsGlobalUnicast() {
-				address = a.Addr.String()
-			}
-		}
+	routed, all := o.lanRoutes()
+	if len(routed) > 0 {
+		address = routed[len(routed)-1].Addr.String()
+	} else if len(all) > 0 {
+		address = all[len(all)-1].Addr.String()
 	}
 	// Neither is wrong, so there is nothing to warn of.
-	const why = "The host-gateway address (172.17.0.1) is not mirrored, so it never leads to Windows."
-	if o.HostLoopback.Err != nil {
-		c := unseen("hostAddressLoopback in .wslconfig", o.HostLoopback.Err)
+	const (
+		why   = "The host-gateway address (172.17.0.1) is not mirrored, so it never leads to Windows."
+		issue = "microsoft/WSL#12626"
+		seen  = "hostAddressLoopback"
+	)
+	conf := o.WSLConfig
+	switch {
+	case len(routed) > 0:
+		// WSL has these routes made only where it is on: more than a file could say.
+		return ok("%s is on: a container reaches Windows by %s", seen, address)
+	case o.Routes.Err == nil && len(all) > 0 && conf.Err == nil && conf.Value.HostLoopback:
+		return ok("%s is true in .wslconfig, and not yet in force: containers cannot reach Windows", seen).because(why, issue).do(restart)
+	case conf.Err == nil && conf.Value.HostLoopback:
+		return ok("%s is true in .wslconfig: a container reaches Windows by %s", seen, address)
+	case conf.Err != nil && (o.Routes.Err != nil || len(all) == 0):
+		c := unseen(seen+" in .wslconfig", conf.Err)
 		c.Seen += fmt.Sprintf("; if it is true, a container reaches Windows by %s", address)
-		return c.because(why, "microsoft/WSL#12626")
+		return c.because(why, issue)
 	}
-	if o.HostLoopback.Value {
-		return ok("hostAddressLoopback is true: a container reaches Windows by %s", address).because(why, "microsoft/WSL#12626")
-	}
-	return ok("hostAddressLoopback is off: containers cannot reach Windows; with it they could, by %s", address).because(why, "microsoft/WSL#12626").
+	return ok("%s is off: containers cannot reach Windows; with it they could, by %s", seen, address).because(why, issue).
 		do(`# in %UserProfile%\.wslconfig, in the section [experimental]: hostAddressLoopback=true`, restart)
 }

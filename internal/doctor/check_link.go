@@ -28,28 +28,6 @@ func issueURL(issue string) string {
 	return "https://github.com/" + repo + "/issues/" + number
 }
 
-func checkWSL(o *Observation) Check {
-	mode := "its networking mode is unknown"
-	if o.Mode.Err == nil {
-		mode = "networking mode " + o.Mode.Value
-	}
-	const nat = "Windows passes localhost on by itself in this mode: there is nothing for wslmirror to do."
-	switch {
-	case !o.wsl() && o.link().Present():
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("kernel %s does not look like WSL's, but there is a %s", o.Release, o.Iface)}.
-			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
-	case !o.wsl():
-		return notApplicable("kernel %s: this is not WSL", o.Release)
-	case o.Mode.Err == nil && o.Mode.Value == "mirrored":
-		return ok("kernel %s, %s", o.Release, mode)
-	case o.link().Present():
-		return ok("kernel %s, %s, and there is a %s", o.Release, mode, o.Iface)
-	case o.Mode.Err != nil:
-		return unseen("the networking mode", o.Mode.Err).because("Without "+o.Iface+" it is probably not mirrored. "+nat, "")
-	}
-	return ok("kernel %s, %s", o.Release, mode).because(nat, "")
-}
-
 func checkLoopback0(o *Observation) Check {
 	l := o.link()
 	const why = "By this link comes everything that Windows sends to localhost."
@@ -111,6 +89,28 @@ func checkGateway(o *Observation) Check {
 		do(fmt.Sprintf("sudo ip neigh replace %s lladdr 00:11:22:33:44:55 dev %s nud permanent", r.Via, r.Link))
 }
 
+// lanRoutes are the addresses of the mirrored links, and of these the ones to which
+// table 128 has a route.
+func (o *Observation) lanRoutes() (routed, all []Addr) {
+	nics := o.nics()
+	for _, a := range o.Addrs.Value {
+		if !slices.Contains(nics, a.Link) || !a.Addr.Is4() || !a.Addr.IsGlobalUnicast() {
+			continue
+		}
+		all = append(all, a)
+		if slices.ContainsFunc(o.Routes.Value, func(r Route) bool {
+			return r.Table == localTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == a.Link
+		}) {
+			routed = append(routed, a)
+		}
+	}
+	return routed, all
+}
+
+// checkTable128 looks at the routes that WSL adds for each address if
+// hostAddressLoopback is on, and not at all if it is off, as it is by default
+// (src/windows/service/exe/WslMirroredNetworking.cpp). So some without the others
+// are wrong, and none are not.
 func checkTable128(o *Observation) Check {
 	nics := o.nics()
 	switch {
@@ -123,26 +123,24 @@ func checkTable128(o *Observation) Check {
 	case len(nics) == 0:
 		return notApplicable("no link but %s is mirrored", o.Iface)
 	}
+	routed, all := o.lanRoutes()
 	var have, lack []string
-	for _, a := range o.Addrs.Value {
-		if !slices.Contains(nics, a.Link) || !a.Addr.Is4() || !a.Addr.IsGlobalUnicast() {
-			continue
-		}
+	for _, a := range all {
 		name := fmt.Sprintf("%s on %s", a.Addr, a.Link)
-		if slices.ContainsFunc(o.Routes.Value, func(r Route) bool {
-			return r.Table == localTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == a.Link
-		}) {
+		if slices.Contains(routed, a) {
 			have = append(have, name)
 		} else {
 			lack = append(lack, name)
 		}
 	}
 	switch {
-	case len(lack) > 0:
-		return warning("table 128 has no route to %s", strings.Join(lack, ", ")).
-			because("Linux does not reach Windows' servers by that address. A network that has just changed settles within seconds.", "").do(restart)
-	case len(have) == 0:
+	case len(all) == 0:
 		return notApplicable("%s has no address", strings.Join(nics, ", "))
+	case len(have) == 0:
+		return notApplicable("it is empty: hostAddressLoopback is off")
+	case len(lack) > 0:
+		return warning("table 128 has a route to %s, and none to %s", strings.Join(have, ", "), strings.Join(lack, ", ")).
+			because("Linux does not reach Windows' servers by that address. A network that has just changed settles within seconds.", "").do(restart)
 	}
 	return ok("%s", strings.Join(have, ", "))
 }
@@ -179,7 +177,7 @@ func checkRPFilter(o *Observation) Check {
 			"# and where it is set: grep -rs rp_filter /etc/sysctl.conf /etc/sysctl.d /etc/ufw/sysctl.conf")
 	}
 	for _, name := range set {
-		c = c.do(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.rp_filter=0", name))
+		c = c.do("sudo sysctl -w " + word(sysctlKey(name, "rp_filter")) + "=0")
 	}
 	return c.because("WSL turns this filter off: what comes by "+o.Iface+" has an address of this machine's own as its source, and where several links are mirrored an answer need not come by the one that Linux would take. ufw turns it on.", "")
 }
@@ -208,7 +206,7 @@ func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, w
 		return Check{Verdict: Unknown, Seen: fmt.Sprintf("/proc/sys does not have %s", o.Iface)}
 	case value(conf) == 0 && value(o.Sysctls.Value["all"]) == 0:
 		return Check{Verdict: grave, Seen: fmt.Sprintf("%s of %s is 0", name, o.Iface)}.because(why, "").
-			do(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.%s=1", o.Iface, name))
+			do("sudo sysctl -w " + word(sysctlKey(o.Iface, name)) + "=1")
 	}
 	return ok("%s of %s is 1", name, o.Iface)
 }

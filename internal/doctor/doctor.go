@@ -199,7 +199,7 @@ func (c Check) do(lines ...string) Check {
 		if c.Do != "" {
 			c.Do += "\n"
 		}
-		c.Do += l
+		c.Do += oneLine(l)
 	}
 	return c
 }

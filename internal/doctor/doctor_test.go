@@ -132,7 +132,18 @@ func TestChecks(t *testing.T) {
 		o.Programs.Value = nil
 	},
 		setRuleset(func(r *Ruleset) { r.State = nft.State{} }))
+	noLAN := func(o obs) { o.Routes.Value = slices.Delete(o.Routes.Value, 1, 2) }
+	mode := func(mode, asked string) func(obs) {
+		return func(o obs) { o.Links.Value, o.Mode.Value, o.WSLConfig.Value.Mode = o.Links.Value[:1], mode, asked }
+	}
+	lost := func(change func(obs)) func(obs) { // a chain, and perhaps what is needed to restore it
+		return func(o obs) {
+			o.Ruleset.Value.WSL[1].Rules, o.Block.Value.Windows = 0, ports.Range{}
+			change(o)
+		}
+	}
 	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
+	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
 	podman := func(version string, listen bool) func(obs) {
 		return func(o obs) { o.Podman.Version.Value, o.Podman.ForceListen.Value = version, listen }
 	}
@@ -146,6 +157,11 @@ func TestChecks(t *testing.T) {
 		says   string // in Seen or Do
 	}{
 		{"wsl", nat, OK, "mode nat"},
+		{"wsl", mode("none", ""), Warning, "no network"},
+		{"wsl", mode("none", "none"), Warning, "no network"},
+		{"wsl", mode("none", "mirrored"), Fault, "asks for mirrored"},
+		{"wsl", func(o obs) { mode("none", "mirrored")(o); o.WSLConfig.Err = errHidden }, Warning, "wsl.exe --shutdown"},
+		{"wsl", mode("bridged", ""), OK, "mode bridged"},
 		{"wsl", func(o obs) { nat(o); o.Mode.Err = errHidden }, Unknown, "hidden"},
 		{"wsl", func(o obs) { o.WSLInfo, o.Release = false, "6.1.0-custom" }, Unknown, "6.1.0-custom"},
 		{"wsl", func(o obs) { nat(o); o.WSLInfo, o.Release = false, "6.1.0" }, NotApplicable, "not WSL"},
@@ -162,7 +178,10 @@ func TestChecks(t *testing.T) {
 		{"gateway", func(o obs) { o.Neighbours.Value[0].Link = "eth0" }, Fault, "no permanent"},
 		{"gateway", func(o obs) { o.Neighbours = Seen[[]Neighbour]{Err: errHidden} }, Unknown, "hidden"},
 		{"gateway", func(o obs) { o.Routes.Value = nil }, NotApplicable, "no gateway"},
-		{"table-128", func(o obs) { o.Routes.Value[1].To = netip.MustParsePrefix("192.168.1.6/32") }, Warning, "192.168.1.5 on eth0"},
+		{"table-128", noLAN, NotApplicable, "hostAddressLoopback is off"},
+		{"table-128", func(o obs) { o.Routes.Value[1].To = netip.MustParsePrefix("192.168.1.6/32") }, NotApplicable, "it is empty"},
+		{"table-128", func(o obs) { o.Addrs.Value = append(o.Addrs.Value, Addr{"eth0", netip.MustParseAddr("192.168.1.6")}) }, Warning, "none to 192.168.1.6 on eth0"},
+		{"table-128", func(o obs) { o.Addrs.Value = append(o.Addrs.Value, Addr{"eth1", netip.MustParseAddr("192.168.1.6")}) }, OK, "192.168.1.5 on eth0"},
 		{"table-128", func(o obs) { o.Addrs.Value = nil }, NotApplicable, "eth0 has no address"},
 		{"table-128", func(o obs) { o.Addrs = Seen[[]Addr]{Err: errHidden} }, Unknown, "hidden"},
 		{"ip-rules", func(o obs) { o.Rules = Seen[[]netwatch.Rule]{Err: errHidden} }, Unknown, "hidden"},
@@ -184,13 +203,18 @@ func TestChecks(t *testing.T) {
 		{"guard", func(o obs) { o.Sysctls.Value["all"] = Conf{RouteLocalnet: 1} }, Warning, "on docker0"},
 		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = 0 }), Fault, `oif "eth0" tcp sport 1-65535 meta mark != 0x00000001 counter masquerade to :44620-48715`},
 		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[3].Rules = 0 }), Warning, "ip6 nat"},
-		{"wsl-chains", func(o obs) { o.Ruleset.Value.WSL[1].Rules, o.Block.Err = 0, errHidden }, Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", lost(func(o obs) {}), Fault, "masquerade to :44620-48715"},
+		{"wsl-chains", lost(func(o obs) { o.Block.Err = errHidden }), Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", lost(func(o obs) { o.Block.Value.Range = ports.Range{First: 32768, Last: 60999} }), Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", lost(func(o obs) { o.Block.Value.Reserved = []ports.Range{{First: 44620, Last: 44700}} }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", user, Unknown, "hidden"},
 		{"wsl-chains", func(o obs) { o.Mode.Value = "consomme" }, NotApplicable, "consomme"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, `"44620 48715"`},
 		{"port-range", user, Unknown, "hidden"},
 		{"port-range", both(user, func(o obs) { o.Block.Value.First = 32768 }), Warning, "15948 ports"},
 		{"port-range", func(o obs) { o.Block.Value.Windows = ports.Range{} }, NotApplicable, "is gone"},
+		{"port-range", both(user, func(o obs) { o.Block.Value.Last = 48716 }), Unknown, "44620-48716"}, // WSL#12228
+		{"port-range", func(o obs) { o.Block.Value.Windows, o.Block.Value.First = ports.Range{}, 32768 }, Warning, "wsl.exe --shutdown"},
 		{"port-headroom", func(o obs) { o.Block.Value.Worst.Used = 3300 }, Warning, "3300 of 4096"},
 		{"port-headroom", func(o obs) { o.Block.Value.Worst.Used = 4096 }, Fault, "to 192.0.2.1:443"},
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
@@ -210,13 +234,13 @@ func TestChecks(t *testing.T) {
 		{"table", both(noDaemon, user), Unknown, "hidden"},
 		{"instances", func(o obs) {
 			o.Programs.Value = append([]Program{{90, "wslmirror", []string{"wslmirror", "run"}, true}}, o.Programs.Value...)
-		}, Fault, "sudo kill 90 "},
+		}, Fault, "sudo kill 90"},
 		{"instances", func(o obs) {
 			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false})
 		}, OK, "one"},
 		{"instances", func(o obs) {
 			o.Programs.Value, o.Daemons.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false}), 2
-		}, Fault, "sudo kill 110 "},
+		}, Fault, "sudo kill 110"},
 		{"instances", func(o obs) { o.Daemons.Value = 3 }, OK, "2 in other distributions"},
 		{"instances", noDaemon, NotApplicable, ""},
 		{"instances", func(o obs) { o.Programs.Err = errHidden }, Unknown, "hidden"},
@@ -232,6 +256,10 @@ func TestChecks(t *testing.T) {
 		{"docker", func(o obs) { o.Docker.Version.Err = errHidden }, OK, "version not seen"},
 		{"docker", func(o obs) { o.Docker.Settings.Err = errHidden }, Unknown, "settings not seen"},
 		{"docker", setRuleset(func(r *Ruleset) { r.Docker = false }), Warning, "not in the kernel"},
+		{"docker", both(noDocker, func(o obs) { o.Legacy.Value = []string{"mangle"} }), Warning, "not in the kernel"},
+		{"docker", both(noDocker, func(o obs) { o.Legacy.Value = []string{"filter", "nat"} }), Unknown, "in iptables-legacy, and not judged"},
+		{"docker", both(noDocker, func(o obs) { o.Legacy.Err = errHidden }), Unknown, "or gone: could not see"},
+		{"docker", both(noDocker, func(o obs) { o.Legacy.Value, o.Docker.Settings.Value.Firewall = []string{"nat"}, "nftables" }), Warning, "not in the kernel"},
 		{"docker", func(o obs) { o.Docker.Settings.Value = DockerSettings{false, "none"} }, Warning, "daemon.json"},
 		{"docker", func(o obs) { o.Programs.Value = nil }, NotApplicable, ""},
 		{"docker", func(o obs) { o.Docker.Desktop = true }, NotApplicable, "Desktop"},
@@ -258,9 +286,13 @@ func TestChecks(t *testing.T) {
 		{"networkmanager", ran("NetworkManager"), Warning, "unmanaged-devices"},
 		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Unmanaged.Value = true }), OK, ""},
 		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Unmanaged.Err = errHidden }), Unknown, "hidden"},
-		{"container-to-windows", func(o obs) { o.HostLoopback.Value = true }, OK, "by 192.168.1.5"},
-		{"container-to-windows", func(o obs) {}, OK, "hostAddressLoopback=true"},
-		{"container-to-windows", func(o obs) { o.HostLoopback.Err = errHidden }, Unknown, "192.168.1.5"},
+		{"container-to-windows", func(o obs) {}, OK, "is on: a container reaches Windows by 192.168.1.5"},
+		{"container-to-windows", func(o obs) { o.WSLConfig.Err = errHidden }, OK, "is on: a container reaches Windows by 192.168.1.5"},
+		{"container-to-windows", noLAN, OK, "hostAddressLoopback=true"},
+		{"container-to-windows", both(noLAN, func(o obs) { o.WSLConfig.Err = errHidden }), OK, "hostAddressLoopback=true"},
+		{"container-to-windows", both(noLAN, func(o obs) { o.WSLConfig.Value.HostLoopback = true }), OK, "not yet in force"},
+		{"container-to-windows", func(o obs) { o.Routes = Seen[[]Route]{Err: errHidden}; o.WSLConfig.Value.HostLoopback = true }, OK, "true in .wslconfig: a container reaches Windows by 192.168.1.5"},
+		{"container-to-windows", func(o obs) { o.Routes, o.WSLConfig.Err = Seen[[]Route]{Err: errHidden}, errHidden }, Unknown, "192.168.1.5"},
 		{"container-to-windows", func(o obs) { o.Programs.Value, o.Ruleset.Value.View.Published = nil, nil }, NotApplicable, ""},
 	}
 	for _, test := range tests {

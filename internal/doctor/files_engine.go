@@ -153,27 +153,30 @@ func (f files) forceListen() (on bool, err error) {
 	return on, nil
 }
 
-// hostLoopback is hostAddressLoopback of the Windows user's .wslconfig. Whose
-// that is nobody tells: there is mostly one.
-func (f files) hostLoopback() (on bool, err error) {
+// wslConfig is the Windows user's .wslconfig. Whose that is nobody tells: there is
+// mostly one.
+func (f files) wslConfig() (c WSLConfig, err error) {
 	const users = "mnt/c/Users"
 	if !f.exists(users) {
-		return false, errors.New("drive C: of Windows is not at /mnt/c")
+		return c, errors.New("drive C: of Windows is not at /mnt/c")
 	}
 	paths, _ := filepath.Glob(filepath.Join(f.path(users), "*", ".wslconfig"))
 	for i, p := range paths {
 		name := filepath.Join(users, filepath.Base(filepath.Dir(p)), ".wslconfig")
 		b, err := f.read(name)
 		if err != nil {
-			return false, errors.New("a .wslconfig cannot be read")
+			return c, errors.New("a .wslconfig cannot be read")
 		}
-		v, _ := setting(strings.Split(plain(b), "\n"), "experimental", "hostAddressLoopback")
-		if i > 0 && on != strings.EqualFold(v, "true") {
-			return false, errors.New("several Windows users have a .wslconfig, and they differ")
+		lines := strings.Split(plain(b), "\n")
+		mode, _ := setting(lines, "wsl2", "networkingMode")
+		loopback, _ := setting(lines, "experimental", "hostAddressLoopback")
+		one := WSLConfig{strings.ToLower(mode), strings.EqualFold(loopback, "true")}
+		if i > 0 && c != one {
+			return WSLConfig{}, errors.New("several Windows users have a .wslconfig, and they differ")
 		}
-		on = strings.EqualFold(v, "true")
+		c = one
 	}
-	return on, nil
+	return c, nil
 }
 
 // setting is the value of a key in a section of an INI or TOML file. Upper and

@@ -56,8 +56,13 @@ type Observation struct {
 	Trusted Seen[bool] // firewalld trusts loopback0, by its configuration
 	// Unmanaged says that NetworkManager's configuration mentions loopback0.
 	Unmanaged Seen[bool]
-	// HostLoopback is hostAddressLoopback of .wslconfig.
-	HostLoopback Seen[bool]
+	WSLConfig Seen[WSLConfig]
+}
+
+// A WSLConfig is what of the Windows user's .wslconfig matters here.
+type WSLConfig struct {
+	Mode         string // networkingMode, "" if it is not there
+	HostLoopback bool   // hostAddressLoopback
 }
 
 // An Addr is an address of a link.

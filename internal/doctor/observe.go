@@ -63,10 +63,11 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	o := &Observation{Iface: cfg.Iface, Root: os.Geteuid() == 0}
 	f := files{cfg.Root}
 	o.Release, o.Systemd = release(), f.exists("run/systemd/system") // sd_booted(3)
-	_, err := exec.LookPath("wslinfo")
-	o.WSLInfo = err == nil
 
 	s := &survey{ctx: ctx}
+	var wslinfo Seen[string]
+	// PATH leads over drives of Windows, too, which may hang.
+	look(s, &wslinfo, local(func() (string, error) { return exec.LookPath("wslinfo") }))
 	look(s, &o.Mode, windows.NetworkingMode)
 	look(s, &o.Links, local(readLinks))
 	look(s, &o.Rules, local(netwatch.ReadRules))
@@ -80,12 +81,13 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	look(s, &o.UFW, local(func() (UFW, error) { return f.ufw(cfg.Iface) }))
 	look(s, &o.Trusted, local(func() (bool, error) { return f.firewalldTrusts(cfg.Iface) }))
 	look(s, &o.Unmanaged, local(func() (bool, error) { return f.networkManagerNames(cfg.Iface) }))
-	look(s, &o.HostLoopback, local(f.hostLoopback))
+	look(s, &o.WSLConfig, local(f.wslConfig))
 	look(s, &o.Podman.Version, podmanVersion)
 	look(s, &o.Podman.ForceListen, local(f.forceListen))
 	s.Go(func() { observeDocker(s.ctx, o, f) })
 	s.Go(func() { observeBlock(s.ctx, o, cfg) })
 	s.Wait()
+	o.WSLInfo = wslinfo.Err == nil
 	return o
 }
 

@@ -187,9 +187,15 @@ func (o *Observation) judgeWays(ways []way, grave Verdict) Check {
 	return Check{Verdict: OK}
 }
 
-// arguments are those of "ip rule add" for r.
+// arguments are those of "ip rule add" for r. The names of its links are what
+// whoever added the rule has chosen.
 func arguments(r netwatch.Rule) string {
 	r.Protocol = 0
+	for _, link := range []*string{&r.Iif, &r.Oif} {
+		if *link != "" {
+			*link = word(*link)
+		}
+	}
 	return fmt.Sprintf("pref %d%s", r.Priority, strings.TrimPrefix(r.String(), fmt.Sprintf("%d:", r.Priority)))
 }
 
@@ -206,6 +212,10 @@ func (o *Observation) removal(target netwatch.Rule) (lines []string) {
 		if fits(target, r) {
 			lines = append(lines, "sudo ip rule del "+arguments(target))
 			if r.Protocol == ruleProtocol && r.Iif == "" {
+				continue
+			}
+			if r.Other {
+				again = append(again, fmt.Sprintf("# add what is deleted with it again: %s", r))
 				continue
 			}
 			line := "sudo ip rule add " + arguments(r)

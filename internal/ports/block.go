@@ -86,6 +86,22 @@ func (b Block) Widened() bool {
 	return false
 }
 
+// MostReserved is the largest block that a version of WSL is known to reserve:
+// 4096 ports by now, and in between one more (WSL#12228).
+const MostReserved = 4097
+
+// OfWSL is what WSL has reserved in Windows for Linux: what is known of it, or
+// else the block, unless somebody has changed that. Zero: unknown.
+func (b Block) OfWSL() Range {
+	switch {
+	case b.Windows != (Range{}):
+		return b.Windows
+	case b.Size() > MostReserved || len(b.Reserved) > 0:
+		return Range{}
+	}
+	return b.Range
+}
+
 // IsReserved reports whether port is never chosen.
 func (b Block) IsReserved(port uint16) bool {
 	return slices.ContainsFunc(b.Reserved, func(r Range) bool { return r.Contains(port) })

@@ -1,0 +1,45 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+)
+
+func checkWSL(o *Observation) Check {
+	mode := "its networking mode is unknown"
+	if o.Mode.Err == nil {
+		mode = "networking mode " + o.Mode.Value
+	}
+	seen := fmt.Sprintf("kernel %s, %s", o.Release, mode)
+	switch {
+	case !o.wsl() && o.link().Present():
+		return Check{Verdict: Unknown, Seen: fmt.Sprintf("kernel %s does not look like WSL's, but there is a %s", o.Release, o.Iface)}.
+			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
+	case !o.wsl():
+		return notApplicable("kernel %s: this is not WSL", o.Release)
+	case o.Mode.Err == nil && o.Mode.Value == "mirrored":
+		return ok("%s", seen)
+	case o.link().Present():
+		return ok("%s, and there is a %s", seen, o.Iface)
+	case o.Mode.Err != nil:
+		return unseen("the networking mode", o.Mode.Err).because("Without "+o.Iface+" it is probably not mirrored.", "")
+	}
+	switch o.Mode.Value {
+	case "nat":
+		return ok("%s", seen).because("Windows passes localhost on by itself in this mode: there is nothing for wslmirror to do.", "")
+	case "none":
+		return o.judgeNone(seen)
+	}
+	return ok("%s", seen).because("There is nothing for wslmirror to do in this mode.", "")
+}
+
+// judgeNone judges the mode without a network. Some want it, but mostly it is what
+// WSL falls back to when it cannot set up another (WslCoreVm.cpp).
+func (o *Observation) judgeNone(seen string) Check {
+	c := warning("%s: Linux has no network", seen)
+	if o.WSLConfig.Err == nil && strings.EqualFold(o.WSLConfig.Value.Mode, "mirrored") {
+		c = fault("%s: Linux has no network, though .wslconfig asks for mirrored", seen)
+	}
+	return c.because("WSL falls back to it where it cannot set up the mode that .wslconfig asks for, and says so when it starts.", "microsoft/WSL#41251").
+		do(restart, "wsl.exe --update   # if it stays so; and restart Windows, for its Host Network Service")
+}

@@ -1,0 +1,121 @@
+package doctor
+
+import (
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// The shell itself must take a quoted word for one word, the same one.
+func TestWord(t *testing.T) {
+	for _, s := range []string{"eth0", "", "a'b", "';reboot;'", "$(id)", "`id`", "x y", "*", "~", "#", "\\", "\"", "a=b", "ünal", "-n"} {
+		out, err := exec.Command("sh", "-c", "printf '%s' "+word(s)).Output()
+		if err != nil || string(out) != s {
+			t.Errorf("%q is %s, and to the shell %q, %v", s, word(s), out, err)
+		}
+	}
+	if got := word("eth0.100"); got != "eth0.100" {
+		t.Errorf("needless quotes: %s", got)
+	}
+}
+
+// hostile are names that the kernel takes for a link; it forbids only a slash, a
+// colon and spaces (dev_valid_name).
+var hostile = []string{"$(reboot)", "`reboot`", ";reboot;#", "'&reboot&'", "|reboot", "\"'$(id)\"'", "e\x1b[2Jh", "x\u202ey", "eth*"}
+
+// What is typed as doctor says runs nothing but what doctor says, whatever
+// processes and links are called.
+func TestHostileNames(t *testing.T) {
+	for _, name := range hostile {
+		o := healthy()
+		for i := range o.Rules.Value {
+			if o.Rules.Value[i].Iif == "eth0" {
+				o.Rules.Value[i].Iif = name
+			}
+		}
+		o.Addrs.Value[1].Link, o.Links.Value[2].Name, o.Routes.Value[1].Link = name, name, name
+		o.Sysctls.Value[name] = Conf{RPFilter: 1}
+		o.Ruleset.Value.WSL[1].Rules = 0 // to be restored, for that link
+		o.Listeners.Value = nil
+		o.Rules.Value = slices.Insert(o.Rules.Value, 0, netwatch.Rule{
+			Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, Iif: "loopback0", IPProto: unix.IPPROTO_TCP, SuppressPrefix: -1, To: netip.MustParsePrefix("127.0.0.1/32"),
+		})
+		o.Rules.Value = slices.Delete(o.Rules.Value, 3, 4) // that of the link for TCP
+		o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run", "x\nreboot", "$(reboot)", "\x1b]0;x"}, true})
+		for _, c := range judge(o) {
+			for line := range strings.Lines(c.Do) {
+				runs(t, strings.TrimSuffix(line, "\n"))
+			}
+		}
+	}
+}
+
+// runs has a shell run a line. It has stand-ins for sudo and the others that doctor
+// names, and no program else; what asks for one fails the test.
+func runs(t *testing.T, line string) {
+	t.Helper()
+	if oneLine(line) != line {
+		t.Errorf("not fit to be typed: %q", line)
+	}
+	const allowed = `sudo() { :; }; printf() { :; }; journalctl() { :; }; socat() { :; }; wsl.exe() { :; }; ss() { cat; }; awk() { cat; }; sort() { cat; }; uniq() { cat; }; tail() { cat; }; cat() { :; }`
+	cmd := exec.Command("bash", "-c", allowed+"\n"+line)
+	cmd.Env = []string{"PATH=/nowhere"}
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("%q: %v, %s", line, err, out)
+	}
+}
+
+// Not even a check that forgets about it can add a line.
+func TestDoIsOneLineEach(t *testing.T) {
+	c := Check{}.do("sudo one\nreboot\r\x1b[2J\u202e\x00", "sudo two")
+	if c.Do != "sudo one?reboot??[2J??\nsudo two" {
+		t.Errorf("%q", c.Do)
+	}
+}
+
+// nftables.service flushes when it stops, so it must not stop after the chains
+// were restored.
+func TestRestoresLast(t *testing.T) {
+	o := healthy()
+	o.Ruleset.Value.WSL[1].Rules, o.Ruleset.Value.Docker = 0, false
+	lines := strings.Split(run(o, "wsl-chains").Do, "\n")
+	at := func(text string) int {
+		return slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, text) })
+	}
+	disable, restore, docker := at("sudo systemctl disable nftables"), at("sudo nft "), at("sudo systemctl restart docker")
+	if disable < 0 || disable > restore || restore > docker || slices.ContainsFunc(lines, func(l string) bool {
+		return strings.HasPrefix(l, "sudo") && strings.Contains(l, "--now")
+	}) {
+		t.Errorf("%q", lines)
+	}
+	o.Legacy.Value = []string{"filter", "nat"} // where Docker's rules still are
+	if do := run(o, "wsl-chains").Do; strings.Contains(do, "restart docker") {
+		t.Error(do)
+	}
+}
+
+func TestListen(t *testing.T) {
+	for _, test := range []struct {
+		p    Published
+		want string
+	}{
+		{Published{"tcp", 8080, "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
+		{Published{"udp", 8053, "172.17.0.2:53", "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
+		{Published{"tcp", 80, "172.17.0.2:80", "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
+		{Published{"tcp", 8080, netip.AddrPort{}.String(), "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "0.0.0.0:80", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "172.17.0.2:0", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "172.17.0.2:80;reboot", "cni"}, "# publish 8080"},
+		{Published{"tcp;reboot", 8080, "172.17.0.2:80", "cni"}, "# publish 8080"},
+	} {
+		if got := test.p.listen(); !strings.HasPrefix(got, test.want) {
+			t.Errorf("%+v: %s", test.p, got)
+		}
+	}
+}
