@@ -42,27 +42,6 @@ type Config struct {
 	Told func(seed uint64, step int, fault string)
 }
 
-// A Miss is a world that was not as it should be.
-type Miss struct {
-	Seed   uint64
-	Step   int // how many steps show it
-	Direct bool
-	Recent []string // the last faults
-	What   error
-	Log    string // the end of what the daemons logged
-}
-
-func (m *Miss) Error() string {
-	path := "proxy"
-	if m.Direct {
-		path = "direct"
-	}
-	return fmt.Sprintf("seed %d, step %d: %v\nthe last faults: %s\nreplay: mirrorlab chaos --seed %d --steps %d --path %s\n%s",
-		m.Seed, m.Step, m.What, strings.Join(m.Recent, "; "), m.Seed, m.Step, path, m.Log)
-}
-
-func (m *Miss) Unwrap() error { return m.What }
-
 // A Result is what a run has seen.
 type Result struct {
 	Steps, Bursts, Asked int
@@ -125,14 +104,6 @@ type runner struct {
 	judged  bool // what wslmirror should have done can be told
 }
 
-func (r *runner) miss(err error) error {
-	m := &Miss{Seed: r.w.cfg.Seed, Step: r.res.Steps, Direct: r.w.cfg.Direct, Recent: r.recent, What: err}
-	for i, d := range r.w.daemons {
-		m.Log += fmt.Sprintf("daemon %d, stopped: %v\n%s", i, d.stopped, d.log.tail())
-	}
-	return m
-}
-
 // burst is one fault, or some at once, and then the check.
 func (r *runner) burst() error {
 	n := 1
@@ -186,6 +157,9 @@ func (r *runner) burst() error {
 	if kinds&others == 0 && r.last.others != was.others {
 		return fmt.Errorf("what is not wslmirror's has changed:\n%s", difference(strings.Split(was.others, "\n"), strings.Split(r.last.others, "\n")))
 	}
+	if harm := r.w.harmed(r.last); harm != "" {
+		return fmt.Errorf("what nobody but wslmirror could have touched has changed:\n%s", harm)
+	}
 	if err := r.w.died(); err != nil {
 		return err
 	}
@@ -200,11 +174,13 @@ func (r *runner) burst() error {
 }
 
 // converge waits until the kernel holds what it should. If it is too late, the
-// error says whether it came to that at all.
+// error says whether it came to that at all. A look takes a while, on a busy
+// machine as long as healing: what it sees may be as old as its beginning, so that
+// is what must be before the deadline.
 func (r *runner) converge(deadline time.Time) error {
 	var late string // what was wrong at the deadline
 	for {
-		again := r.changes.next()
+		again, over := r.changes.next(), time.Since(deadline)
 		s, err := r.w.look()
 		if err != nil {
 			return err
@@ -213,7 +189,6 @@ func (r *runner) converge(deadline time.Time) error {
 		if err != nil {
 			return err
 		}
-		over := time.Since(deadline)
 		switch {
 		case wrong == "" && late != "":
 			return fmt.Errorf("%v too late the kernel holds what it should; until then:\n%s", over.Round(time.Millisecond), late)

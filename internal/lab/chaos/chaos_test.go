@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,22 +41,32 @@ func TestMain(m *testing.M) {
 // how to replay it.
 func TestChaos(t *testing.T) {
 	labtest.NeedRoot(t)
+	t.Parallel()
 	drawn := rand.Uint64N(1_000_000)
-	for _, test := range []chaos.Config{
-		{Seed: 1, Direct: false},
-		{Seed: 301, Direct: true}, // left a rule behind once
-		{Seed: drawn, Direct: false},
-		{Seed: drawn, Direct: true},
-	} {
-		t.Run(fmt.Sprintf("seed %d, direct %v", test.Seed, test.Direct), func(t *testing.T) {
-			t.Parallel()
-			test.Program, test.Steps = program, 120
-			res, err := chaos.Run(t.Context(), test)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%d faults in %d bursts, %d ways asked", res.Steps, res.Bursts, res.Asked)
-		})
+	faults := make([][]string, 4)
+	t.Run("in", func(t *testing.T) { // returns when the parallel ones have
+		for i, test := range []chaos.Config{
+			{Seed: 1, Direct: false},
+			{Seed: 301, Direct: true}, // left a rule behind once
+			{Seed: drawn, Direct: false},
+			{Seed: drawn, Direct: true},
+		} {
+			t.Run(fmt.Sprintf("seed %d, direct %v", test.Seed, test.Direct), func(t *testing.T) {
+				t.Parallel()
+				test.Program, test.Steps = program, 120
+				test.Told = func(_ uint64, _ int, fault string) { faults[i] = append(faults[i], fault) }
+				res, err := chaos.Run(t.Context(), test)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%d faults in %d bursts, %d ways asked", res.Steps, res.Bursts, res.Asked)
+			})
+		}
+	})
+	// A seed replays: what comes next depends on it alone, not on time, nor on what
+	// the daemons do meanwhile.
+	if !t.Failed() && !slices.Equal(faults[2], faults[3]) {
+		t.Errorf("seed %d has had two sequences of faults:\n%q\n%q", drawn, faults[2], faults[3])
 	}
 }
 
@@ -69,37 +80,25 @@ func TestStorm(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%+v", res)
-	// 50 at once, and then 5 a second: the limits of internal/mirror.
-	if most := 50 + 5*int(res.Took.Seconds()+2); res.Looks > most {
-		t.Errorf("%d looks in %v, more than %d", res.Looks, res.Took, most)
-	}
-	if res.Memory >= 16<<20 {
-		t.Errorf("%d bytes resident", res.Memory)
-	}
-	if res.Descriptors > res.Before+2 { // a look opens one for a moment
-		t.Errorf("%d descriptors before, %d at most", res.Before, res.Descriptors)
+	if err := res.Check(); err != nil {
+		t.Error(err)
 	}
 }
 
-// Clients notice nothing while containers come and go and daemons take over.
+// Clients notice nothing while containers come and go and daemons take over, and a
+// daemon does not grow. With the storm it is three minutes.
 func TestSoak(t *testing.T) {
 	labtest.NeedRoot(t)
 	t.Parallel()
-	res, err := chaos.Soak(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: program}, 45*time.Second)
+	res, err := chaos.Soak(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: program}, 165*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%+v", res)
-	if w := res.Windows; w.Lost+w.Broken > 0 {
-		t.Errorf("from Windows: %d answers lost, %d connections broken: %q", w.Lost, w.Broken, w.Faults)
+	if err := res.Check(); err != nil {
+		t.Error(err)
 	}
-	// Every other daemon is killed, and hands over nothing. Until the next one has
-	// its table, what a container sends to a client in Linux goes by way of Windows,
-	// which ends a connection.
-	if l := res.Linux; l.Lost+l.Broken > 2*(res.TakeOvers/2) {
-		t.Errorf("from Linux: %d answers lost, %d connections broken: %q", l.Lost, l.Broken, l.Faults)
-	}
-	if res.Windows.Answers < 500 || res.Linux.OnKept < 100 || res.Changes < 50 || res.TakeOvers < 3 {
+	if res.Windows.Answers < 2000 || res.Linux.OnKept < 400 || res.Changes < 200 || res.TakeOvers < 8 || res.Early.Memory == 0 {
 		t.Errorf("hardly anything was tested: %+v", res)
 	}
 }

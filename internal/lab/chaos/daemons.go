@@ -25,13 +25,7 @@ type daemon struct {
 	dir     string // its runtime directory, a file system of its own
 	log     *journal
 	stopped bool // by SIGSTOP
-	full    bool // its runtime directory is full
-	sealed  bool // its runtime directory is read-only
 }
-
-// runtimeDir mounts a small file system for the runtime directory, in a mount
-// namespace of the daemon's own, so that it can become full or read-only.
-const runtimeDir = `mount -t tmpfs -o size=64k wslmirror "$0" && exec "$@"`
 
 func (w *world) startDaemon() error {
 	w.started++
@@ -128,9 +122,11 @@ func (w *world) owner() (*daemon, error) {
 }
 
 type netlinkSocket struct {
-	protocol     int
-	port         uint32
-	inode, drops string
+	protocol int
+	port     uint32
+	events   bool // it is subscribed to some
+	drops    int  // how many it has lost
+	inode    string
 }
 
 // netlinkSockets reads /proc/net/netlink of WSL.
@@ -147,9 +143,20 @@ func (w *world) netlinkSockets() (list []netlinkSocket, err error) {
 		}
 		protocol, _ := strconv.Atoi(f[1])
 		port, _ := strconv.ParseUint(f[2], 10, 32)
-		list = append(list, netlinkSocket{protocol, uint32(port), f[9], f[8]})
+		groups, _ := strconv.ParseUint(f[3], 16, 32)
+		drops, _ := strconv.Atoi(f[8])
+		list = append(list, netlinkSocket{protocol, uint32(port), groups != 0, drops, f[9]})
 	}
 	return list, err
+}
+
+// subscriptions are the sockets by which a daemon is told of events.
+func (w *world) subscriptions(d *daemon) ([]netlinkSocket, error) {
+	sockets, err := w.netlinkSockets()
+	its := openSockets(d.proc.Process.Pid)
+	return slices.DeleteFunc(sockets, func(s netlinkSocket) bool {
+		return !s.events || !slices.Contains(its, s.inode)
+	}), err
 }
 
 // openSockets are the inodes of the sockets of a process.
@@ -163,18 +170,6 @@ func openSockets(pid int) (inodes []string) {
 		}
 	}
 	return inodes
-}
-
-// inDir runs a command in the mount namespace of a daemon.
-func (d *daemon) inDir(args ...string) error {
-	if err := d.awaitStart(); err != nil {
-		return err
-	}
-	cmd := exec.Command("nsenter", append([]string{"--mount", "--target", strconv.Itoa(d.proc.Process.Pid), "--"}, args...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
 }
 
 // A journal keeps the end of what a daemon logs.

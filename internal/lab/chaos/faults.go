@@ -3,8 +3,6 @@ package chaos
 import (
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A fault is one step: something that breaks, changes or comes back.
@@ -36,7 +34,7 @@ const (
 
 // faults are all there are. Whatever puts an end to a fault comes more often
 // than a new one, so that the world is whole half of the time.
-var faults = slices.Concat(linkFaults, ruleFaults, engineFaults, daemonFaults)
+var faults = slices.Concat(linkFaults, floodFaults, ruleFaults, engineFaults, daemonFaults)
 
 // Faults are the names of all faults.
 func Faults() (names []string) {
@@ -114,28 +112,6 @@ var linkFaults = []fault{
 		b.up = true
 		return w.bench.SetLink(b.name, true)
 	}, others | cuts},
-	{"a flood of link events", 1, always, func(w *world) error { return w.flood(1000) }, floods},
-	{"a flood of ruleset events", 1, always, func(w *world) error {
-		for range 30 {
-			if err := w.nft("add table ip flood\nadd chain ip flood c\ndelete table ip flood\n"); err != nil {
-				return err
-			}
-		}
-		return nil
-	}, others | floods},
-	{"a flood while it is stopped", 1, func(w *world) bool { return w.acting() == len(w.daemons) && w.serving() }, func(w *world) error {
-		d, err := w.owner()
-		if err != nil || d == nil {
-			return err
-		}
-		if err := d.proc.Process.Signal(unix.SIGSTOP); err != nil {
-			return err
-		}
-		if err := w.flood(3000); err != nil {
-			return err
-		}
-		return d.proc.Process.Signal(unix.SIGCONT)
-	}, floods},
 }
 
 // bridgesThat are those that are up, or down.
@@ -151,7 +127,10 @@ func (e *engine) bridgesThat(up bool) (list []*bridge) {
 var ruleFaults = []fault{
 	{"nft flush ruleset", 2, always, func(w *world) error {
 		w.wslChains, w.docker.rules, w.podman.rules = false, false, false
-		return w.bench.FlushRuleset()
+		if err := w.bench.FlushRuleset(); err != nil {
+			return err
+		}
+		return w.nft(canaryTable)
 	}, others | cuts},
 	{"WSL's chains written again", 15, func(w *world) bool { return !w.wslChains }, func(w *world) error {
 		w.wslChains = true

@@ -3,7 +3,6 @@ package chaos
 import (
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
@@ -66,8 +65,7 @@ var daemonFaults = []fault{
 		}
 		return nil
 	}, 0},
-	{"the runtime directory is full", 1, anyDaemon(func(d *daemon) bool { return !d.full && !d.sealed }), toDaemon(func(d *daemon) bool { return !d.full && !d.sealed }, func(d *daemon) error {
-		d.full = true
+	{"the runtime directory is full", 1, usable, eachDir(func(w *world, d *daemon) error {
 		// It ends when nothing is left, which is an error; and it never writes more
 		// than a little, whatever file system it has come to.
 		if err := d.awaitStart(); err != nil {
@@ -75,19 +73,16 @@ var daemonFaults = []fault{
 		}
 		_ = d.inDir("dd", "if=/dev/zero", "of="+d.dir+"/fill", "bs=4k", "count=32")
 		return nil
-	}), 0},
-	{"the runtime directory has room", 4, anyDaemon(func(d *daemon) bool { return d.full }), toDaemon(func(d *daemon) bool { return d.full }, func(d *daemon) error {
-		d.full = false
-		return d.inDir("rm", d.dir+"/fill")
-	}), 0},
-	{"the runtime directory is read-only", 1, anyDaemon(func(d *daemon) bool { return !d.full && !d.sealed }), toDaemon(func(d *daemon) bool { return !d.full && !d.sealed }, func(d *daemon) error {
-		d.sealed = true
-		return d.inDir("mount", "-o", "remount,ro", d.dir)
-	}), 0},
-	{"the runtime directory is writable", 4, anyDaemon(func(d *daemon) bool { return d.sealed }), toDaemon(func(d *daemon) bool { return d.sealed }, func(d *daemon) error {
-		d.sealed = false
-		return d.inDir("mount", "-o", "remount,rw", d.dir)
-	}), 0},
+	}, func(w *world) { w.full = true }), 0},
+	{"the runtime directory has room", 4, func(w *world) bool { return w.full }, eachDir(func(w *world, d *daemon) error {
+		return w.current(d, func() error { return d.inDir("rm", "-f", d.dir+"/fill") })
+	}, func(w *world) { w.full = false }), 0},
+	{"the runtime directory is read-only", 1, usable, eachDir(func(w *world, d *daemon) error {
+		return d.remount("ro")
+	}, func(w *world) { w.sealed = true }), 0},
+	{"the runtime directory is writable", 4, func(w *world) bool { return w.sealed }, eachDir(func(w *world, d *daemon) error {
+		return w.current(d, func() error { return d.remount("rw") })
+	}, func(w *world) { w.sealed = false }), 0},
 }
 
 // canEnd says that there is a daemon, and none that is stopped, among which the
@@ -137,38 +132,24 @@ func stopOne(serves bool) func(*world) error {
 	}
 }
 
-func anyDaemon(ok func(*daemon) bool) func(*world) bool {
-	return func(w *world) bool { return slices.ContainsFunc(w.daemons, ok) }
-}
+// usable says that there are runtime directories, with nothing wrong with them. A
+// daemon that is stopped may have a file open in its, which then cannot become
+// read-only.
+func usable(w *world) bool { return w.canEnd() && !w.full && !w.sealed }
 
-func toDaemon(ok func(*daemon) bool, do func(*daemon) error) func(*world) error {
+// eachDir does something to the runtime directories of all daemons that there
+// are. It is not for the model to say which of them are left later: who ended was
+// a matter of roles, and these of time.
+func eachDir(do func(*world, *daemon) error, then func(*world)) func(*world) error {
 	return func(w *world) error {
-		d := w.daemons[slices.IndexFunc(w.daemons, ok)]
-		return do(d)
-	}
-}
-
-// nudge is an event that means nothing: there are changes of which the kernel
-// tells nobody, and the daemon's own resync is too seldom to wait for.
-func (w *world) nudge() error { return w.flood(1) }
-
-// flood makes 2n events of an address that comes and goes.
-func (w *world) flood(n int) error {
-	h := w.bench.WSL.Net
-	lo, err := h.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(198, 51, 100, 1), Mask: net.CIDRMask(32, 32)}}
-	for range n {
-		if err := h.AddrAdd(lo, addr); err != nil {
-			return err
+		then(w)
+		for _, d := range w.daemons {
+			if err := do(w, d); err != nil {
+				return err
+			}
 		}
-		if err := h.AddrDel(lo, addr); err != nil {
-			return err
-		}
+		return nil
 	}
-	return nil
 }
 
 // deleteRule deletes our ip rule, if it is there.

@@ -1,11 +1,13 @@
 package chaos
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,6 +27,31 @@ type Cost struct {
 	Descriptors, Threads int
 }
 
+// A Level is what a daemon has at one time.
+type Level struct {
+	Memory      uint64
+	Descriptors int
+}
+
+// earlyAndLate are the levels in the second and in the last fifth of a time: the
+// middle of those of memory, which goes up and down with the collector, and the
+// lowest of those of descriptors, some of which are open for a moment.
+func earlyAndLate(of []Level) (early, late Level) {
+	fifth := len(of) / 5
+	if fifth == 0 {
+		return early, late // too short to tell
+	}
+	return typical(of[fifth : 2*fifth]), typical(of[len(of)-fifth:])
+}
+
+func typical(of []Level) Level {
+	of = slices.Clone(of)
+	slices.SortFunc(of, func(a, b Level) int { return cmp.Compare(a.Descriptors, b.Descriptors) })
+	least := of[0].Descriptors
+	slices.SortFunc(of, func(a, b Level) int { return cmp.Compare(a.Memory, b.Memory) })
+	return Level{of[len(of)/2].Memory, least}
+}
+
 // add is for daemons that follow one another.
 func (c *Cost) add(d Cost) {
 	c.CPU += d.CPU
@@ -40,6 +67,7 @@ type meter struct {
 	inotify *os.File
 	looks   atomic.Int64
 	cost    Cost
+	now     Level // at the last sample
 }
 
 // newMeter waits until the daemon publishes: each time it has looked, it puts a
@@ -102,9 +130,10 @@ func (m *meter) sample() error {
 	const userHZ = 100
 	m.cost.CPU = time.Duration(number(utime)+number(stime)) * time.Second / userHZ
 	m.cost.Threads = max(m.cost.Threads, int(number(threads)))
-	m.cost.Memory = max(m.cost.Memory, number(rss)*uint64(os.Getpagesize()))
 	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
-	m.cost.Descriptors = max(m.cost.Descriptors, len(fds))
+	m.now = Level{number(rss) * uint64(os.Getpagesize()), len(fds)}
+	m.cost.Memory = max(m.cost.Memory, m.now.Memory)
+	m.cost.Descriptors = max(m.cost.Descriptors, m.now.Descriptors)
 	return err
 }
 

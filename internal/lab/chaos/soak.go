@@ -15,6 +15,8 @@ type SoakResult struct {
 	Took           time.Duration
 	Windows, Linux Load
 	Cost
+	// Early and Late are of the one daemon of the first half.
+	Early, Late Level
 	// Changes are the ports, containers and networks that came and went, TakeOvers
 	// how often another daemon took over, one half after a kill.
 	Changes, TakeOvers int
@@ -26,8 +28,9 @@ const (
 	takeOverEvery = 5 * time.Second
 )
 
-// Soak has containers come and go, and daemons take over from one another, while
-// clients ask, who should notice nothing.
+// Soak has containers come and go while clients ask, who should notice nothing. In
+// the second half daemons take over from one another; in the first one serves all
+// the time, in whom slow growth shows.
 func Soak(ctx context.Context, cfg Config, d time.Duration) (res SoakResult, err error) {
 	w, err := newWorld(cfg)
 	if err != nil {
@@ -63,6 +66,7 @@ type soak struct {
 	load   *load
 	meter  *meter
 	past   Cost // of the daemons that have ended
+	levels []Level
 	res    SoakResult
 }
 
@@ -75,11 +79,10 @@ func (s *soak) result() SoakResult {
 }
 
 func (s *soak) run(ctx context.Context, d time.Duration) error {
-	end := time.After(d)
+	end, half := time.After(d), time.After(d/2)
 	change := time.NewTicker(changeEvery)
 	defer change.Stop()
-	takeOver := time.NewTicker(takeOverEvery)
-	defer takeOver.Stop()
+	var takeOver <-chan time.Time
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	for {
@@ -91,10 +94,16 @@ func (s *soak) run(ctx context.Context, d time.Duration) error {
 			return s.r.converge(time.Now().Add(within))
 		case <-change.C:
 			err = s.change()
-		case <-takeOver.C:
+		case <-half:
+			s.res.Early, s.res.Late = earlyAndLate(s.levels)
+			t := time.NewTicker(takeOverEvery)
+			defer t.Stop()
+			takeOver = t.C
+		case <-takeOver:
 			err = s.takeOver()
 		case <-second.C:
 			err = errors.Join(s.meter.sample(), s.w.died())
+			s.levels = append(s.levels, s.meter.now)
 		}
 		if err != nil {
 			return err

@@ -43,8 +43,11 @@ type world struct {
 	daemons []*daemon
 	started int  // how many there were
 	crashed bool // the last daemon that ended was killed
+	full    bool // the runtime directories are, of the daemons that were there then
+	sealed  bool // they are read-only
 
-	kept []keptConn // connections that must survive
+	kept     []keptConn // connections that must survive
+	canaries []string   // what they were in the beginning
 }
 
 func newWorld(cfg Config) (w *world, err error) {
@@ -72,6 +75,9 @@ func (w *world) build() (err error) {
 		return err
 	}
 	if err := w.buildEngines(); err != nil {
+		return err
+	}
+	if err := w.buildCanaries(); err != nil {
 		return err
 	}
 	return w.startDaemon()

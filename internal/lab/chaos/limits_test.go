@@ -1,0 +1,57 @@
+package chaos
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// Each limit can be missed.
+func TestLimits(t *testing.T) {
+	good := SoakResult{
+		Took: time.Minute, TakeOvers: 2, Cost: Cost{Memory: 12 << 20, Looks: 400, Threads: 10, Descriptors: 14},
+		Early: Level{10 << 20, 12}, Late: Level{11 << 20, 12}, Linux: Load{Broken: 2},
+	}
+	if err := good.Check(); err != nil {
+		t.Errorf("of a good one: %v", err)
+	}
+	for says, spoil := range map[string]func(*SoakResult){
+		"bytes of memory":           func(r *SoakResult) { r.Memory = 17 << 20 },
+		"threads":                   func(r *SoakResult) { r.Threads = 40 },
+		"descriptors: 40":           func(r *SoakResult) { r.Descriptors = 40 },
+		"looks in 1m0s":             func(r *SoakResult) { r.Looks = 500 },
+		"from Windows, 1 answers":   func(r *SoakResult) { r.Windows.Lost = 1 },
+		"from Linux, 0 answers":     func(r *SoakResult) { r.Linux.Broken = 3 },
+		"memory grows":              func(r *SoakResult) { r.Late.Memory = 14 << 20 },
+		"descriptors grow: 12, and": func(r *SoakResult) { r.Late.Descriptors++ },
+	} {
+		bad := good
+		spoil(&bad)
+		if err := bad.Check(); err == nil || !strings.HasPrefix(err.Error(), says) {
+			t.Errorf("want %q, get %v", says, err)
+		}
+	}
+	storm := StormResult{Took: time.Minute, Cost: Cost{Descriptors: 15}, Before: 12}
+	if err := storm.Check(); err == nil || !strings.Contains(err.Error(), "12 before the storm, 15 in it") {
+		t.Errorf("of a storm with a leak: %v", err)
+	}
+}
+
+// What grows slowly shows, and what goes up and down does not.
+func TestHalves(t *testing.T) {
+	var calm, leaky []Level
+	for i := range 90 {
+		calm = append(calm, Level{uint64(9+i%4) << 20, 12 + i%3})
+		leaky = append(leaky, Level{uint64(8<<20 + i<<17), 12 + i/20})
+	}
+	for _, test := range []struct {
+		levels []Level
+		grows  bool
+	}{{calm, false}, {leaky, true}} {
+		early, late := earlyAndLate(test.levels)
+		r := SoakResult{Early: early, Late: late}
+		if err := r.Check(); (err != nil) != test.grows {
+			t.Errorf("%+v and %+v: %v", early, late, err)
+		}
+	}
+}
