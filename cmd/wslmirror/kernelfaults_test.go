@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -248,6 +249,52 @@ func countKinds(calls []string) map[string]int {
 	return kinds
 }
 
+// A question that the kernel never answers, and a change that it never confirms:
+// each kind of message once. The read times out, the log says so, and the daemon
+// recovers by itself.
+func TestReadThatTimesOut(t *testing.T) {
+	for _, path := range []string{status.PathProxy, status.PathDirect} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			l := newLives(t, path)
+			calm := l.lead(nil)
+			counts := map[string]int{}
+			for _, call := range calm.seen {
+				if strings.Contains(call, " 0x") {
+					counts[call]++
+				}
+			}
+			for _, message := range slices.Sorted(maps.Keys(counts)) {
+				met := 0
+				out := l.lead(func(_ int, call string) unix.Errno {
+					if call != message {
+						return 0
+					}
+					if met++; met != (counts[message]+1)/2 {
+						return 0
+					}
+					return swallowed
+				})
+				t.Logf("%s, the %d. of %d: recovered in %v", message, (counts[message]+1)/2, counts[message], out.slowest.Round(time.Millisecond))
+				if len(out.hit) != 1 {
+					t.Errorf("%d messages %s were swallowed", len(out.hit), message)
+				}
+				if !warns(out.log) {
+					t.Errorf("the log does not say that %s was not answered:\n%s", message, out.log)
+				}
+			}
+			if len(counts) < 8 {
+				t.Errorf("a life without faults has only the messages %v", counts)
+			}
+		})
+	}
+}
+
+// warns reports whether a log has a reason of something that went wrong.
+func warns(log string) bool {
+	return strings.Contains(log, "level=warning") || strings.Contains(log, "level=error")
+}
+
 // A call that goes on failing makes neither a busy loop nor a flood of words, and
 // when it works again all is as it should be.
 func TestFaultThatStays(t *testing.T) {
@@ -280,7 +327,7 @@ func TestFaultThatStays(t *testing.T) {
 		if len(out.hit) == 0 {
 			t.Errorf("no %s was made to fail", fault.call)
 		}
-		if calls > 3000 || lines > 40 || !strings.Contains(out.log, "level=warning") && !strings.Contains(out.log, "level=error") {
+		if calls > 3000 || lines > 40 || !warns(out.log) {
 			t.Errorf("the log of it:\n%s", out.log)
 		}
 	}

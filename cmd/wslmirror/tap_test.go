@@ -48,9 +48,15 @@ var tapped = []string{
 // execs are how the tapped program begins.
 var execs = []string{"execve", "execveat"}
 
-// refused is the error of a message that the kernel reads and refuses: it is sent
-// with a type that does not exist.
-const refused = unix.Errno(4095)
+// What becomes of a netlink message other than that the call fails.
+const (
+	// refused: the kernel reads it and refuses; it is sent with a type that does not
+	// exist.
+	refused = unix.Errno(4095)
+	// swallowed: the kernel never sees it, and the program is told that it is sent.
+	// There will be no answer.
+	swallowed = unix.Errno(4094)
+)
 
 // onTap is a command of asNobody on a tap, which starts with the command.
 func onTap(t testing.TB, cmd *exec.Cmd) (*exec.Cmd, *tap) {
@@ -165,6 +171,12 @@ func (p *tap) answer() error {
 				if p.spoil(&n) {
 					p.hit = append(p.hit, call+" refused")
 				}
+			case errno == swallowed:
+				if p.messageType(&n) != 0 {
+					_, size := p.message(&n)
+					r.flags, r.val = 0, int64(size)
+					p.hit = append(p.hit, call+" swallowed")
+				}
 			case errno != 0:
 				r.flags, r.errno = 0, -int32(errno)
 				p.hit = append(p.hit, call+" "+unix.ErrnoName(errno))
@@ -204,7 +216,11 @@ func (p *tap) describe(n *notif) string {
 			return ""
 		}
 	case "sendto", "sendmsg":
-		if kind := p.messageType(n); kind != 0 {
+		switch kind := p.messageType(n); kind {
+		case 0:
+		case unix.NFNL_MSG_BATCH_BEGIN:
+			return fmt.Sprintf("%s %#x %#x", name, kind, p.firstOfBatch(n))
+		default:
 			return fmt.Sprintf("%s %#x", name, kind)
 		}
 	}
@@ -245,6 +261,18 @@ func (p *tap) messageType(n *notif) uint16 {
 		return 0
 	}
 	return binary.NativeEndian.Uint16(b[4:])
+}
+
+// firstOfBatch is the type of the message after the one that begins a batch, which
+// says what the batch is for.
+func (p *tap) firstOfBatch(n *notif) uint16 {
+	at, size := p.message(n)
+	const begin = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
+	b := make([]byte, begin+unix.SizeofNlMsghdr)
+	if size < uint64(len(b)) || !p.copy(at, b, unix.ProcessVMReadv) {
+		return 0
+	}
+	return binary.NativeEndian.Uint16(b[begin+4:])
 }
 
 // spoil gives a netlink message a type that the kernel refuses.
