@@ -73,8 +73,8 @@ func exitCodeOf(err error) (int, error) {
 
 // run measures everything. Within a round
 // each trial meets all variants one after the other, so that what disturbs the
-// machine meanwhile disturbs a pair alike, and every round begins with another
-// variant.
+// machine meanwhile disturbs a pair alike, as inTurn
+// says.
 func (m measuring) run(ctx context.Context, p progress) (*report, error) {
 	r := &report{Rounds: m.rounds, Seconds: m.seconds}
 	if err := m.runOn(ctx, speedPorts, 0, m.rounds, r, p); err != nil {
@@ -135,11 +135,21 @@ func (m measuring) runOn(ctx context.Context, ports, from, to int, r *report, p 
 	return s.use(ctx, nil)
 }
 
+// inTurn is the variants in the order of a turn: each begins with another one, and
+// every other turn goes backwards, so that of a pair each comes first as often.
+func inTurn(variants []variant, turn int) []variant {
+	at := turn % len(variants)
+	list := slices.Concat(variants[at:], variants[:at])
+	if turn%2 == 1 {
+		slices.Reverse(list)
+	}
+	return list
+}
+
 // round lets a trial meet every variant from every client, once.
 func (s *scene) round(ctx context.Context, l trial, turn int, r *report) error {
 	for _, client := range l.clients {
-		for i := range l.variants {
-			v := l.variants[(i+turn)%len(l.variants)]
+		for _, v := range inTurn(l.variants, turn) {
 			t, err := s.target(ctx, v, client)
 			if err != nil {
 				return fmt.Errorf("%s from %s: %w", v.Title, client, err)

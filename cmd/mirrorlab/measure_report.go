@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -51,6 +52,9 @@ type summary struct {
 	Median float64   `json:"median"`
 	Min    float64   `json:"min"`
 	Max    float64   `json:"max"`
+	// Low and High are between which the true median is, with 95 %.
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
 }
 
 // summarize fills the rest of a summary of which the values are known.
@@ -59,6 +63,20 @@ func (s *summary) summarize() {
 	n := len(sorted)
 	s.Min, s.Max = sorted[0], sorted[n-1]
 	s.Median = (sorted[(n-1)/2] + sorted[n/2]) / 2
+	k := outside(n)
+	s.Low, s.High = sorted[k], sorted[n-1-k]
+}
+
+// outside is how many of n values may be left out at either end so that the rest
+// holds the median with 95 %. Each value is below the median or above it like a
+// coin, whatever the distribution. Of fewer than six none may.
+func outside(n int) (k int) {
+	p := math.Pow(0.5, float64(n)) // of exactly k heads
+	for sum := p; sum <= 0.025; k++ {
+		p *= float64(n-k) / float64(k+1)
+		sum += p
+	}
+	return max(k-1, 0)
 }
 
 // add adds the value of a round.
@@ -133,12 +151,20 @@ func (r *report) compare() {
 	}
 }
 
-// reached reports whether the median is as it should be.
-func (x *ratio) reached() bool {
+// mark says whether the median is as it should be: ✓ or ✗, or ≈ if it is not, but
+// might be: the rounds do not tell.
+func (x *ratio) mark() string {
+	sign := 1.0
 	if x.LessIsBetter {
-		return x.Median <= *x.Goal
+		sign = -1
 	}
-	return x.Median >= *x.Goal
+	switch goal := sign * *x.Goal; {
+	case sign*x.Median >= goal:
+		return tick(true)
+	case max(sign*x.Low, sign*x.High) >= goal:
+		return "≈"
+	}
+	return tick(false)
 }
 
 // write writes the report to w and to the files that are named.

@@ -36,7 +36,7 @@ var (
 	byLimit = variant{"limit", "kernel's limit", 8083, nil, ""}
 	// Without a network of its own the container is a server of Linux.
 	byServer = variant{"server", "no container", 9000, []string{"--path", "proxy"}, ""}
-	byAlone  = variant{"alone", "the same, no wslmirror", 9000, nil, ""}
+	byAlone  = variant{"alone", "the same, no wslmirror", 9001, nil, ""}
 
 	allVariants = []variant{byProxy, byDirect, byLimit, byServer, byAlone}
 )
@@ -104,10 +104,14 @@ func (s *scene) serve(engine string) error {
 			return err
 		}
 	}
-	server := strconv.Itoa(int(byServer.port))
-	_, err = s.engine.CLI("run", "--detach", "--network", "host", "--name", byServer.Key,
-		"echo", "/echo", "-name", byServer.Key, "-addr", ":"+server)
-	return err
+	for _, v := range []variant{byServer, byAlone} {
+		_, err := s.engine.CLI("run", "--detach", "--network", "host", "--name", v.Key,
+			"echo", "/echo", "-name", v.Key, "-addr", ":"+strconv.Itoa(int(v.port)))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A target is where a load goes, and from where.
@@ -137,12 +141,8 @@ func (s *scene) target(ctx context.Context, v variant, client string) (target, e
 	if err := s.await(ctx, v); err != nil {
 		return t, err
 	}
-	name := v.Key
-	if name == byAlone.Key {
-		name = byServer.Key
-	}
 	for _, proto := range []string{"tcp", "udp"} {
-		if err := t.awaitAnswer(proto, name); err != nil {
+		if err := t.awaitAnswer(proto, v.Key); err != nil {
 			return t, err
 		}
 	}

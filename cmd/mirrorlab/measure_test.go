@@ -141,13 +141,37 @@ func TestCompare(t *testing.T) {
 		t.Fatalf("%d ratios, want 1", len(r.Ratios))
 	}
 	x := r.Ratios[0]
-	if x.Median != 2 || x.Min != 1 || x.Max != 3 || !x.reached() || *x.Goal != 2 {
+	if x.Median != 2 || x.Min != 1 || x.Max != 3 || x.mark() != "✓" || *x.Goal != 2 {
 		t.Errorf("%+v, want 2 (1–3), as its goal", x)
 	}
-	less := ratio{quantity: cpu, Goal: new(float64), summary: summary{Median: 0.5}}
-	*less.Goal = 1
-	if !less.reached() || (&ratio{quantity: udp, Goal: less.Goal, summary: less.summary}).reached() {
-		t.Error("half is good where less is better, and nowhere else")
+	one := 1.0
+	for _, test := range []struct {
+		quantity
+		median, low, high float64
+		want              string
+	}{
+		{udp, 1, 0.9, 1.1, "✓"}, {udp, 0.9, 0.8, 1, "≈"}, {udp, 0.9, 0.8, 0.99, "✗"},
+		{cpu, 1, 0.9, 1.1, "✓"}, {cpu, 1.1, 1, 1.2, "≈"}, {cpu, 1.1, 1.01, 1.2, "✗"},
+	} {
+		x := ratio{quantity: test.quantity, Goal: &one, summary: summary{Median: test.median, Low: test.low, High: test.high}}
+		if got := x.mark(); got != test.want {
+			t.Errorf("%s %g (%g–%g): %s, want %s", x.Key, x.Median, x.Low, x.High, got, test.want)
+		}
+	}
+	// The tables of the sign test.
+	for n, want := range map[int]int{1: 0, 5: 0, 6: 0, 8: 0, 9: 1, 10: 1, 12: 2, 15: 3, 20: 5, 30: 9} {
+		if got := outside(n); got != want {
+			t.Errorf("of %d, %d are outside at either end, want %d", n, got, want)
+		}
+	}
+	for turn, want := range []string{"abc", "acb", "cab"} {
+		got := ""
+		for _, v := range inTurn([]variant{{Key: "a"}, {Key: "b"}, {Key: "c"}}, turn) {
+			got += v.Key
+		}
+		if got != want {
+			t.Errorf("turn %d: %s, want %s", turn, got, want)
+		}
 	}
 	even := summary{Values: []float64{4, 1, 3, 2}}
 	if even.summarize(); even.Median != 2.5 || even.Min != 1 || even.Max != 4 {

@@ -16,7 +16,8 @@ type benchTable struct {
 // explanation says what the variants are.
 const explanation = `docker-proxy is wslmirror's --path proxy, direct its --path direct. The kernel's limit is the same container
 without loopback: from the LAN by WSL's LAN address (in the rows of Windows), and by its own address (Linux). No
-container is the same program as a server of Linux. Medians of all rounds, and their range.
+container is the same program as a server of Linux. Medians of all rounds, and their range. With a goal, ✓ says that the
+median reaches it, ✗ that it does not, and ≈ that it does not but that the rounds differ too much to tell (95 %).
 `
 
 // tables are the report's two tables: values and ratios.
@@ -76,7 +77,7 @@ func (x *ratio) format() string {
 	if x.LessIsBetter {
 		sign = "≤"
 	}
-	return fmt.Sprintf("%s %s %s %g", text, tick(x.reached()), sign, *x.Goal)
+	return fmt.Sprintf("%s %s %s %g", text, x.mark(), sign, *x.Goal)
 }
 
 func (s summary) format(number func(float64) string) string {

@@ -95,14 +95,14 @@ func TestDirect(t *testing.T) {
 	}
 
 	// Other rules that would stop it: the proxy serves, and status says why.
-	for _, rule := range []string{"-i loopback0 -j DROP", "-d 172.17.0.0/16 -m limit --limit 1/s -j DROP", "! -i eth0 -p tcp --dport 80 -j REJECT"} {
+	for _, rule := range []string{"-i loopback0 -j DROP", "-d 172.17.0.0/16 -m limit --limit 1/s -j DROP", "! -i eth0 -p tcp --dport 80 -j REJECT", "-i docker0 ! -o docker0 -j DROP"} {
 		fields := strings.Fields(rule)
 		if _, err := b.WSL.Run("iptables-nft", append([]string{"-I", "DOCKER-USER"}, fields...)...); err != nil {
 			t.Fatal(err)
 		}
 		const why = "other rules drop what is forwarded to it, or may"
 		want := "8080/tcp proxy: " + why + ", 8081/tcp proxy: " + why + ", 8080/udp proxy: " + why
-		if strings.Contains(rule, "tcp") {
+		if strings.Contains(rule, "tcp") { // and so not UDP
 			want = strings.TrimSuffix(want, "proxy: "+why) + "direct"
 		}
 		d.awaitPaths(want)
@@ -112,6 +112,19 @@ func TestDirect(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.awaitPaths(direct)
+	}
+
+	// No forwarding, which a proxy does not need.
+	for _, on := range []string{"0", "1"} {
+		if err := b.WSL.Sysctl("ipv4/ip_forward", on); err != nil {
+			t.Fatal(err)
+		}
+		want := direct
+		if on == "0" {
+			want = strings.ReplaceAll(direct, "direct", "proxy: forwarding is off (net.ipv4.ip_forward)")
+		}
+		d.awaitPaths(want)
+		answers(t, "forwarding "+on, b.Windows, "tcp", "8080", "web")
 	}
 
 	// A network of its own, and a container that moves.
@@ -139,10 +152,22 @@ func TestDirect(t *testing.T) {
 	await(t, "route_localnet of br-test to be put back", func() bool { return routeLocalnet(t, b.WSL, "br-test") == "0" })
 	cli("network", "rm", "test")
 
-	// Stopped, or killed and cleaned up, the world is as it was.
+	// Stopped, or killed and cleaned up, the world is as it was. A client of UDP that
+	// goes on sending from its port is not held back by its old way.
+	datagrams, err := b.WSL.Dial("udp", "127.0.0.1:60990", "127.0.0.1:8080", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagrams.Close()
+	if answer, err := datagrams.Ask(patience); answer != "web" {
+		t.Errorf("direct: %q, %v", answer, err)
+	}
 	d.stop(unix.SIGTERM)
 	if after := world(t, b.WSL); after != before {
 		t.Errorf("before\n%s\nafter it stopped\n%s", before, after)
+	}
+	if answer, err := datagrams.Ask(patience); answer != "web" {
+		t.Errorf("by the proxy, after it stopped: %q, %v", answer, err)
 	}
 	answers(t, "stopped", b.WSL, "tcp", "8080", "web")
 	d = start(t, b.WSL, "--path", "direct")

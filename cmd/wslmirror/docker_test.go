@@ -155,8 +155,27 @@ func TestDockerWithoutProxy(t *testing.T) {
 		answers(when, client, "tcp", "9000", "WSL")
 	}
 	check("before", b.Windows)
+	// What works without us must go on with us, through our coming and going.
+	old, err := b.Windows.Dial("tcp", "", "127.0.0.1:8080", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	goesOn := func(when string) {
+		t.Helper()
+		if answer, err := old.Ask(patience); answer != "first" {
+			t.Fatalf("a connection that began before, %s: %q, %v", when, answer, err)
+		}
+	}
+	goesOn("without wslmirror")
 	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	goesOn("with wslmirror")
+	d.proc.Stop(unix.SIGKILL)
+	goesOn("after kill -9")
+	d = start(t, b.WSL)
 	s := d.awaitState(status.Active)
+	goesOn("with another wslmirror")
 	check("with wslmirror", b.Windows)
 	check("with wslmirror", b.WSL) // which nothing answers without it
 	want := []status.Port{

@@ -96,7 +96,7 @@ func (d *Docker) CLI(args ...string) (string, error) { return d.docker(nil, args
 // and waits until it does so on its own address. It is published as Docker's
 // option --publish says, for example "8080:80" or "127.0.0.1:8080:80/udp".
 func (d *Docker) Run(name string, publish ...string) (*Container, error) {
-	args := []string{"run", "--detach", "--name", name}
+	args := []string{"run", "--detach", "--name", name, "--sysctl", "net.ipv4.tcp_congestion_control=" + congestionControl}
 	for _, p := range publish {
 		args = append(args, "--publish", p)
 	}

@@ -62,11 +62,21 @@ func newHost(name string) (*Host, error) {
 	if err == nil {
 		err = h.Net.LinkSetUp(lo)
 	}
+	if err == nil {
+		err = h.Sysctl("ipv4/tcp_congestion_control", congestionControl)
+	}
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
 }
+
+// congestionControl is that of all hosts and containers. A namespace has that of the
+// machine otherwise, and some pace what they send, which would be measured instead.
+// WSL's is cubic, which a namespace may not choose everywhere (see
+// tcp_set_default_congestion_control in net/ipv4/tcp_cong.c); where nothing is lost
+// this is the same.
+const congestionControl = "reno"
 
 // Close ends what still runs in the host (processes, servers, clients) and lets
 // go of the namespace, which ends with it.

@@ -19,7 +19,7 @@ const (
 
 	// followEvery is how soon Windows learns that Linux has bound a port. The
 	// bench's own clients do not wait for it.
-	followEvery = 50 * time.Millisecond
+	followEvery = 200 * time.Millisecond
 )
 
 // An owner decides, as Windows does, who owns a port of 127.0.0.1: Linux, if
