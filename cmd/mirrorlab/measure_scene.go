@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -32,7 +31,7 @@ var (
 	byDirect = variant{"direct", "direct", 8082, []string{"--path", "direct"}, "direct"}
 	// The kernel without loopback. From the LAN a packet goes by as many
 	// interfaces as from Windows. Linux does not reach its own LAN address on
-	// the bench; its client takes the container's own address, without NAT.
+	// the bench; its client takes that of the bridge.
 	byLimit = variant{"limit", "kernel's limit", 8083, nil, ""}
 	// Without a network of its own the container is a server of Linux.
 	byServer = variant{"server", "no container", 9000, []string{"--path", "proxy"}, ""}
@@ -47,8 +46,11 @@ const (
 	inLinux   = "Linux"
 )
 
-// lanAddress is that of WSL on the bench.
-const lanAddress = "192.0.2.2"
+// WSL's addresses on the bench: on eth0, and on Docker's bridge.
+const (
+	lanAddress    = "192.0.2.2"
+	bridgeAddress = "172.17.0.1"
+)
 
 // A scene is a bench with the servers, and wslmirror in one mode or off.
 type scene struct {
@@ -130,7 +132,7 @@ func (s *scene) target(ctx context.Context, v variant, client string) (target, e
 	}
 	if v.Key == byLimit.Key {
 		if client == inLinux {
-			t.addr = netip.AddrPortFrom(s.containers[v.Key].Addr, 80).String()
+			t.addr = fmt.Sprintf("%s:%d", bridgeAddress, v.port)
 		} else {
 			t.from, t.addr = s.bench.LAN, fmt.Sprintf("%s:%d", lanAddress, v.port)
 		}
