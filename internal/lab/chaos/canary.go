@@ -1,8 +1,10 @@
 package chaos
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -44,7 +46,17 @@ func (w *world) buildCanaries() error {
 	}
 	s, err := w.look()
 	w.canaries = s.canaries()
+	for _, one := range canaryParts {
+		if !slices.ContainsFunc(w.canaries, func(line string) bool { return strings.Contains(line, one) }) {
+			err = errors.Join(err, fmt.Errorf("nobody looks at the canary %q: %q", one, w.canaries))
+		}
+	}
 	return err
+}
+
+// canaryParts are one of each kind, as they are read.
+var canaryParts = []string{
+	"table inet canary {", `accept comment "canary"`, "32800: iif canary0 ", "dev canary0 table 87", "canary0/route_localnet=1",
 }
 
 func (s sight) canaries() (lines []string) {

@@ -3,6 +3,7 @@ package chaos
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -11,7 +12,7 @@ import (
 // a burst, and then some in each second.
 const (
 	mostMemory      = 16 << 20
-	mostThreads     = 24
+	mostThreads     = 16 // and one for each processor
 	mostDescriptors = 32
 	lookBurst       = 50
 	looksPerSecond  = 5
@@ -33,7 +34,7 @@ func (c Cost) check(took time.Duration, daemons int) error {
 		}
 	}
 	limit("bytes of memory", int(c.Memory), mostMemory)
-	limit("threads", c.Threads, mostThreads)
+	limit("threads", c.Threads, mostThreads+runtime.NumCPU())
 	limit("descriptors", c.Descriptors, mostDescriptors)
 	limit(fmt.Sprintf("looks in %v", took.Round(time.Second)), c.Looks, daemons*lookBurst+looksPerSecond*int(took.Seconds()+2))
 	return errors.Join(errs...)

@@ -17,7 +17,7 @@ func TestLimits(t *testing.T) {
 	}
 	for says, spoil := range map[string]func(*SoakResult){
 		"bytes of memory":           func(r *SoakResult) { r.Memory = 17 << 20 },
-		"threads":                   func(r *SoakResult) { r.Threads = 40 },
+		"threads":                   func(r *SoakResult) { r.Threads = 1000 },
 		"descriptors: 40":           func(r *SoakResult) { r.Descriptors = 40 },
 		"looks in 1m0s":             func(r *SoakResult) { r.Looks = 500 },
 		"from Windows, 1 answers":   func(r *SoakResult) { r.Windows.Lost = 1 },
@@ -52,6 +52,23 @@ func TestHalves(t *testing.T) {
 		r := SoakResult{Early: early, Late: late}
 		if err := r.Check(); (err != nil) != test.grows {
 			t.Errorf("%+v and %+v: %v", early, late, err)
+		}
+	}
+}
+
+// A canary that is gone, or looks different, is noticed; what has none in it is not.
+func TestCanaries(t *testing.T) {
+	before := sight{others: "table inet canary {\n\tiifname \"canary0\" accept\n}\ntable ip nat {\n}\ncanary0/rp_filter=0\n"}
+	w := world{canaries: before.canaries()}
+	for others, harmed := range map[string]bool{
+		before.others: false,
+		strings.Replace(before.others, "ip nat", "ip other", 1):         false,
+		strings.Replace(before.others, "rp_filter=0", "rp_filter=1", 1): true,
+		strings.Replace(before.others, "canary0", "loopback0", 1):       true,
+		before.others + "canary0/accept_local=1\n":                      true,
+	} {
+		if harm := w.harmed(sight{others: others}); (harm != "") != harmed {
+			t.Errorf("%q: %q", others, harm)
 		}
 	}
 }

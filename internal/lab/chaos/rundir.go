@@ -62,18 +62,17 @@ func (w *world) current(d *daemon, repair func() error) error {
 	if err := repair(); err != nil || d.stopped {
 		return err
 	}
-	began := time.Now()
-	if err := w.nudge(); err != nil {
-		return err
-	}
-	for {
+	for began := time.Now(); ; {
+		if err := w.nudge(); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
 		at, err := d.published()
 		if err == nil && at.After(began) {
 			return nil
 		}
 		if time.Since(began) > publishes {
-			return fmt.Errorf("status.json is of %v, %v after it could be written again: %w\n%s", at, publishes, err, d.log.tail())
+			return fmt.Errorf("status.json is of %v, %v after it could be written again: %v\n%s", at, publishes, err, d.log.tail())
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
