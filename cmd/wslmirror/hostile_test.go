@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,10 +97,9 @@ func TestHostileNames(t *testing.T) {
 			out, _ := program(append(strings.Fields(args), "--runtime-dir", d.dir)...).CombinedOutput()
 			texts[args] = string(out)
 		}
+		maps.Copy(texts, diagnoses(t, b.WSL, d.dir))
+		mustBeSeen(t, texts)
 		for what, text := range texts {
-			if r, found := unseen(text); found {
-				t.Errorf("%s has %q:\n%q", what, r, text)
-			}
 			if strings.HasPrefix(what, "status") && !strings.Contains(text, says) {
 				t.Errorf("%s does not say %q:\n%s", what, says, text)
 			}
@@ -126,10 +126,80 @@ func TestHostileNames(t *testing.T) {
 		t.Error(err)
 	}
 	log := d.log.String()
-	if r, found := unseen(log); found || strings.Contains(log, "\nlevel=info") || !strings.Contains(log, `\x1b]0;x`) || !strings.Contains(log, "br") {
+	if r, found := unseen(log); found || strings.Contains(log, hostileLine) || !strings.Contains(log, `\x1b]0;x`) || !strings.Contains(log, "br") {
 		t.Errorf("the log has %q:\n%s", r, log)
 	}
 }
+
+// mustBeSeen fails the test where a text has what a terminal must not get, or where
+// a part of hostile begins a line.
+func mustBeSeen(t *testing.T, texts map[string]string) {
+	t.Helper()
+	for what, text := range texts {
+		if r, found := unseen(text); found {
+			t.Errorf("%s has %q:\n%q", what, r, text)
+		}
+		// The bundle has what nft prints, where a newline in a name is one.
+		if what != theBundle && strings.Contains(text, hostileLine) {
+			t.Errorf("%s begins a line with a part of a name:\n%s", what, text)
+		}
+	}
+}
+
+// Any user may start a program by the name of wslmirror, with any arguments. Doctor
+// shows none, neither in what it sees nor in what it says to type.
+func TestHostileArguments(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	bin, err := readable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		cmd := exec.Command(bin, "run", "--runtime-dir", filepath.Join(t.TempDir(), hostile))
+		cmd.Env = programEnv()
+		p, err := b.WSL.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+	}
+	await(t, "both to be seen", func() bool {
+		return strings.Contains(diagnoses(t, b.WSL, t.TempDir())["doctor"], "2 wslmirrors run")
+	})
+	mustBeSeen(t, diagnoses(t, b.WSL, t.TempDir()))
+}
+
+// diagnoses is what doctor says in h, in each of its forms.
+func diagnoses(t *testing.T, h *lab.Host, dir string) map[string]string {
+	t.Helper()
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	texts := map[string]string{}
+	for _, args := range []string{"doctor", "doctor --json", "doctor --bundle " + bundle} {
+		cmd := program(append(strings.Fields(args), "--runtime-dir", dir)...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		p, err := h.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Wait() // it fails where it finds a fault
+		if texts[args] = out.String(); out.Len() == 0 {
+			t.Errorf("%s says nothing", args)
+		}
+	}
+	file, err := os.ReadFile(bundle)
+	if err != nil {
+		t.Error(err)
+	}
+	texts[theBundle] = string(file)
+	return texts
+}
+
+const theBundle = "the bundle"
+
+// hostileLine is what would stand at the beginning of a line if the newline in
+// hostile made one.
+const hostileLine = "\nlevel=info"
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
@@ -149,8 +219,9 @@ func TestClean(t *testing.T) {
 func FuzzClean(f *testing.F) {
 	f.Add(hostile)
 	f.Fuzz(func(t *testing.T, s string) {
-		if r, found := unseen(clean(s)); found || r == '\n' {
-			t.Errorf("lets %q pass", r)
+		got := clean(s)
+		if r, found := unseen(got); found || strings.Contains(got, "\n") {
+			t.Errorf("lets %q pass: %q", r, got)
 		}
 	})
 }
