@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -79,6 +80,7 @@ type portFacts struct {
 	daemon        status.Snapshot
 	daemonErr     error
 	listeners     []ports.Listener
+	socketsErr    error // what of them is missing
 	block         ports.Block
 	windows       map[string]windows.Ports // by protocol
 }
@@ -99,7 +101,10 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	if f.daemon, f.daemonErr = current(dir); f.daemonErr != nil {
 		f.daemon = stopped()
 	}
-	if f.listeners, err = ports.Listeners(); err == nil {
+	if f.listeners, err = ports.Listeners(); errors.Is(err, ports.ErrNoUDP) {
+		f.socketsErr, err = err, nil
+	}
+	if err == nil {
 		f.block, err = ports.ReadBlock(reservedInWindows(f.daemon))
 	}
 	asking.Wait()
@@ -162,9 +167,7 @@ func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.W
 	for _, line := range windows.Summary(f.windows[proto].Problems()...) {
 		v.Notes = append(v.Notes, "Windows has not told all: "+line)
 	}
-	if note := f.daemonNote(); note != "" {
-		v.Notes = append(v.Notes, note)
-	}
+	v.Notes = append(v.Notes, f.notes()...)
 	if asJSON {
 		err = writeJSON(stdout, v)
 	} else {
@@ -177,6 +180,17 @@ func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.W
 		return exitOK, nil
 	}
 	return exitFailure, nil
+}
+
+// notes say what of Linux could not be seen.
+func (f portFacts) notes() (list []string) {
+	if f.socketsErr != nil {
+		list = append(list, f.socketsErr.Error())
+	}
+	if note := f.daemonNote(); note != "" {
+		list = append(list, note)
+	}
+	return list
 }
 
 // daemonNote says why the published ports are not known, "" if they are.

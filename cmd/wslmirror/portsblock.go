@@ -36,7 +36,10 @@ func (f portFacts) printBlock(b *bytes.Buffer) {
 	}
 	who := "containers' included"
 	if !k.Containers {
-		who = "without those of containers, which only root may see"
+		who = "without those of containers"
+		if k.Unseen != nil {
+			who += fmt.Sprintf(": %v", k.Unseen)
+		}
 	}
 	row("in use", "tcp %d, udp %d, %s", k.TCP, k.UDP, who)
 	if w := k.Worst; w.Used > 0 {

@@ -19,9 +19,6 @@ type warning struct {
 	Next string `json:"next"`
 }
 
-// nearlyFull is the share of the block from which on there is a warning.
-const nearlyFull = 0.8
-
 // warnings says what is wrong with the ports.
 func (f portFacts) warnings() []warning {
 	list := []warning{}
@@ -33,7 +30,7 @@ func (f portFacts) warnings() []warning {
 			fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range='%d %d', remove the setting from /etc/sysctl.d, and run 'wsl --shutdown' in Windows", b.Windows.First, b.Windows.Last),
 		})
 	}
-	if w := b.Worst; w.Share() >= nearlyFull {
+	if w := b.Worst; w.Share() >= ports.NearlyFull {
 		list = append(list, warning{
 			fmt.Sprintf("%d of %d source ports are taken %s: soon 'Cannot assign requested address'", w.Used, w.Of, towards(w)),
 			"have the client keep its connections and use them again; a newer WSL has 4096 ports ('wsl --update' in Windows)",
@@ -51,7 +48,7 @@ func (f portFacts) warnings() []warning {
 	for _, p := range f.daemon.Ports {
 		if !f.listened(p) {
 			list = append(list, warning{
-				fmt.Sprintf("%d/%s is published by %s, but nobody in Linux has bound it, so Windows never learns of it", p.Port, p.Proto, p.Engine),
+				fmt.Sprintf("%d/%s is published by %s, but nobody in Linux listens on it, so Windows never learns of it", p.Port, p.Proto, p.Engine),
 				"let the engine hold its ports (Docker: userland-proxy; Podman does), or publish with another engine",
 			})
 		}
@@ -59,17 +56,13 @@ func (f portFacts) warnings() []warning {
 	return list
 }
 
-// listened reports whether anybody in Linux has bound a published port.
+// listened reports whether Windows learns of a published port.
 func (f portFacts) listened(p status.Port) bool {
 	return slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return serves(l, p) })
 }
 
-// serves reports whether l has bound the published port p.
-func serves(l ports.Listener, p status.Port) bool {
-	on := l.Addr.Addr()
-	return l.Proto == p.Proto && l.Addr.Port() == p.Port && l.TakesIPv4() &&
-		(on.IsUnspecified() || on.IsLoopback() || on.String() == p.Address)
-}
+// serves reports whether by l Windows learns of the published port p.
+func serves(l ports.Listener, p status.Port) bool { return l.Announces(p.Proto, p.Port, p.Address) }
 
 // The ways in which a Windows program reaches a listener.
 const (
@@ -195,7 +188,7 @@ func (f portFacts) printListeners(b *bytes.Buffer) {
 	if slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return l.Program == "" }) {
 		fmt.Fprintln(b, "  ?: of another user (try sudo), or in another distribution")
 	}
-	if note := f.daemonNote(); note != "" {
+	for _, note := range f.notes() {
 		fmt.Fprintf(b, "  %s\n", clean(note))
 	}
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -112,9 +113,6 @@ func checkPortRange(o *Observation) Check {
 	return Check{Verdict: Unknown, Seen: fmt.Sprintf("%d-%d; could not see what Windows has reserved: %v", b.First, b.Last, o.Ruleset.Err)}
 }
 
-// crowded is the share of the block from which on there is a warning.
-const crowded = 0.8
-
 func checkHeadroom(o *Observation) Check {
 	if o.Block.Err != nil {
 		return unseen("the use of source ports", o.Block.Err)
@@ -141,6 +139,9 @@ func checkHeadroom(o *Observation) Check {
 	seen := fmt.Sprintf("%d of %d ports (%.0f %%) are taken %s", load.Used, load.Of, 100*load.Share(), to)
 	if !b.Containers {
 		seen += ", the connections of containers not counted"
+		if b.Unseen != nil {
+			seen += fmt.Sprintf(" (%v)", b.Unseen)
+		}
 	}
 	const why = "A connection needs a source port of its own for each destination. Without one, connect() fails with \"Cannot assign requested address\"."
 	help := []string{
@@ -152,7 +153,7 @@ func checkHeadroom(o *Observation) Check {
 		return ok("none of %d ports is taken", b.Usable)
 	case load.Used >= load.Of:
 		return fault("%s", seen).because(why, "microsoft/WSL#11450").do(help...)
-	case load.Share() >= crowded:
+	case load.Share() >= ports.NearlyFull:
 		return warning("%s", seen).because(why, "microsoft/WSL#11450").do(help...)
 	}
 	return ok("%s", seen)
@@ -165,16 +166,22 @@ func checkPublished(o *Observation) Check {
 		return unseen("which ports are published", published.Err)
 	case len(published.Value) == 0:
 		return notApplicable("no engine publishes a port")
-	case o.Listeners.Err != nil:
+	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP):
 		return unseen("who listens", o.Listeners.Err)
 	}
 	var silent []Published
 	for _, p := range published.Value {
-		if !slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return announces(l, p) }) {
+		if o.Listeners.Err != nil && p.Proto == "udp" {
+			continue
+		}
+		if !slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.On) }) {
 			silent = append(silent, p)
 		}
 	}
-	if len(silent) == 0 {
+	switch {
+	case len(silent) == 0 && o.Listeners.Err != nil:
+		return unseen("who listens by UDP", o.Listeners.Err)
+	case len(silent) == 0:
 		return ok("published: %d, each held by a socket", len(published.Value))
 	}
 	var names []string
@@ -216,11 +223,3 @@ func (p Published) listen() string {
 
 // firstUser is the first port that takes no right to bind.
 const firstUser = 1024
-
-// announces reports whether Windows learns of p by the socket l. For TCP it must
-// listen: Podman 6 binds only, which is not enough (WSL#41204).
-func announces(l ports.Listener, p Published) bool {
-	addr := l.Addr.Addr()
-	return l.Proto == p.Proto && l.Addr.Port() == p.Port && l.TakesIPv4() && !(l.Bound && l.Proto == "tcp") &&
-		(addr.IsUnspecified() || addr.Unmap().IsLoopback())
-}

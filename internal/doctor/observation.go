@@ -208,11 +208,11 @@ func (o *Observation) published() Seen[[]Published] {
 	switch {
 	case o.Ruleset.Err == nil:
 		for _, p := range o.Ruleset.Value.View.Published {
-			list = append(list, Published{p.Port.ProtoName(), p.Port.Number, p.To.String(), p.Engine})
+			list = append(list, Published{p.Port.ProtoName(), p.Port.Number, p.Addr.String(), p.To.String(), p.Engine})
 		}
 	case o.Status.Err == nil && o.Status.Value.State == status.Active:
 		for _, p := range o.Status.Value.Ports {
-			list = append(list, Published{p.Proto, p.Port, p.Target, p.Engine})
+			list = append(list, Published{p.Proto, p.Port, p.Address, p.Target, p.Engine})
 		}
 	default:
 		return Seen[[]Published]{Err: o.Ruleset.Err}
@@ -224,6 +224,7 @@ func (o *Observation) published() Seen[[]Published] {
 type Published struct {
 	Proto  string
 	Port   uint16
+	On     string // the address on which it is published
 	To     string
 	Engine string
 }

@@ -32,7 +32,7 @@ var hostile = []string{"$(reboot)", "`reboot`", ";reboot;#", "'&reboot&'", "|reb
 // What is typed as doctor says runs nothing but what doctor says, whatever
 // processes and links are called.
 func TestHostileNames(t *testing.T) {
-	for _, name := range hostile {
+	of := func(name string) *Observation {
 		o := healthy()
 		for i := range o.Rules.Value {
 			if o.Rules.Value[i].Iif == "eth0" {
@@ -40,15 +40,29 @@ func TestHostileNames(t *testing.T) {
 			}
 		}
 		o.Addrs.Value[1].Link, o.Links.Value[2].Name, o.Routes.Value[1].Link = name, name, name
-		o.Sysctls.Value[name] = Conf{RPFilter: 1}
-		o.Ruleset.Value.WSL[1].Rules = 0 // to be restored, for that link
-		o.Listeners.Value = nil
-		o.Rules.Value = slices.Insert(o.Rules.Value, 0, netwatch.Rule{
-			Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, Iif: "loopback0", IPProto: unix.IPPROTO_TCP, SuppressPrefix: -1, To: netip.MustParsePrefix("127.0.0.1/32"),
-		})
-		o.Rules.Value = slices.Delete(o.Rules.Value, 3, 4) // that of the link for TCP
-		o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run", "x\nreboot", "$(reboot)", "\x1b]0;x"}, true})
-		for _, c := range judge(o) {
+		return o
+	}
+	says := map[string]func(o *Observation, name string){
+		"rp-filter":  func(o *Observation, name string) { o.Sysctls.Value[name] = Conf{RPFilter: 1} },
+		"wsl-chains": func(o *Observation, _ string) { o.Ruleset.Value.WSL[1].Rules = 0 },
+		"ip-rules":   func(o *Observation, _ string) { o.Rules.Value = slices.Delete(o.Rules.Value, 3, 4) }, // one is missing
+		"ip-rules ": func(o *Observation, name string) { // one is too many, and takes another of the kind with it
+			o.Rules.Value = slices.Insert(o.Rules.Value, 5, netwatch.Rule{
+				Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, Iif: name, Oif: name, SuppressPrefix: -1,
+			}, netwatch.Rule{Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1})
+		},
+		"instances": func(o *Observation, name string) {
+			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run", "x\n" + name, name}, true})
+		},
+	}
+	for _, name := range hostile {
+		for check, change := range says {
+			o := of(name)
+			change(o, name)
+			c := run(o, strings.TrimSpace(check))
+			if c.Do == "" || check == "instances" && c.Do != "sudo kill 110" {
+				t.Errorf("%s: %+v", check, c)
+			}
 			for line := range strings.Lines(c.Do) {
 				runs(t, strings.TrimSuffix(line, "\n"))
 			}
@@ -105,14 +119,14 @@ func TestListen(t *testing.T) {
 		p    Published
 		want string
 	}{
-		{Published{"tcp", 8080, "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
-		{Published{"udp", 8053, "172.17.0.2:53", "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
-		{Published{"tcp", 80, "172.17.0.2:80", "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
-		{Published{"tcp", 8080, netip.AddrPort{}.String(), "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "172.17.0.2:0", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "172.17.0.2:80;reboot", "cni"}, "# publish 8080"},
-		{Published{"tcp;reboot", 8080, "172.17.0.2:80", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
+		{Published{"udp", 8053, "0.0.0.0", "172.17.0.2:53", "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
+		{Published{"tcp", 80, "0.0.0.0", "172.17.0.2:80", "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
+		{Published{"tcp", 8080, "0.0.0.0", netip.AddrPort{}.String(), "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "0.0.0.0", "0.0.0.0:80", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:0", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80;reboot", "cni"}, "# publish 8080"},
+		{Published{"tcp;reboot", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "# publish 8080"},
 	} {
 		if got := test.p.listen(); !strings.HasPrefix(got, test.want) {
 			t.Errorf("%+v: %s", test.p, got)

@@ -43,11 +43,13 @@ type Block struct {
 	Usable, FirstPass int
 	// UsableUDP is how many sockets of UDP it is good for, to all destinations.
 	UsableUDP int
-	// TCP and UDP are how many of its ports are in use, TIME_WAIT included.
+	// TCP and UDP are how many of its ports are in use, those in TIME_WAIT included
+	// that the kernel does not give again.
 	TCP, UDP int
 	// Containers says that the flows of containers are among them: only who has
-	// CAP_NET_ADMIN sees these.
+	// CAP_NET_ADMIN sees these. Unseen is why they are not.
 	Containers bool
+	Unseen     error
 	// Worst is the destination that has taken the most.
 	Worst Load
 	// Windows is the range that is reserved in Windows, as WSL's own masquerade
@@ -63,6 +65,9 @@ type Load struct {
 	Destination netip.AddrPort
 	Used, Of    int
 }
+
+// NearlyFull is the share from which on there is a warning.
+const NearlyFull = 0.8
 
 // Share is the part of the block that is taken, from 0 to 1.
 func (l Load) Share() float64 {
@@ -115,24 +120,45 @@ func (b Block) FirstPassLeft() int { return max(0, b.FirstPass-b.Worst.Used) }
 // is reserved in Windows, zero if that is unknown.
 func ReadBlock(windows Range) (Block, error) {
 	sockets, err := Sockets()
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoUDP) {
 		return Block{}, err
 	}
-	return readBlock(windows, sockets)
-}
-
-func readBlock(windows Range, sockets []Socket) (Block, error) {
 	r, reserved, err := readRange()
 	if err != nil {
 		return Block{}, err
 	}
+	// Without the flows, the rest is still worth knowing: a kernel may have no
+	// nf_conntrack_netlink.
 	flows, err := Flows()
-	if err != nil && !errors.Is(err, unix.EPERM) {
-		return Block{}, err
-	}
-	b := measure(r, reserved, sockets, flows)
-	b.Containers, b.Windows = err == nil, windows
+	b := measure(r, reserved, readReuse(), sockets, flows)
+	b.Containers, b.Unseen, b.Windows = err == nil, unseen(err), windows
 	return b, nil
+}
+
+// unseen says for people why the flows are not known.
+func unseen(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return errors.New("only root may see them")
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EPROTONOSUPPORT):
+		return errors.New("this kernel does not list them (nf_conntrack_netlink)")
+	}
+	return err
+}
+
+// readReuse reads what becomes of connections in TIME_WAIT.
+func readReuse() reuse {
+	number := func(name string) int {
+		b, _ := os.ReadFile("/proc/sys/net/ipv4/" + name)
+		n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+		return n
+	}
+	if number("tcp_timestamps") == 0 {
+		return never // it tells the new connection's packets from the old one's by them
+	}
+	return reuse(number("tcp_tw_reuse"))
 }
 
 // readRange reads the range and the ports in it that are reserved.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
@@ -78,7 +77,8 @@ const neverWorks = 5004
 // against it.
 func (f Facts) good(port uint16) bool {
 	v := f.explain(port)
-	return v.State == Free && !f.Windows.Dynamic.Contains(port) && !f.Block.Contains(port)
+	return v.State == Free && !f.Windows.Dynamic.Contains(port) && !f.Block.Contains(port) &&
+		!slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.HoldsIPv6() && l.Proto == f.Proto && l.Addr.Port() == port })
 }
 
 func (f Facts) explain(port uint16) Verdict {
@@ -110,7 +110,7 @@ func (v *Verdict) note(format string, args ...any) {
 
 // inLinux adds who has the port in Linux.
 func (f Facts) inLinux(v *Verdict) {
-	var nameless bool
+	var nameless, held bool
 	for _, l := range f.Listeners {
 		if l.Proto != f.Proto || l.Addr.Port() != v.Port {
 			continue
@@ -119,8 +119,9 @@ func (f Facts) inLinux(v *Verdict) {
 		if l.Bound {
 			does = "holds, without listening (ss does not show it),"
 		}
-		if !l.TakesIPv4() {
-			v.note("%s %s %s: this is IPv6, which WSL does not mirror", l.Who(), does, l.Addr)
+		if l.HoldsIPv6() {
+			v.note("%s %s %s: this is IPv6, which WSL does not mirror, and another program may have the port for IPv4", l.Who(), does, l.Addr)
+			held = true
 			continue
 		}
 		v.because(Taken, "%s %s %s", l.Who(), does, l.Addr)
@@ -135,7 +136,9 @@ func (f Facts) inLinux(v *Verdict) {
 		v.note("a program without a name here belongs to another user, or to another distribution: all share one network")
 		v.Linux = append(v.Linux, fmt.Sprintf("sudo ss -%snap 'sport = :%d'", v.Proto[:1], v.Port))
 	}
-	listened := v.State == Taken
+	if held && v.State == Free {
+		v.note("a program that listens on [::], as Node, Go and Java do by default, cannot have it: have it listen on 0.0.0.0 or 127.0.0.1")
+	}
 	for _, p := range f.Published {
 		if p.Proto != f.Proto || p.Port != v.Port {
 			continue
@@ -144,103 +147,39 @@ func (f Facts) inLinux(v *Verdict) {
 		if p.Engine == "docker" {
 			v.Linux = append(v.Linux, fmt.Sprintf("docker ps --filter publish=%d/%s", p.Port, p.Proto))
 		}
-		if !listened {
-			v.note("nobody in Linux has bound it, so Windows never learns of it")
+		if !slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }) {
+			v.note("nobody in Linux listens on it, so Windows never learns of it")
 		}
 	}
 }
 
-// inBlock adds that the port is one of those for outgoing connections.
+// inBlock adds that the port is one of those for outgoing connections. WSL lets
+// programs bind them (OnPortAllocationRequest of its WslCoreGuestNetworkService.cpp).
 func (f Facts) inBlock(v *Verdict) {
 	switch b := f.Block; {
 	case !b.Contains(v.Port):
 	case f.Mirrored:
-		v.because(Blocked, "it lies in the block %d-%d, which WSL has reserved in Windows for Linux's own connections: choose another port", b.First, b.Last)
+		v.note("it lies in the block %d-%d, which WSL has reserved in Windows for Linux's own connections, any of which may take it", b.First, b.Last)
 	default:
 		v.note("it lies in the range %d-%d of Linux's own connections, any of which may take it", b.First, b.Last)
 	}
 }
 
-// inWindows adds what Windows has to do with the port.
-func (f Facts) inWindows(v *Verdict) {
-	var starred, winnat, reserve bool
-	for _, r := range f.Windows.Excluded {
-		starred = starred || r.Administered && r.Contains(v.Port)
-	}
-	for _, r := range f.Windows.Excluded {
-		switch {
-		case !r.Contains(v.Port):
-		case r.Administered:
-			v.note("an administrator has excluded %s in Windows: it is kept free, and may be bound", span(r))
-		default:
-			v.because(Blocked, "a Windows program has reserved %s (most often Hyper-V or WinNAT), so that nobody else may bind it", span(r))
-			winnat, reserve = true, !starred
-		}
-	}
-	denied, known := DeniesDynamic(f.Version)
-	denied = denied && f.Mirrored
-	if d := f.Windows.Dynamic; d.Contains(v.Port) && (denied || !starred) {
-		switch {
-		case denied:
-			v.because(Blocked, "it lies in Windows' dynamic range %s, which WSL %s refuses to Linux (WSL#40984)", span(d), f.Version)
-			v.Linux = append(v.Linux, "wsl.exe --update", "wsl.exe --shutdown")
-		case f.Mirrored && !known:
-			v.note("it lies in Windows' dynamic range %s: WSL 2.8.7 to 2.9.4 refuses that to Linux (WSL#40984), and any Windows program may take it", span(d))
-			reserve = true
-		default:
-			v.note("it lies in Windows' dynamic range %s: any Windows program may take it", span(d))
-			reserve = true
-		}
-		if d.First < usualDynamic {
-			v.Windows = append(v.Windows, fmt.Sprintf("netsh int ipv4 set dynamicportrange %s startport=%d numberofports=%d", v.Proto, usualDynamic, 65536-usualDynamic))
-		}
-	}
-	taken := v.State == Taken
-	for _, l := range f.Windows.Listeners {
-		on := l.Addr.Addr()
-		if l.Addr.Port() != v.Port || on.Is6() && !on.IsUnspecified() {
-			continue
-		}
-		// In NAT mode Windows itself listens on what Linux listens on.
-		if !f.Mirrored && taken {
-			continue
-		}
-		v.because(Taken, "a Windows program (process %d) listens on %s", l.PID, l.Addr)
-		v.Windows = append(v.Windows, fmt.Sprintf(`tasklist /fi "PID eq %d"`, l.PID))
-	}
-	exclusion := fmt.Sprintf("netsh int ipv4 add excludedportrange protocol=%s startport=%d numberofports=1 store=persistent", v.Proto, v.Port)
-	switch {
-	case winnat:
-		v.Windows = append(v.Windows, "net stop winnat")
-		if reserve {
-			v.Windows = append(v.Windows, exclusion)
-		}
-		v.Windows = append(v.Windows, "net start winnat")
-	case reserve && v.State == Free:
-		v.Windows = append(v.Windows, exclusion)
-	}
+// The ports of DNS. WSL never asks Windows for the first, and shares the others.
+const (
+	dns   = 53
+	mdns  = 5353
+	llmnr = 5355
+)
+
+// notAsked reports whether WSL lets Linux have a port without asking Windows.
+func (f Facts) notAsked(port uint16) bool {
+	return f.Mirrored && (port == dns || f.Block.OfWSL().Contains(port))
 }
 
-// usualDynamic is where Windows' dynamic range begins unless it was changed.
-const usualDynamic = 49152
-
-// DeniesDynamic reports whether that version of WSL refuses Windows' dynamic
-// range to Linux: WSL pull request 40597 brought it, 41085 took it back.
-func DeniesDynamic(version string) (denied, known bool) {
-	var number int
-	for i, part := range strings.SplitN(version, ".", 4) {
-		n, err := strconv.Atoi(part)
-		if err != nil || n < 0 || n > 999 {
-			return false, false
-		}
-		if i < 3 {
-			number = number*1000 + n
-		}
-	}
-	if strings.Count(version, ".") < 2 {
-		return false, false
-	}
-	return 2_008_007 <= number && number <= 2_009_004, true
+// shared reports whether Linux and Windows may both have a port.
+func (f Facts) shared(port uint16) bool {
+	return f.Mirrored && (port == dns || f.Proto == "udp" && (port == mdns || port == llmnr))
 }
 
 // span names the ports of a range.

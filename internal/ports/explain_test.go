@@ -49,6 +49,23 @@ func TestExplain(t *testing.T) {
 	const add = "netsh int ipv4 add excludedportrange protocol=tcp startport=%d numberofports=1 store=persistent"
 	exclusion := func(port string) string { return strings.Replace(add, "%d", port, 1) }
 	nat := func(f *Facts) { f.Mirrored = false }
+	// Windows lists WSL's own block as well.
+	reserved := func(f *Facts) {
+		f.Windows.Excluded = append(f.Windows.Excluded, windows.Range{First: 60700, Last: 60999})
+	}
+	listens := func(f *Facts, ports ...uint16) {
+		for _, p := range ports {
+			f.Windows.Listeners = append(f.Windows.Listeners, windows.Listener{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), p), PID: 7})
+		}
+	}
+	dnsTaken := func(f *Facts) {
+		listens(f, 53)
+		f.Windows.Excluded = append(f.Windows.Excluded, windows.Range{First: 53, Last: 53})
+	}
+	multicast := func(f *Facts) {
+		f.Proto, f.Listeners = "udp", nil
+		listens(f, 5353, 5355)
+	}
 	tests := map[string]struct {
 		port    uint16
 		change  func(*Facts)
@@ -60,23 +77,34 @@ func TestExplain(t *testing.T) {
 	}{
 		"free":                   {port: 3000, state: Free, next: 3001},
 		"published, has a proxy": {port: 8080, state: Taken, says: "docker-proxy (process 42) listens on 0.0.0.0:8080; docker publishes it on 0.0.0.0, for the container at 172.17.0.2:80", linux: "ps -fp 42; docker ps --filter publish=8080/tcp", next: 8081},
-		"published, no listener": {port: 8090, state: Taken, says: "cni publishes it on 0.0.0.0, for the container at 10.4.0.2:80; nobody in Linux has bound it", next: 8091},
-		"IPv6 only":              {port: 8085, state: Free, says: "node (process 42) listens on [::1]:8085: this is IPv6", next: 8088},
+		"published, no listener": {port: 8090, state: Taken, says: "cni publishes it on 0.0.0.0, for the container at 10.4.0.2:80; nobody in Linux listens on it", next: 8091},
+		"IPv6 only":              {port: 8085, state: Free, says: "node (process 42) listens on [::1]:8085: this is IPv6, which WSL does not mirror, and another program may have the port for IPv4; a program that listens on [::], as Node, Go and Java do by default, cannot have it", next: 8088},
+		"next to IPv6":           {port: 8084, state: Free, next: 8088},
+		"bound, published": {port: 8087, change: func(f *Facts) { f.Published[0].Port = 8087 }, state: Taken, says: "nobody in Linux listens on it",
+			linux: "sudo ss -tnap 'sport = :8087'; docker ps --filter publish=8087/tcp", next: 8088},
 		"both families":          {port: 8086, state: Taken, says: "node (process 42) listens on [::]:8086", linux: "ps -fp 42", next: 8088},
 		"bound, nameless":        {port: 8087, state: Taken, says: "a program holds, without listening (ss does not show it), 0.0.0.0:8087", linux: "sudo ss -tnap 'sport = :8087'", next: 8088},
 		"of the other protocol":  {port: 5353, state: Free, next: 5354},
 		"UDP":                    {port: 5353, change: func(f *Facts) { f.Proto = "udp" }, state: Taken, says: "avahi", linux: "ps -fp 42", next: 5354},
-		"in the block":           {port: 60800, state: Blocked, says: "block 60700-60999", next: 49151},
-		"in the block, NAT":      {port: 60800, change: nat, state: Free, says: "range 60700-60999", windows: exclusion("60800"), next: 49151},
-		"reserved":               {port: 1650, state: Blocked, says: "a Windows program has reserved 1628-1727", windows: "net stop winnat; " + exclusion("1650") + "; net start winnat", next: 1728},
-		"reserved, one port":     {port: 80, state: Blocked, says: "reserved 80 (", windows: "net stop winnat; " + exclusion("80") + "; net start winnat", next: 81},
-		"reserved and excluded":  {port: 1700, state: Blocked, says: "an administrator has excluded 1700", windows: "net stop winnat; net start winnat", next: 1728},
-		"excluded":               {port: 2222, state: Free, says: "may be bound", next: 2223},
-		"excluded, in dynamic":   {port: 50010, state: Free, says: "excluded 50000-50059", next: 49151},
-		"in Windows' range":      {port: 55000, state: Free, says: "any Windows program may take it", windows: exclusion("55000"), next: 49151},
-		"refused by this WSL":    {port: 55000, change: func(f *Facts) { f.Version = "2.9.4.0" }, state: Blocked, says: "WSL 2.9.4.0 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
-		"refused, excluded":      {port: 50010, change: func(f *Facts) { f.Version = "2.8.7" }, state: Blocked, says: "WSL 2.8.7 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
-		"perhaps refused":        {port: 55000, change: func(f *Facts) { f.Version = "" }, state: Free, says: "2.8.7 to 2.9.4 refuses", windows: exclusion("55000"), next: 49151},
+		"in the block":           {port: 60800, state: Free, says: "block 60700-60999, which WSL has reserved", next: 49151},
+		"in the block, and seen": {port: 60800, change: reserved, state: Free, says: "any of which may take it", next: 49151},
+		"in the widened block": {port: 60800, change: func(f *Facts) { reserved(f); f.Block.Windows = Range{50000, 50299} }, state: Blocked,
+			says: "has reserved 60700-60999", windows: "net stop winnat; " + exclusion("60800") + "; net start winnat", next: 49151},
+		"Windows has DNS":       {port: 53, change: dnsTaken, state: Free, says: "listens on 0.0.0.0:53, and WSL lets Linux have this port", next: 54},
+		"DNS, NAT":              {port: 53, change: func(f *Facts) { dnsTaken(f); nat(f) }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"; net stop winnat; ` + exclusion("53") + "; net start winnat", next: 54},
+		"mDNS":                  {port: 5353, change: multicast, state: Free, says: "listens on 0.0.0.0:5353, and WSL lets Linux have this port beside it", next: 5354},
+		"LLMNR":                 {port: 5355, change: multicast, state: Free, says: "beside it", next: 5356},
+		"mDNS, TCP":             {port: 5353, change: func(f *Facts) { multicast(f); f.Proto = "tcp" }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"`, next: 5354},
+		"in the block, NAT":     {port: 60800, change: nat, state: Free, says: "range 60700-60999", windows: exclusion("60800"), next: 49151},
+		"reserved":              {port: 1650, state: Blocked, says: "a Windows program has reserved 1628-1727", windows: "net stop winnat; " + exclusion("1650") + "; net start winnat", next: 1728},
+		"reserved, one port":    {port: 80, state: Blocked, says: "reserved 80 (", windows: "net stop winnat; " + exclusion("80") + "; net start winnat", next: 81},
+		"reserved and excluded": {port: 1700, state: Blocked, says: "an administrator has excluded 1700", windows: "net stop winnat; net start winnat", next: 1728},
+		"excluded":              {port: 2222, state: Free, says: "may be bound", next: 2223},
+		"excluded, in dynamic":  {port: 50010, state: Free, says: "excluded 50000-50059", next: 49151},
+		"in Windows' range":     {port: 55000, state: Free, says: "any Windows program may take it", windows: exclusion("55000"), next: 49151},
+		"refused by this WSL":   {port: 55000, change: func(f *Facts) { f.Version = "2.9.4.0" }, state: Blocked, says: "WSL 2.9.4.0 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
+		"refused, excluded":     {port: 50010, change: func(f *Facts) { f.Version = "2.8.7" }, state: Blocked, says: "WSL 2.8.7 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
+		"perhaps refused":       {port: 55000, change: func(f *Facts) { f.Version = "" }, state: Free, says: "2.8.7 to 2.9.4 refuses", windows: exclusion("55000"), next: 49151},
 		"leftover range": {port: 8081, change: func(f *Facts) { f.Windows.Dynamic = windows.Range{First: 1024, Last: 15000} }, state: Free,
 			says: "dynamic range 1024-15000", windows: "netsh int ipv4 set dynamicportrange tcp startport=49152 numberofports=16384; " + exclusion("8081"), next: 15001},
 		"Windows listens":      {port: 9001, state: Taken, says: "process 20480) listens on 127.0.0.1:9001", windows: `tasklist /fi "PID eq 20480"`, next: 9002},

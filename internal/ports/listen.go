@@ -3,6 +3,7 @@ package ports
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -30,13 +31,31 @@ func (l Listener) TakesIPv4() bool {
 	return l.Addr.Addr().Is4() || l.Addr.Addr().IsUnspecified() && !l.OnlyV6
 }
 
-// Listeners are the sockets that wait for clients, sorted by port.
+// Announces reports whether Windows learns by l of a port that an engine publishes
+// on an address, and passes on what comes for it. For TCP it must listen: Podman 6
+// binds only, which is not enough (WSL#41204).
+func (l Listener) Announces(proto string, port uint16, on string) bool {
+	if l.Proto != proto || l.Addr.Port() != port || !l.TakesIPv4() || l.Bound && proto == "tcp" {
+		return false
+	}
+	addr := l.Addr.Addr()
+	return addr.IsUnspecified() || addr == localhost || addr.String() == on
+}
+
+var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// HoldsIPv6 reports whether l keeps a program from listening on [::] that does so
+// for both families, as most do by default. What takes IPv4 does anyway.
+func (l Listener) HoldsIPv6() bool { return !l.TakesIPv4() }
+
+// Listeners are the sockets that wait for clients, sorted by port. Beside them may
+// come ErrNoUDP.
 func Listeners() ([]Listener, error) {
 	sockets, err := Sockets()
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoUDP) {
 		return nil, err
 	}
-	return listeners(sockets, programs("/proc")), nil
+	return listeners(sockets, programs("/proc")), err
 }
 
 // listeners are those among sockets, with the programs that have them.

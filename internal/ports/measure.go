@@ -12,7 +12,7 @@ import "net/netip"
 // which one is chance, and that port is not counted on.
 //
 // UDP takes a port from all destinations, in any order.
-func measure(r Range, reserved []Range, sockets []Socket, flows []Flow) Block {
+func measure(r Range, reserved []Range, again reuse, sockets []Socket, flows []Flow) Block {
 	b := Block{Range: r, Reserved: reserved}
 	for port := int(r.First); port <= int(r.Last); port++ {
 		if b.IsReserved(uint16(port)) {
@@ -52,6 +52,9 @@ func measure(r Range, reserved []Range, sockets []Socket, flows []Flow) Block {
 		taken[d][local.Port()] = true
 	}
 	for _, s := range sockets {
+		if again.gives(s) {
+			continue
+		}
 		take(s.Proto, s.Local, s.Remote)
 	}
 	for _, f := range flows {
@@ -68,6 +71,26 @@ func measure(r Range, reserved []Range, sockets []Socket, flows []Flow) Block {
 		}
 	}
 	return b
+}
+
+// reuse is net.ipv4.tcp_tw_reuse: whether connect() takes the port of a connection
+// that is closed and still in TIME_WAIT, to the same destination (tcp_twsk_unique
+// in net/ipv4/tcp_ipv4.c). It does from a second after its end on; which of them
+// are younger nobody tells.
+type reuse int
+
+const (
+	never        reuse = iota // also where there are no timestamps
+	always                    //
+	overLoopback              // the default: only where an end is a loopback address
+)
+
+// gives reports whether s is nothing but such a remainder.
+func (r reuse) gives(s Socket) bool {
+	if s.Proto != "tcp" || s.State != timeWait {
+		return false
+	}
+	return r == always || r == overLoopback && (s.Local.Addr().IsLoopback() || s.Remote.Addr().IsLoopback())
 }
 
 // before orders loads of one size, so that the same is shown each time.

@@ -1,10 +1,14 @@
 package ports
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func socket(proto string, state uint8, local, remote string) Socket {
@@ -37,9 +41,12 @@ func TestMeasure(t *testing.T) {
 		sockets  []Socket
 		flows    []Flow
 		want     Block
+		again    reuse
 	}{
 		"empty":              {r: r, want: Block{Usable: 10, FirstPass: 5}},
 		"in use":             {r: r, sockets: sockets, want: Block{Usable: 10, FirstPass: 5, TCP: 3, UDP: 1, Worst: Load{"tcp", to, 2, 10}}},
+		"given again":        {r: r, again: always, sockets: sockets, want: Block{Usable: 10, FirstPass: 5, TCP: 2, UDP: 1, Worst: Load{"tcp", to, 1, 10}}},
+		"not of loopback":    {r: r, again: overLoopback, sockets: sockets, want: Block{Usable: 10, FirstPass: 5, TCP: 3, UDP: 1, Worst: Load{"tcp", to, 2, 10}}},
 		"containers":         {r: r, sockets: sockets, flows: flows, want: Block{Usable: 10, FirstPass: 5, TCP: 4, UDP: 2, Worst: Load{"tcp", to, 3, 10}}},
 		"reserved":           {r: r, reserved: []Range{{60700, 60702}}, want: Block{Usable: 7, FirstPass: 3}},
 		"UDP alone":          {r: r, sockets: sockets[5:], want: Block{Usable: 10, FirstPass: 5, UDP: 1, Worst: Load{"udp", netip.AddrPort{}, 1, 10}}},
@@ -55,7 +62,7 @@ func TestMeasure(t *testing.T) {
 				test.want.UsableUDP = test.want.Usable
 			}
 			test.want.Range, test.want.Reserved = test.r, test.reserved
-			if got := measure(test.r, test.reserved, test.sockets, test.flows); !reflect.DeepEqual(got, test.want) {
+			if got := measure(test.r, test.reserved, test.again, test.sockets, test.flows); !reflect.DeepEqual(got, test.want) {
 				t.Errorf("%+v\nwant %+v", got, test.want)
 			}
 		})
@@ -122,6 +129,127 @@ func FuzzParseSocket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, proto byte, msg []byte) {
 		if s, ok := parseSocket(proto, msg); ok && (!s.Local.IsValid() || !s.Remote.IsValid()) {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestReuse(t *testing.T) {
+	const at, to = "192.0.2.2:60700", "203.0.113.1:443"
+	for _, test := range []struct {
+		again reuse
+		s     Socket
+		want  bool
+	}{
+		{never, socket("tcp", timeWait, at, to), false},
+		{always, socket("tcp", timeWait, at, to), true},
+		{always, socket("tcp", 1, at, to), false},
+		{always, socket("udp", timeWait, at, to), false},
+		{overLoopback, socket("tcp", timeWait, at, to), false},
+		{overLoopback, socket("tcp", timeWait, "127.0.0.1:60700", "127.0.0.1:80"), true},
+		{overLoopback, socket("tcp", timeWait, at, "127.0.0.2:80"), true},
+		{overLoopback, socket("tcp", timeWait, "[::1]:60700", "[::1]:80"), true},
+		{overLoopback, socket("tcp", 1, "127.0.0.1:60700", "127.0.0.1:80"), false},
+	} {
+		if got := test.again.gives(test.s); got != test.want {
+			t.Errorf("%d, %+v: %v", test.again, test.s, got)
+		}
+	}
+}
+
+// A kernel without a part of what is asked for.
+func TestSocketsOfALesserKernel(t *testing.T) {
+	for name, test := range map[string]struct {
+		lacks func(family, proto byte) error
+		n     int
+		want  error
+	}{
+		"all":     {func(_, _ byte) error { return nil }, 4, nil},
+		"no UDP":  {func(_, proto byte) error { return when(proto == unix.IPPROTO_UDP, unix.ENOENT) }, 2, ErrNoUDP},
+		"no IPv6": {func(family, _ byte) error { return when(family == unix.AF_INET6, unix.ENOENT) }, 2, nil},
+		"nothing": {func(_, _ byte) error { return unix.ENOENT }, 0, unix.ENOENT},
+		"failing": {func(_, proto byte) error { return when(proto == unix.IPPROTO_UDP, unix.EIO) }, 0, unix.EIO},
+	} {
+		got, err := sockets(func(family, proto byte, each func(Socket)) error {
+			if err := test.lacks(family, proto); err != nil {
+				return err
+			}
+			each(Socket{})
+			return nil
+		})
+		if len(got) != test.n || !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+func when(is bool, err error) error {
+	if is {
+		return err
+	}
+	return nil
+}
+
+// Why the flows are not known is said, and nothing else fails for it.
+func TestUnseen(t *testing.T) {
+	for err, want := range map[error]string{
+		unix.EPERM: "only root", unix.EINVAL: "nf_conntrack_netlink", unix.ENOENT: "nf_conntrack_netlink", unix.EIO: "input/output",
+	} {
+		if got := unseen(fmt.Errorf("list connections: %w", err)); got == nil || !strings.Contains(got.Error(), want) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+	if unseen(nil) != nil {
+		t.Error("nothing is unseen, and yet")
+	}
+}
+
+func TestAnnounces(t *testing.T) {
+	l := func(addr string) Listener { return Listener{Proto: "tcp", Addr: netip.MustParseAddrPort(addr)} }
+	bound, udp := l("0.0.0.0:80"), l("0.0.0.0:80")
+	bound.Bound, udp.Proto = true, "udp"
+	for _, test := range []struct {
+		l    Listener
+		on   string
+		want bool
+	}{
+		{l("0.0.0.0:80"), "0.0.0.0", true}, {l("[::]:80"), "0.0.0.0", true}, {l("127.0.0.1:80"), "0.0.0.0", true},
+		{l("127.0.0.2:80"), "127.0.0.2", true}, {l("127.0.0.2:80"), "127.0.0.1", false}, {l("192.0.2.2:80"), "0.0.0.0", false},
+		{l("192.0.2.2:80"), "192.0.2.2", true}, {l("0.0.0.0:81"), "0.0.0.0", false}, {l("[::1]:80"), "0.0.0.0", false},
+		{bound, "0.0.0.0", false}, {udp, "0.0.0.0", false},
+	} {
+		if got := test.l.Announces("tcp", 80, test.on); got != test.want {
+			t.Errorf("%+v on %s: %v", test.l, test.on, got)
+		}
+	}
+}
+
+func TestOfWSL(t *testing.T) {
+	block, known := Range{60700, 60999}, Range{50000, 50299}
+	for _, test := range []struct {
+		b    Block
+		want Range
+	}{
+		{Block{Range: block}, block},
+		{Block{Range: Range{1024, 65535}, Windows: known}, known},
+		{Block{Range: Range{32768, 60999}}, Range{}},
+		{Block{Range: block, Reserved: []Range{{60700, 60700}}}, Range{}},
+		{Block{Range: Range{40000, 44096}}, Range{40000, 44096}}, // WSL#12228
+	} {
+		if got := test.b.OfWSL(); got != test.want {
+			t.Errorf("%+v: %v", test.b, got)
+		}
+	}
+}
+
+// Whatever a range is read from, it is one.
+func FuzzParseRange(f *testing.F) {
+	for _, s := range [][2]string{{"32768", "60999"}, {"9", "8"}, {"", ""}, {"0", "65535"}, {"65536", "1"}, {"-1", "+2"}} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, first, last string) {
+		r, err := parseRange([]string{first, last})
+		if err == nil && (r.First > r.Last || r.First != 0 && r.Size() != int(r.Last)-int(r.First)+1) {
+			t.Errorf("%v", r)
 		}
 	})
 }

@@ -28,6 +28,7 @@ type Socket struct {
 // neither listens nor is connected is closed: it holds the port, and ss does not
 // show it. Linux 6.8 and later show it to who asks for TCP_BOUND_INACTIVE.
 const (
+	timeWait      = 6
 	closed        = 7
 	listening     = 10
 	boundInactive = 13
@@ -43,22 +44,33 @@ const (
 	onlyV6     = 11 // INET_DIAG_SKV6ONLY
 )
 
+// ErrNoUDP says that this kernel does not list the sockets of UDP
+// (CONFIG_INET_UDP_DIAG). What comes with it is all that there is of TCP.
+var ErrNoUDP = errors.New("this kernel does not list the sockets of UDP: it has no udp_diag")
+
 // Sockets are all sockets of TCP and UDP in this network namespace, whoever they
-// belong to: all distributions of a VM share one.
-func Sockets() ([]Socket, error) {
+// belong to: all distributions of a VM share one. Beside them may come ErrNoUDP.
+func Sockets() ([]Socket, error) { return sockets(dump) }
+
+func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, error) {
 	var all []Socket
+	var missing error
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			err := dump(family, proto, func(s Socket) { all = append(all, s) })
 			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
 				continue // a kernel without IPv6
 			}
+			if proto == unix.IPPROTO_UDP && errors.Is(err, unix.ENOENT) {
+				missing = ErrNoUDP
+				continue
+			}
 			if err != nil {
 				return nil, fmt.Errorf("list sockets: %w", err)
 			}
 		}
 	}
-	return all, nil
+	return all, missing
 }
 
 // dump calls each with the sockets of one family and protocol.

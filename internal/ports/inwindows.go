@@ -1,0 +1,110 @@
+package ports
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// inWindows adds what Windows has to do with the port.
+func (f Facts) inWindows(v *Verdict) {
+	var winnat, reserve bool
+	if !f.notAsked(v.Port) {
+		winnat, reserve = f.excluded(v)
+	}
+	f.listensInWindows(v)
+	exclusion := fmt.Sprintf("netsh int ipv4 add excludedportrange protocol=%s startport=%d numberofports=1 store=persistent", v.Proto, v.Port)
+	switch {
+	case winnat:
+		v.Windows = append(v.Windows, "net stop winnat")
+		if reserve {
+			v.Windows = append(v.Windows, exclusion)
+		}
+		v.Windows = append(v.Windows, "net start winnat")
+	case reserve && v.State == Free:
+		v.Windows = append(v.Windows, exclusion)
+	}
+}
+
+// excluded adds which of Windows' ranges the port lies in. winnat says that one is
+// a program's, reserve that an exclusion of its own would keep the port free.
+func (f Facts) excluded(v *Verdict) (winnat, reserve bool) {
+	var starred bool
+	for _, r := range f.Windows.Excluded {
+		starred = starred || r.Administered && r.Contains(v.Port)
+	}
+	for _, r := range f.Windows.Excluded {
+		switch {
+		case !r.Contains(v.Port):
+		case r.Administered:
+			v.note("an administrator has excluded %s in Windows: it is kept free, and may be bound", span(r))
+		default:
+			v.because(Blocked, "a Windows program has reserved %s (most often Hyper-V or WinNAT), so that nobody else may bind it", span(r))
+			winnat, reserve = true, !starred
+		}
+	}
+	denied, known := DeniesDynamic(f.Version)
+	denied = denied && f.Mirrored
+	d := f.Windows.Dynamic
+	if !d.Contains(v.Port) || !denied && starred {
+		return winnat, reserve
+	}
+	switch {
+	case denied:
+		v.because(Blocked, "it lies in Windows' dynamic range %s, which WSL %s refuses to Linux (WSL#40984)", span(d), f.Version)
+		v.Linux = append(v.Linux, "wsl.exe --update", "wsl.exe --shutdown")
+	case f.Mirrored && !known:
+		v.note("it lies in Windows' dynamic range %s: WSL 2.8.7 to 2.9.4 refuses that to Linux (WSL#40984), and any Windows program may take it", span(d))
+		reserve = true
+	default:
+		v.note("it lies in Windows' dynamic range %s: any Windows program may take it", span(d))
+		reserve = true
+	}
+	if d.First < usualDynamic {
+		v.Windows = append(v.Windows, fmt.Sprintf("netsh int ipv4 set dynamicportrange %s startport=%d numberofports=%d", v.Proto, usualDynamic, 65536-usualDynamic))
+	}
+	return winnat, reserve
+}
+
+// listensInWindows adds who has the port in Windows.
+func (f Facts) listensInWindows(v *Verdict) {
+	taken := v.State == Taken
+	for _, l := range f.Windows.Listeners {
+		on := l.Addr.Addr()
+		if l.Addr.Port() != v.Port || on.Is6() && !on.IsUnspecified() {
+			continue
+		}
+		// In NAT mode Windows itself listens on what Linux listens on.
+		if !f.Mirrored && taken {
+			continue
+		}
+		if f.shared(v.Port) {
+			v.note("a Windows program (process %d) listens on %s, and WSL lets Linux have this port beside it", l.PID, l.Addr)
+			continue
+		}
+		v.because(Taken, "a Windows program (process %d) listens on %s", l.PID, l.Addr)
+		v.Windows = append(v.Windows, fmt.Sprintf(`tasklist /fi "PID eq %d"`, l.PID))
+	}
+}
+
+// usualDynamic is where Windows' dynamic range begins unless it was changed.
+const usualDynamic = 49152
+
+// DeniesDynamic reports whether that version of WSL refuses Windows' dynamic
+// range to Linux: WSL pull request 40597 brought it, 41085 took it back.
+func DeniesDynamic(version string) (denied, known bool) {
+	var number int
+	for i, part := range strings.SplitN(version, ".", 4) {
+		n, err := strconv.Atoi(part)
+		if err != nil || n < 0 || n > 999 {
+			return false, false
+		}
+		if i < 3 {
+			number = number*1000 + n
+		}
+	}
+	if strings.Count(version, ".") < 2 {
+		return false, false
+	}
+	return 2_008_007 <= number && number <= 2_009_004, true
+}
