@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,7 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 		began := time.Now()
 		for {
 			got := world(t, l.bench.WSL)
+			l.mustBeWhole(got)
 			s, err := status.Read(d.dir)
 			if l.during == "" && err == nil && s.State == status.Active && !strings.Contains(paths(s), "open yet") {
 				l.during = world(t, l.bench.WSL)
@@ -157,10 +159,48 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 	if err != nil {
 		t.Errorf("the stop: %v, after %q:\n%s", err, out.hit, out.log)
 	}
+	if slices.ContainsFunc(out.hit, matters) && !warns(out.log) && out.restarts == 0 {
+		t.Errorf("the log does not say that %q failed:\n%s", out.hit, out.log)
+	}
 	if after := world(t, l.bench.WSL); after != l.before {
 		t.Errorf("after %q it leaves\n%s\n%s", out.hit, difference(l.before, after), out.log)
 	}
 	return out
+}
+
+// matters reports whether a call that failed is worth a word in the log. What is
+// interrupted is done again in place; lost events are one more event; and of what a
+// client asks for, of the time zone, and of what is looked at to be sure, nothing
+// depends.
+func matters(hit string) bool {
+	spared := []string{"read", "connect", "accept4", "newfstatat", "fchmodat", "getsockopt", "getpeername"}
+	return !slices.Contains(spared, kindOf(hit)) && !strings.HasSuffix(hit, " EINTR") && hit != "recvfrom ENOBUFS"
+}
+
+// mustBeWhole fails the test if our table is there and is not one that a daemon
+// without faults has.
+func (l *lives) mustBeWhole(got string) {
+	l.t.Helper()
+	half := func(world string) bool {
+		f := form(world)
+		return f != "" && l.during != "" && f != form(l.during)
+	}
+	// A dump that meets a transaction may leave rules out (nft/read.go).
+	if half(got) && half(world(l.t, l.bench.WSL)) && half(world(l.t, l.bench.WSL)) {
+		l.t.Errorf("half a table:\n%s", difference(form(l.during), form(got)))
+	}
+}
+
+var (
+	ourTable = regexp.MustCompile(`(?s)table ip wslmirror \{.*?\n\}\n`)
+	// What is in its sets, and which link it is for, is another matter.
+	ourElements = regexp.MustCompile(`(?s)\t\telements = \{.*?\}\n`)
+	ourLink     = regexp.MustCompile(`\b[io]if (?:!= )?(?:"loopback0"|\d+)`)
+)
+
+// form is what our table consists of; "" if it is not there.
+func form(world string) string {
+	return ourLink.ReplaceAllString(ourElements.ReplaceAllString(ourTable.FindString(world), ""), "loopback0")
 }
 
 // One call in a hundred fails, whichever it is, with one error after the other,
@@ -249,44 +289,58 @@ func countKinds(calls []string) map[string]int {
 	return kinds
 }
 
-// A question that the kernel never answers, and a change that it never confirms:
-// each kind of message once. The read times out, the log says so, and the daemon
-// recovers by itself.
+// A question that the kernel never answers, and a change of the ruleset for which it
+// takes too long: each kind of message once. The daemon stops waiting, the log says
+// so, and it recovers by itself.
+//
+// A change that the kernel takes and never carries out is not among these: it is
+// carried out before sendmsg returns, and google/nftables relies on that
+// (receiveSeq in its conn.go).
 func TestReadThatTimesOut(t *testing.T) {
 	for _, path := range []string{status.PathProxy, status.PathDirect} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
 			l := newLives(t, path)
-			calm := l.lead(nil)
 			counts := map[string]int{}
-			for _, call := range calm.seen {
+			for _, call := range l.lead(nil).seen {
 				if strings.Contains(call, " 0x") {
 					counts[call]++
 				}
 			}
 			for _, message := range slices.Sorted(maps.Keys(counts)) {
-				met := 0
-				out := l.lead(func(_ int, call string) unix.Errno {
-					if call != message {
-						return 0
-					}
-					if met++; met != (counts[message]+1)/2 {
-						return 0
-					}
-					return swallowed
-				})
-				t.Logf("%s, the %d. of %d: recovered in %v", message, (counts[message]+1)/2, counts[message], out.slowest.Round(time.Millisecond))
-				if len(out.hit) != 1 {
-					t.Errorf("%d messages %s were swallowed", len(out.hit), message)
-				}
-				if !warns(out.log) {
-					t.Errorf("the log does not say that %s was not answered:\n%s", message, out.log)
+				l.silence(message, (counts[message]+1)/2)
+				if t.Failed() {
+					return
 				}
 			}
-			if len(counts) < 8 {
+			if len(counts) < 12 {
 				t.Errorf("a life without faults has only the messages %v", counts)
 			}
 		})
+	}
+}
+
+// silence leads a life in which the kernel does not answer the nth message of a
+// kind.
+func (l *lives) silence(message string, n int) {
+	l.t.Helper()
+	fault := swallowed
+	if strings.Contains(message, batch) {
+		fault = held
+	}
+	met := 0
+	out := l.lead(func(_ int, call string) unix.Errno {
+		if call != message {
+			return 0
+		}
+		if met++; met != n {
+			return 0
+		}
+		return fault
+	})
+	l.t.Logf("%s, the %d.: as it should be after %v", message, n, out.slowest.Round(time.Millisecond))
+	if len(out.hit) != 1 || !warns(out.log) {
+		l.t.Errorf("%q was not answered; the log:\n%s", out.hit, out.log)
 	}
 }
 

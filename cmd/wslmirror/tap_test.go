@@ -30,6 +30,8 @@ type tap struct {
 	seen  []string // all calls, in their order
 	fault func(n int, call string) unix.Errno
 	hit   []string // the calls that were made to fail, with their errors
+
+	holding sync.WaitGroup
 }
 
 // tapped are the calls by which the daemon talks to the kernel; strace -c says
@@ -56,7 +58,13 @@ const (
 	// swallowed: the kernel never sees it, and the program is told that it is sent.
 	// There will be no answer.
 	swallowed = unix.Errno(4094)
+	// held: the kernel takes it up only when nobody waits any more, as when others
+	// have its lock.
+	held = unix.Errno(4093)
 )
+
+// holdFor is longer than the daemon waits for anything.
+const holdFor = 2300 * time.Millisecond
 
 // onTap is a command of asNobody on a tap, which starts with the command.
 func onTap(t testing.TB, cmd *exec.Cmd) (*exec.Cmd, *tap) {
@@ -90,6 +98,7 @@ func (p *tap) serve(proc *lab.Process) error {
 		return err
 	}
 	defer unix.Close(p.listener)
+	defer p.holding.Wait()
 	for {
 		fds := []unix.PollFd{{Fd: int32(p.listener), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
@@ -161,7 +170,7 @@ func (p *tap) answer() error {
 	default:
 		return err
 	}
-	r := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	r, wait := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}, time.Duration(0)
 	if call := p.describe(&n); call != "" {
 		p.mu.Lock()
 		p.seen = append(p.seen, call)
@@ -177,6 +186,9 @@ func (p *tap) answer() error {
 					r.flags, r.val = 0, int64(size)
 					p.hit = append(p.hit, call+" swallowed")
 				}
+			case errno == held:
+				wait = holdFor
+				p.hit = append(p.hit, call+" held")
 			case errno != 0:
 				r.flags, r.errno = 0, -int32(errno)
 				p.hit = append(p.hit, call+" "+unix.ErrnoName(errno))
@@ -184,6 +196,17 @@ func (p *tap) answer() error {
 		}
 		p.mu.Unlock()
 	}
+	if wait == 0 {
+		return p.respond(r)
+	}
+	p.holding.Go(func() { // other threads go on
+		time.Sleep(wait)
+		_ = p.respond(r)
+	})
+	return nil
+}
+
+func (p *tap) respond(r response) error {
 	if err := p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)); err != 0 && err != unix.ENOENT {
 		return err
 	}
@@ -216,11 +239,11 @@ func (p *tap) describe(n *notif) string {
 			return ""
 		}
 	case "sendto", "sendmsg":
-		switch kind := p.messageType(n); kind {
-		case 0:
-		case unix.NFNL_MSG_BATCH_BEGIN:
-			return fmt.Sprintf("%s %#x %#x", name, kind, p.firstOfBatch(n))
-		default:
+		kind := p.messageType(n)
+		if first := p.firstOfBatch(n); first != 0 {
+			return fmt.Sprintf("%s %s %#x", name, batch, first)
+		}
+		if kind != 0 {
 			return fmt.Sprintf("%s %#x", name, kind)
 		}
 	}
@@ -263,13 +286,18 @@ func (p *tap) messageType(n *notif) uint16 {
 	return binary.NativeEndian.Uint16(b[4:])
 }
 
+// batch is what the tap calls the message with a change of the ruleset.
+const batch = "batch"
+
 // firstOfBatch is the type of the message after the one that begins a batch, which
-// says what the batch is for.
+// says what the batch is for; 0 if it is none. RTM_NEWLINK has the number of
+// NFNL_MSG_BATCH_BEGIN, and is longer.
 func (p *tap) firstOfBatch(n *notif) uint16 {
 	at, size := p.message(n)
 	const begin = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
 	b := make([]byte, begin+unix.SizeofNlMsghdr)
-	if size < uint64(len(b)) || !p.copy(at, b, unix.ProcessVMReadv) {
+	if size < uint64(len(b)) || !p.copy(at, b, unix.ProcessVMReadv) ||
+		binary.NativeEndian.Uint32(b) != begin || binary.NativeEndian.Uint16(b[4:]) != unix.NFNL_MSG_BATCH_BEGIN {
 		return 0
 	}
 	return binary.NativeEndian.Uint16(b[begin+4:])
