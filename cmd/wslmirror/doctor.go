@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,9 +42,10 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), doctor.Timeout)
 	defer cancel()
-	extra := make(chan []section, 1)
+	extra, redactor := make(chan []section, 1), make(chan *doctor.Redactor, 1)
 	if file != nil {
 		go func() { extra <- gather(ctx, *dir) }()
+		go func() { redactor <- doctor.NewRedactor(ctx, "/") }()
 	}
 	report := doctor.Run(ctx, doctor.Config{
 		Iface: defaultInterface, Root: "/",
@@ -56,7 +58,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	var err error
 	switch {
 	case file != nil:
-		if err = writeBundle(file, report, <-extra); err != nil {
+		if err = writeBundle(file, report, <-extra, <-redactor); err != nil {
 			err = errors.Join(fmt.Errorf("write the bundle: %w", err), os.Remove(*bundle))
 			break
 		}
@@ -103,7 +105,7 @@ func createBundle(path string) (*os.File, error) {
 
 // writeBundle writes the report and what was gathered, with what is private
 // replaced.
-func writeBundle(w io.Writer, r doctor.Report, extra []section) error {
+func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *doctor.Redactor) error {
 	var text, asJSON bytes.Buffer
 	if err := errors.Join(printReport(&text, r, false), encodeReport(&asJSON, r)); err != nil {
 		return err
@@ -114,13 +116,12 @@ func writeBundle(w io.Writer, r doctor.Report, extra []section) error {
 	}, append(extra, section{"wslmirror doctor --json", asJSON.String()})...)
 	var all bytes.Buffer
 	fmt.Fprintf(&all, "wslmirror %s, a bundle for a bug report\n", version)
-	redactor := doctor.NewRedactor("/")
 	redactor.Keep(r.Seen.Release)
 	for _, s := range sections {
 		if s.name == wslVersion {
 			redactor.Keep(s.text)
 		}
-		fmt.Fprintf(&all, "\n==== %s ====\n%s\n", s.name, bytes.TrimRight([]byte(s.text), "\n"))
+		fmt.Fprintf(&all, "\n==== %s ====\n%s\n", s.name, unforged(strings.TrimRight(s.text, "\n")))
 	}
 	// All at once, so that one name or address is called the same throughout.
 	_, err := io.WriteString(w, redactor.Redact(cleanLines(all.String())))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -45,7 +46,9 @@ func TestPrintReport(t *testing.T) {
 			Why: "In mirrored mode a port that a container publishes may not answer on localhost in Windows, and this sentence goes on.",
 			Do:  "sudo one\n# and\nsudo two", Link: "https://github.com/microsoft/WSL/issues/10494"},
 		doctor.Check{Name: "ufw", Verdict: doctor.Warning, Seen: "a name with \x1b[31m in it", Do: "sudo \x1b]0;x"},
+		doctor.Check{Name: "firewalld", Verdict: doctor.Unknown, Seen: "could not see that", Why: "Because.", Do: "sudo three"},
 		doctor.Check{Name: "table", Verdict: doctor.Unknown, Seen: "could not see it"},
+		doctor.Check{Name: "container-to-windows", Verdict: doctor.OK, Seen: "it is off", Do: "# four"},
 		doctor.Check{Name: "wsl", Verdict: doctor.OK, Seen: "mirrored"},
 		doctor.Check{Name: "loopback0", Verdict: doctor.OK, Seen: "index 2"},
 		doctor.Check{Name: "podman", Verdict: doctor.NotApplicable, Seen: "none"},
@@ -65,12 +68,19 @@ func TestPrintReport(t *testing.T) {
 ! ufw: a name with ?[31m in it
         sudo ?]0;x
 
+? firewalld: could not see that
+    Because.
+        sudo three
+
+✓ container-to-windows: it is off
+        # four
+
 ? table       could not see it
 ✓ wsl         mirrored
 ✓ loopback0   index 2
 Not applicable here: podman
 
-1 fault, 1 warning, 1 not seen, 2 as it should be: with sudo it sees more
+1 fault, 1 warning, 2 not seen, 3 as it should be: with sudo it sees more
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
@@ -253,6 +263,15 @@ func TestBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A dockerd with secrets, and with a section of its own making.
+	dockerd := filepath.Join(t.TempDir(), "dockerd")
+	if err := os.Symlink("/bin/sh", dockerd); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.WSL.Start(exec.Command(dockerd, "-c", "while :; do sleep 1; done", "--http-proxy=http://arthur:dent42@10.0.0.1:3128",
+		"--dns-search", "magrathea.example", "--userland-proxy=false", "--iptables=x\n==== forged ====\n")); err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(t.TempDir(), "bundle.txt")
 	cmd := program("doctor", "--bundle", file, "--runtime-dir", d.dir)
 	var out bytes.Buffer
@@ -279,7 +298,7 @@ func TestBundle(t *testing.T) {
 	for _, want := range []string{
 		"==== wslmirror doctor ====", "✓ loopback0", "==== the network ====", "table 127", "169.254.73.249", "192.0.2.2", "0: from all fwmark 0x1000/0x1000",
 		"==== wslmirror status --json ====", `"state": "active"`, "==== wslmirror ports ====", "8080/tcp", "2.9.5.0",
-		"==== nft list ruleset ====", "chain WSLPREROUTING", "ip daddr 10.1.2.3 drop", "==== journalctl", `"verdict": "ok"`, "<address-1>", "<user-", "<host-",
+		"--http-proxy=…", "--dns-search …", "--userland-proxy=false", "==== nft list ruleset ====", "chain WSLPREROUTING", "ip daddr 10.1.2.3 drop", "==== journalctl", `"verdict": "ok"`, "<address-1>", "<user-", "<host-",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("there is no %q", want)
@@ -287,6 +306,7 @@ func TestBundle(t *testing.T) {
 	}
 	for _, private := range []string{
 		"zaphod", "heart-of-gold", "93.184.216.34", "2a00:1450", "8.8.8.0", "9.9.9.9", "1.1.1.1", "2606:4700",
+		"dent42", "magrathea", "\n==== forged",
 	} {
 		if strings.Contains(strings.ToLower(text), private) {
 			t.Errorf("%q is in it", private)
@@ -294,5 +314,19 @@ func TestBundle(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(text)
+	}
+}
+
+// What a program or a file says cannot look like another part of the bundle.
+func TestBundleIsNotForged(t *testing.T) {
+	var b bytes.Buffer
+	r := report()
+	r.Seen.Programs.Value = []doctor.Program{{PID: 7, Name: "dockerd", Args: []string{"dockerd", "--iptables=x\n==== forged ====\n"}, Sure: true}}
+	extra := []section{{"nft list ruleset", "one\n==== forged ====\ntwo"}}
+	if err := writeBundle(&b, r, extra, doctor.NewRedactor(t.Context(), t.TempDir())); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.String(); strings.Contains(text, "\n==== forged") || strings.Count(text, "forged") != 2 || !strings.Contains(text, "\n==== nft list ruleset ====\none\n") {
+		t.Error(text)
 	}
 }

@@ -150,9 +150,21 @@ func describe(o *doctor.Observation) string {
 	}
 	if title("processes", o.Programs.Err) {
 		for _, p := range o.Programs.Value {
-			fmt.Fprintf(t, "  %d\t%s\n", p.PID, strings.Join(p.Args, " "))
+			fmt.Fprintf(t, "  %d\t%s\n", p.PID, strings.Join(p.Shown(), " "))
 		}
 	}
 	t.Flush()
 	return b.String()
+}
+
+// unforged is a section's text in which no line looks like the title of another:
+// names and arguments are what others have chosen.
+func unforged(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, "====") {
+			lines[i] = " " + l
+		}
+	}
+	return strings.Join(lines, "\n")
 }

@@ -43,25 +43,27 @@ func colourful(w io.Writer) bool {
 }
 
 // printReport prints a diagnosis for people: what is wrong, with what to do about
-// it; then the rest, a line each; then the sum.
+// it, and other advice; then the rest, a line each; then the sum.
 func printReport(w io.Writer, r doctor.Report, colour bool) error {
 	var b bytes.Buffer
-	var good, rest []doctor.Check
+	var rest []doctor.Check
 	var idle []string
-	for _, c := range r.Checks {
+	for _, c := range r.Checks { // the gravest first
 		switch c.Verdict {
 		case doctor.Fault, doctor.Warning:
 			printFinding(&b, c, colour)
 		case doctor.NotApplicable:
 			idle = append(idle, c.Name)
-		case doctor.OK:
-			good = append(good, c)
 		default:
-			rest = append(rest, c)
+			if c.Do != "" || c.Why != "" {
+				printFinding(&b, c, colour)
+			} else {
+				rest = append(rest, c)
+			}
 		}
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	for _, c := range append(rest, good...) {
+	for _, c := range rest {
 		// Marks are of one width, and so are their colours to tabwriter.
 		fmt.Fprintf(t, "%s %s\t%s\n", looks[c.Verdict].print(colour), c.Name, clean(c.Seen))
 	}
@@ -78,7 +80,8 @@ func printReport(w io.Writer, r doctor.Report, colour bool) error {
 	return err
 }
 
-// printFinding prints a fault or a warning.
+// printFinding prints what there is more to say of than a line: a fault, a warning,
+// or what comes with advice.
 func printFinding(b *bytes.Buffer, c doctor.Check, colour bool) {
 	const indent = "    "
 	fmt.Fprintf(b, "%s %s\n", looks[c.Verdict].print(colour), fold(c.Name+": "+clean(c.Seen), "", 2))

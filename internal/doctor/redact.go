@@ -2,13 +2,13 @@ package doctor
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 )
 
@@ -42,9 +42,9 @@ var ordinary = []string{
 	"ubuntu", "debian", "fedora", "docker", "podman", "public", "default", "default user", "all users",
 }
 
-// NewRedactor makes a Redactor for the names on this machine. root is where /etc,
-// /proc and /mnt are.
-func NewRedactor(root string) *Redactor {
+// NewRedactor makes a Redactor for the names on this machine, as far as they are
+// known when ctx is done. root is where /etc, /proc and /mnt are.
+func NewRedactor(ctx context.Context, root string) *Redactor {
 	r := &Redactor{names: map[rune][]name{}, kept: map[netip.Addr]bool{}, seen: map[string]string{}, count: map[string]int{}}
 	f := files{root}
 	for _, v := range []string{"USER", "LOGNAME", "SUDO_USER"} {
@@ -62,7 +62,7 @@ func NewRedactor(root string) *Redactor {
 		full, _, _ := strings.Cut(fields[4], ",")
 		r.add("user", fields[0], full, filepath.Base(fields[5]))
 	}
-	r.add("user", f.windowsUsers()...)
+	r.add("user", f.windowsUsers(ctx)...)
 	hosts, _ := f.lines("etc/hostname")
 	now, _ := f.lines("proc/sys/kernel/hostname")
 	for _, h := range append(append(hosts, now...), os.Getenv("NAME"), os.Getenv("COMPUTERNAME")) {
@@ -80,7 +80,7 @@ func isPerson(uid string) bool { return len(uid) >= 4 && uid != "65534" }
 
 // windowsUsers are the names of the users of Windows, by their folders. That is
 // on a drive of Windows, which may hang.
-func (f files) windowsUsers() []string {
+func (f files) windowsUsers(ctx context.Context) []string {
 	found := make(chan []string, 1)
 	go func() {
 		var names []string
@@ -95,7 +95,7 @@ func (f files) windowsUsers() []string {
 	select {
 	case names := <-found:
 		return names
-	case <-time.After(time.Second):
+	case <-ctx.Done():
 		return nil
 	}
 }

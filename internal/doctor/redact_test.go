@@ -20,7 +20,7 @@ func redactor(t *testing.T) *Redactor {
 		"mnt/c/Users/Public/":       "",
 		"mnt/c/Users/Default User/": "",
 	})
-	return NewRedactor(f.root)
+	return NewRedactor(t.Context(), f.root)
 }
 
 func TestRedact(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -229,5 +230,37 @@ func TestListeners(t *testing.T) {
 	want := []ports.Listener{l("udp", "127.0.0.1:5353"), l("tcp", "127.0.0.1:8080"), bound, l("tcp", "[::]:8082"), only6}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
+	}
+}
+
+// A port in TIME_WAIT counts if, and only if, connect() does not take it again.
+func TestTimeWait(t *testing.T) {
+	for reuse, again := range map[string]bool{"0": false, "1": true, "2": false} { // 2: over loopback alone
+		t.Run(reuse, func(t *testing.T) {
+			b := newBench(t, 60700, 60700, "")
+			if err := b.WSL.Sysctl("ipv4/tcp_tw_reuse", reuse); err != nil {
+				t.Fatal(err)
+			}
+			err := b.WSL.Do(func() error {
+				c, err := net.Dial("tcp4", server)
+				if err != nil {
+					return err
+				}
+				return c.Close()
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			left, port := 1, uint16(0)
+			for end := time.Now().Add(4 * time.Second); time.Now().Before(end) && port == 0; time.Sleep(100 * time.Millisecond) {
+				left = readBlock(t, b.WSL).TCP
+				if port = connect(t, b.WSL, "tcp", server); !again {
+					break
+				}
+			}
+			if (port != 0) != again || (left == 0) != again {
+				t.Errorf("%d ports are shown as taken, and then %d came", left, port)
+			}
+		})
 	}
 }

@@ -198,3 +198,16 @@ func FuzzParseListeners(f *testing.F) {
 		}
 	})
 }
+
+// wslinfo's answer is a single word, or an error.
+func FuzzParseWord(f *testing.F) {
+	for _, s := range []string{"mirrored", "nat\n", "2.9.5.0\r\n", "", "two words", "\xff", "\x1b[31m"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, out []byte) {
+		word, err := parseWord(out)
+		if err == nil && (len(strings.Fields(word)) != 1 || len(word) > 40 || !bytes.Contains(out, []byte(word))) {
+			t.Errorf("%q of %q", word, out)
+		}
+	})
+}

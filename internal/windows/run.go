@@ -155,12 +155,15 @@ func ask[T any](ctx context.Context, parse func([]byte) (T, error), program stri
 
 // run returns what a program prints.
 func run(ctx context.Context, program string, args ...string) ([]byte, error) {
-	path, err := find(program)
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	path, err := findIn(ctx, program)
+	if ctx.Err() != nil {
+		return nil, &Error{program, Slow, ""}
+	}
 	if err != nil {
 		return nil, &Error{program, Absent, ""}
 	}
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.WaitDelay = afterwards
 	// Interop passes the directory on, and one that is in Linux makes Windows
@@ -187,6 +190,26 @@ func run(ctx context.Context, program string, args ...string) ([]byte, error) {
 		detail += ": " + line
 	}
 	return nil, &Error{program, Failing, detail}
+}
+
+// findIn is find until ctx is done: PATH leads over drives of Windows, which may
+// hang.
+func findIn(ctx context.Context, program string) (path string, err error) {
+	type place struct {
+		path string
+		err  error
+	}
+	found := make(chan place, 1)
+	go func() {
+		path, err := find(program)
+		found <- place{path, err}
+	}()
+	select {
+	case p := <-found:
+		return p.path, p.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 // find looks a program up.
