@@ -59,6 +59,7 @@ type Daemon struct {
 	kernel  kernel
 	asking  chan chan<- struct{}
 	last    status.Snapshot
+	trouble trouble // of the last pass
 	backOff time.Duration
 }
 
@@ -193,10 +194,44 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	if !want.unfinished() {
 		d.kernel.settle()
 	}
-	if err != nil || lost || want.unfinished() || unpublished != nil {
-		d.backOff = min(max(2*d.backOff, firstBackOff), lastBackOff)
-		return d.backOff
+	return d.pause(troubleOf(err, lost, want, unpublished))
+}
+
+// A trouble is why to look again soon.
+type trouble int
+
+const (
+	none trouble = iota
+	failed
+	lostElection
+	unfinished
+	notPublished
+)
+
+func troubleOf(err error, lost bool, want Desired, unpublished error) trouble {
+	switch {
+	case err != nil:
+		return failed
+	case lost:
+		return lostElection
+	case want.unfinished():
+		return unfinished
+	case unpublished != nil:
+		return notPublished
 	}
-	d.backOff = 0
-	return resync
+	return none
+}
+
+// pause is how long to wait for the next look. It grows for as long as the trouble
+// is the same: who has long been unable to publish must not be late for an
+// election.
+func (d *Daemon) pause(t trouble) time.Duration {
+	if t != d.trouble {
+		d.trouble, d.backOff = t, 0
+	}
+	if t == none {
+		return resync
+	}
+	d.backOff = min(max(2*d.backOff, firstBackOff), lastBackOff)
+	return d.backOff
 }
