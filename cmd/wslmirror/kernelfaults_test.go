@@ -203,6 +203,32 @@ func form(world string) string {
 	return ourLink.ReplaceAllString(ourElements.ReplaceAllString(ourTable.FindString(world), ""), "loopback0")
 }
 
+// What mustBeWhole leans on: a table without a part is another form, and one for
+// another loopback0 with other ports is not.
+func TestForm(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	whole := world(t, b.WSL)
+	if form(whole) == "" {
+		t.Fatalf("no table is seen in\n%s", whole)
+	}
+	for part, same := range map[string]bool{
+		`iif "loopback0" ip daddr 127.0.0.1`:         true,
+		"elements = { ":                              true,
+		"chain postrouting {":                        false,
+		`counter masquerade comment "from localhost`: false,
+		"\tset kernel {":                             false,
+	} {
+		other := strings.Replace(whole, part, strings.NewReplacer(`"loopback0"`, "4711", "{ ", "{ tcp . 1, ", "chain", "x", "counter", "x", "kernel", "x").Replace(part), 1)
+		if other == whole {
+			t.Errorf("there is no %q in\n%s", part, whole)
+		} else if (form(other) == form(whole)) != same {
+			t.Errorf("with another %q the form is\n%s", part, form(other))
+		}
+	}
+}
+
 // One call in a hundred fails, whichever it is, with one error after the other,
 // and at least one of each kind.
 // With WSLMIRROR_FAULTS=all each of the first calls of a life does, with each of

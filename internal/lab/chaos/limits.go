@@ -71,9 +71,9 @@ func (r SoakResult) Check() error {
 	return errors.Join(errs...)
 }
 
-func (l Load) check(client string, most int) error {
-	if l.Lost+l.Broken <= most {
+func (t Load) check(client string, most int) error {
+	if t.Lost+t.Broken <= most {
 		return nil
 	}
-	return fmt.Errorf("from %s, %d answers were lost, %d connections broken:\n%s", client, l.Lost, l.Broken, strings.Join(l.Faults, "\n"))
+	return fmt.Errorf("from %s, %d answers were lost, %d connections broken:\n%s", client, t.Lost, t.Broken, strings.Join(t.Faults, "\n"))
 }
