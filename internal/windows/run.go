@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -134,7 +135,8 @@ func Version(ctx context.Context) (string, error) {
 // parseWord reads a single word.
 func parseWord(out []byte) (string, error) {
 	word := string(bytes.TrimSpace(out))
-	if word == "" || len(word) > 40 || strings.ContainsAny(word, " \t\r\n") || !utf8.ValidString(word) {
+	hidden := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	if word == "" || len(word) > 40 || strings.ContainsFunc(word, hidden) || !utf8.ValidString(word) {
 		return "", errNonsense
 	}
 	return word, nil
