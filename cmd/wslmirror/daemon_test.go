@@ -105,7 +105,7 @@ func (d *daemon) status() (s status.Snapshot, exit int) {
 // await waits until the daemon publishes what ok accepts.
 func (d *daemon) await(what string, ok func(status.Snapshot) bool) status.Snapshot {
 	d.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		// A daemon without a runtime directory publishes nothing.
 		if status.Refresh(d.dir) == nil {
 			if s, err := status.Read(d.dir); err == nil && ok(s) {
@@ -271,7 +271,7 @@ func TestCannotUseRuntimeDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop(unix.SIGKILL)
-	for deadline := time.Now().Add(10 * time.Second); !hasTable(t, b.WSL); {
+	for deadline := time.Now().Add(30 * time.Second); !hasTable(t, b.WSL); {
 		if time.Now().After(deadline) {
 			t.Fatal("does not work without a runtime directory")
 		}

@@ -170,10 +170,10 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 
 // matters reports whether a call that failed is worth a word in the log. What is
 // interrupted is done again in place; lost events are one more event; and of what a
-// client asks for, of the time zone, and of what is looked at to be sure, nothing
-// depends.
+// client asks for, of the time zone, of what is looked at to be sure, and of the
+// options that the libraries set and can do without, nothing depends.
 func matters(hit string) bool {
-	spared := []string{"read", "connect", "accept4", "newfstatat", "fchmodat", "getsockopt", "getpeername"}
+	spared := []string{"read", "connect", "accept4", "newfstatat", "fchmodat", "getsockopt", "setsockopt", "getpeername"}
 	return !slices.Contains(spared, kindOf(hit)) && !strings.HasSuffix(hit, " EINTR") && hit != "recvfrom ENOBUFS"
 }
 

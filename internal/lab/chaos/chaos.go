@@ -61,20 +61,11 @@ func (r *Result) Add(s Result) {
 // Run lets faults loose on a world of its own. The error is a *Miss if the world
 // was not as it should be.
 func Run(ctx context.Context, cfg Config) (res Result, err error) {
-	w, err := newWorld(cfg)
+	r, err := newRunner(cfg)
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
-	changes, err := w.watch()
-	if err != nil {
-		return res, err
-	}
-	defer changes.close()
-	r := runner{w: w, changes: changes, res: Result{Times: Times{}}}
-	if err := r.converge(time.Now().Add(5 * time.Second)); err != nil {
-		return res, fmt.Errorf("before the first fault: %w", err)
-	}
+	defer func() { err = errors.Join(err, r.close()) }()
 	for r.res.Steps < cfg.Steps && ctx.Err() == nil {
 		if err := r.burst(); err != nil {
 			return r.res, r.miss(err)
@@ -102,6 +93,28 @@ type runner struct {
 	last    sight // the last time that all was as it should be
 	flooded time.Time
 	judged  bool // what wslmirror should have done can be told
+}
+
+// newRunner makes a world, and waits until all in it is as it should be.
+func newRunner(cfg Config) (*runner, error) {
+	w, err := newWorld(cfg)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := w.watch()
+	if err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	r := &runner{w: w, changes: changes, res: Result{Times: Times{}}}
+	if err := r.converge(time.Now().Add(5 * time.Second)); err != nil {
+		return nil, errors.Join(fmt.Errorf("before the first fault: %w", err), r.close())
+	}
+	return r, nil
+}
+
+func (r *runner) close() error {
+	r.changes.close()
+	return r.w.close()
 }
 
 // burst is one fault, or some at once, and then the check.

@@ -22,9 +22,11 @@ type SoakResult struct {
 	Changes, TakeOvers int
 }
 
-// The rhythm of a soak.
+// The rhythm of a soak. The stand-ins for engines write all their rules anew at each
+// change, and so take away what wslmirror has placed among them, which real ones do
+// not. So there are no more changes than looks (passesPerSecond of internal/mirror).
 const (
-	changeEvery   = 100 * time.Millisecond
+	changeEvery   = 250 * time.Millisecond
 	takeOverEvery = 5 * time.Second
 )
 
@@ -32,20 +34,13 @@ const (
 // the second half daemons take over from one another; in the first one serves all
 // the time, in whom slow growth shows.
 func Soak(ctx context.Context, cfg Config, d time.Duration) (res SoakResult, err error) {
-	w, err := newWorld(cfg)
+	r, err := newRunner(cfg)
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
-	changes, err := w.watch()
-	if err != nil {
-		return res, err
-	}
-	defer changes.close()
-	s := soak{w: w, r: runner{w: w, changes: changes}, began: time.Now()}
-	if err := s.r.converge(time.Now().Add(5 * time.Second)); err != nil {
-		return res, err
-	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	w := r.w
+	s := soak{w: w, r: r, began: time.Now()}
 	if s.meter, err = newMeter(w.daemons[0]); err != nil {
 		return res, err
 	}
@@ -60,7 +55,7 @@ func Soak(ctx context.Context, cfg Config, d time.Duration) (res SoakResult, err
 
 type soak struct {
 	w      *world
-	r      runner
+	r      *runner
 	began  time.Time
 	steady []*port
 	load   *load

@@ -23,20 +23,12 @@ type StormResult struct {
 // time; none of them means anything to wslmirror. Afterwards all must be as it
 // should within a second.
 func Storm(ctx context.Context, cfg Config, events int, over time.Duration) (res StormResult, err error) {
-	w, err := newWorld(cfg)
+	r, err := newRunner(cfg)
 	if err != nil {
 		return res, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
-	changes, err := w.watch()
-	if err != nil {
-		return res, err
-	}
-	defer changes.close()
-	r := runner{w: w, changes: changes}
-	if err := r.converge(time.Now().Add(5 * time.Second)); err != nil {
-		return res, err
-	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	w := r.w
 	time.Sleep(time.Second) // until what the start has left to do is done
 	m, err := newMeter(w.daemons[0])
 	if err != nil {
