@@ -176,12 +176,21 @@ func (o *Observation) nics() (names []string) {
 	return names
 }
 
-// programs are those of that name.
+// programs are those of that name. Where some are known to be of this network, the
+// others are not counted: one that is about to end has no network any more.
 func (o *Observation) programs(name string) (list []Program) {
+	var sure []Program
 	for _, p := range o.Programs.Value {
-		if p.Name == name {
-			list = append(list, p)
+		if p.Name != name {
+			continue
 		}
+		list = append(list, p)
+		if p.Sure {
+			sure = append(sure, p)
+		}
+	}
+	if len(sure) > 0 {
+		return sure
 	}
 	return list
 }

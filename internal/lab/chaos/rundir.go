@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/wslmirror/wslmirror/internal/status"
 )
 
 // runtimeDir mounts a small file system for the runtime directory, in a mount
@@ -47,7 +45,7 @@ func (d *daemon) published() (at time.Time, err error) {
 	if err != nil {
 		return at, err
 	}
-	var s status.Snapshot
+	var s struct{ Updated time.Time } // by what is documented, as all is judged here
 	err = json.Unmarshal(b, &s)
 	return s.Updated, err
 }
