@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestPrograms(t *testing.T) {
+func TestProgramsHereFirst(t *testing.T) {
 	ending := Program{1, "dockerd", nil, false}
 	here := Program{2, "dockerd", []string{"dockerd", "--userland-proxy=false"}, true}
 	other := Program{3, "firewalld", nil, true}
