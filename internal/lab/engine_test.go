@@ -56,8 +56,13 @@ func TestEngines(t *testing.T) {
 			// Not one container for both: current Docker with nftables and no
 			// proxy adds a rule for each container port, and trips over the
 			// second of the same.
-			labtest.RunContainer(t, engine, "all", fmt.Sprintf("%d:80/tcp", published), fmt.Sprintf("%d:80/udp", published))
+			all := labtest.RunContainer(t, engine, "all", fmt.Sprintf("%d:80/tcp", published), fmt.Sprintf("%d:80/udp", published))
 			labtest.RunContainer(t, engine, "local", fmt.Sprintf("127.0.0.1:%d:80/tcp", local), fmt.Sprintf("127.0.0.1:%d:80/udp", local))
+			// The bridge may have changed its MAC address when the second joined it,
+			// and the first answers to the old one for a while.
+			if err := b.WSL.Await(all); err != nil {
+				t.Fatal(err)
+			}
 			if e.late {
 				if err := b.AddLoopback0(); err != nil {
 					t.Fatal(err)
