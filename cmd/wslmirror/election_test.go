@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,8 +106,8 @@ func TestElectionWhenLoopback0Appears(t *testing.T) {
 	}
 }
 
-// A daemon that ends leaves what is outside of its table to the one that stands
-// by: for connections, not a moment must be without it.
+// A daemon that ends leaves its ip rule to the one that stands by, and connections
+// that are busy all the time go on.
 func TestHandOver(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -125,6 +127,25 @@ func TestHandOver(t *testing.T) {
 	}
 	serves := start(t, b.WSL, "--path", "direct")
 	serves.awaitPaths("8080/tcp direct")
+	ctx, cancel := context.WithCancel(t.Context())
+	var busy sync.WaitGroup
+	for _, from := range []*lab.Host{b.Windows, b.WSL} {
+		for range 4 {
+			c, err := from.Dial("tcp", "", "127.0.0.1:8080", patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			busy.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := c.Ask(patience); err != nil {
+						t.Errorf("a busy connection of %s: %v", from.Name, err)
+						return
+					}
+				}
+			})
+		}
+	}
 	for range 3 {
 		standby := start(t, b.WSL, "--path", "direct")
 		standby.awaitState(status.Standby)
@@ -135,10 +156,12 @@ func TestHandOver(t *testing.T) {
 		}
 		serves = standby
 	}
+	cancel()
+	busy.Wait()
 	if err := watch.Stop(unix.SIGTERM); err == nil {
 		t.Error("the monitor ended by itself")
 	}
-	if s := events.String(); strings.Contains(s, "Deleted") || !strings.Contains(s, "fwmark") {
+	if s := events.String(); !strings.Contains(s, "0:\tfrom all fwmark") || strings.Contains(s, "Deleted 0:") {
 		t.Errorf("what happened to ip rules:\n%s", s)
 	}
 	serves.stop(unix.SIGTERM)

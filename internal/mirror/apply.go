@@ -25,7 +25,7 @@ func (s *system) apply(obs Observed, want Desired) error {
 		if err != nil {
 			// Whatever became of the table, the kernel forgets it with its socket,
 			// and without its guard no bridge may be open.
-			return errors.Join(err, s.release(), s.applyOutside(obs, nothing(obs)))
+			return errors.Join(err, s.applyOutside(obs, nothing(obs)), s.release())
 		}
 	}
 	s.serves = want.Table != nil

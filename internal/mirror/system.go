@@ -114,15 +114,15 @@ func (s *system) serving() bool { return s.serves && s.holder != nil }
 // undo takes away what is ours, which is nothing where another daemon serves.
 //
 // The table goes last, since it guards what is open. But if a daemon stands by,
-// the table goes first, and that one takes over the rest as it is: a rule that is
-// taken away for a moment costs connections.
+// the table goes first, and that one takes over the rest as it is.
 func (s *system) undo() error {
 	s.watchBeacon(false)
 	var err error
 	if s.beacon != nil && s.beacon.watched() {
-		err = s.release()
+		err = errors.Join(s.pauseDirect(), s.release())
 		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
 			if obs, lookErr := s.observe(true); lookErr == nil && obs.Kernel.Owner != 0 {
+				s.shut = false // and open again
 				break
 			}
 		}
@@ -135,6 +135,22 @@ func (s *system) undo() error {
 	err = errors.Join(err, s.release())
 	s.forgetDatagrams()
 	return err
+}
+
+// pauseDirect shuts the bridges for the moment in which there is no table. What a
+// container sends to a client in Linux would go by way of Windows then, and come
+// back as a reset; to a bridge that is shut it is lost, and TCP sends it again.
+func (s *system) pauseDirect() error {
+	obs, err := s.observe(true)
+	if err != nil || !obs.Ours {
+		return err
+	}
+	if err := s.shutMap(obs); err != nil {
+		return err
+	}
+	want := Desired{Returns: true, Shut: nothing(obs).Shut}
+	s.shut = len(want.Shut) > 0
+	return s.applyOutside(obs, want)
 }
 
 // takeOver is how long a daemon that stands by may take to own the table. It

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// emptyBatch is how the daemon waits for changes under way before it reads
+// (nft/read.go): NFNL_MSG_BATCH_END comes first.
+const emptyBatch = " 0x11"
+
+// Whatever the daemon is about to say to the kernel, at each moment of its life a
+// bridge that it has opened is guarded by its table, and what goes past a proxy can
+// get there: the packets of a moment in between would not wait for the next step.
+func TestOrderOfSteps(t *testing.T) {
+	l := newLives(t, status.PathDirect)
+	looks, opened, changeable := 0, 0, true
+	// watch looks at the kernel while the daemon is stopped in a call.
+	watch := func(n int, call string) unix.Errno {
+		if kindOf(call) != "sendto" && kindOf(call) != "sendmsg" {
+			return 0
+		}
+		looks++
+		open := routeLocalnet(t, l.bench.WSL, "docker0") == "1"
+		table := ourTable.FindString(ruleset(t, l.bench.WSL))
+		past := strings.Contains(table, "tcp . 8080 : ")
+		if open {
+			opened++
+		}
+		if open && !strings.Contains(table, "chain guard {") {
+			t.Errorf("before call %d, %s, docker0 is open without a guard", n, call)
+		}
+		if past && !open && changeable {
+			t.Errorf("before call %d, %s, packets go to docker0, which is shut", n, call)
+		}
+		return 0
+	}
+	l.leadWhile(watch, func(*daemon, *tap) {})
+	if looks < 50 || opened < 10 {
+		t.Errorf("in %d looks, docker0 was open in %d", looks, opened)
+	}
+
+	// A table that can no more be changed is given up, and the bridge first.
+	nft := func(commands string) {
+		if _, err := l.bench.WSL.Run("nft", commands); err != nil {
+			t.Error(err)
+		}
+	}
+	changeable = false
+	l.leadWhile(nil, func(_ *daemon, p *tap) {
+		p.setFault(func(n int, call string) unix.Errno {
+			watch(n, call)
+			if strings.Contains(call, batch) && !strings.HasSuffix(call, emptyBatch) {
+				return refused
+			}
+			return 0
+		})
+		nft("table ip other { chain c { type nat hook prerouting priority dstnat; tcp dport 9090 dnat to 172.17.0.2:80; }; }")
+		for deadline := time.Now().Add(5 * time.Second); routeLocalnet(t, l.bench.WSL, "docker0") == "1"; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Error("the table cannot be changed, and docker0 is open")
+				break
+			}
+		}
+		nft("delete table ip other")
+		p.setFault(nil)
+	})
+}
