@@ -83,6 +83,9 @@ func printSoak(out io.Writer, storm chaos.StormResult, soak chaos.SoakResult) er
 	}{{"Windows", soak.Windows}, {"Linux", soak.Linux}} {
 		row("answers to "+l.client, "%d, %d of them after more than a second, and %d lost", l.Answers, l.Late, l.Lost)
 		row("on connections that stay", "%d, and %d connections broke", l.OnKept, l.Broken)
+		if l.InGap > 0 {
+			row("", "(%d of the lost and broken in take-overs, while no daemon had a table)", l.InGap)
+		}
 	}
 	cost(soak.Cost, soak.Took)
 	row("descriptors, at most", "%d", soak.Descriptors)

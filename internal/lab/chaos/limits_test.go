@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +11,7 @@ import (
 func TestLimits(t *testing.T) {
 	good := SoakResult{
 		Took: time.Minute, TakeOvers: 2, Cost: Cost{Memory: 12 << 20, Looks: 400, Threads: 10, Descriptors: 14},
-		Early: Level{10 << 20, 12}, Late: Level{11 << 20, 12}, Linux: Load{Broken: 2},
+		Early: Level{10 << 20, 12}, Late: Level{11 << 20, 12}, Linux: Load{Broken: 2, InGap: 2},
 	}
 	if err := good.Check(); err != nil {
 		t.Errorf("of a good one: %v", err)
@@ -20,7 +21,7 @@ func TestLimits(t *testing.T) {
 		"threads":                   func(r *SoakResult) { r.Threads = 1000 },
 		"descriptors: 40":           func(r *SoakResult) { r.Descriptors = 40 },
 		"looks in 1m0s":             func(r *SoakResult) { r.Looks = 500 },
-		"from Windows, 1 answers":   func(r *SoakResult) { r.Windows.Lost = 1 },
+		"from Windows, 1 answers":   func(r *SoakResult) { r.Windows.Lost, r.Windows.InGap = 1, 1 },
 		"from Linux, 0 answers":     func(r *SoakResult) { r.Linux.Broken = 3 },
 		"memory grows":              func(r *SoakResult) { r.Late.Memory = 14 << 20 },
 		"descriptors grow: 12, and": func(r *SoakResult) { r.Late.Descriptors++ },
@@ -34,6 +35,16 @@ func TestLimits(t *testing.T) {
 	storm := StormResult{Took: time.Minute, Cost: Cost{Descriptors: 15}, Before: 12}
 	if err := storm.Check(); err == nil || !strings.Contains(err.Error(), "12 before the storm, 15 in it") {
 		t.Errorf("of a storm with a leak: %v", err)
+	}
+}
+
+// What broke while there was no table is told apart from what broke at another time.
+func TestGaps(t *testing.T) {
+	second := func(from, to int) span { return span{time.Unix(int64(from), 0), time.Unix(int64(to), 0)} }
+	l := Load{Lost: 2, Broken: 2}
+	l.sort([]failure{{second(1, 2), "before"}, {second(2, 11), "into"}, {second(12, 19), "in"}, {second(21, 22), "after"}}, []span{second(10, 20), second(30, 31)})
+	if l.InGap != 2 || !slices.Equal(l.Faults, []string{"before", "after"}) {
+		t.Errorf("%+v", l)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +20,21 @@ type Load struct {
 	// OnKept are the answers on connections that stayed open all the time, and
 	// Broken the connections that did not.
 	OnKept, Broken int
-	// Faults says of the first few of Lost and Broken what they were.
+	// InGap are those of Lost and Broken that met a moment without a table.
+	InGap int
+	// Faults says of the first few others what they were.
 	Faults []string
+}
+
+// A span is from one moment to another.
+type span struct{ from, to time.Time }
+
+func (s span) overlaps(o span) bool { return !s.from.After(o.to) && !o.from.After(s.to) }
+
+// A failure is a question without an answer.
+type failure struct {
+	span
+	of string
 }
 
 const (
@@ -34,14 +48,15 @@ const (
 // A load is clients at work: of each way two, one that connects anew for each
 // question, and for TCP one that keeps its connection.
 type load struct {
-	mu     sync.Mutex
-	totals map[*lab.Host]Load
-	group  sync.WaitGroup
-	cancel context.CancelFunc
+	mu       sync.Mutex
+	totals   map[*lab.Host]Load
+	failures map[*lab.Host][]failure
+	group    sync.WaitGroup
+	cancel   context.CancelFunc
 }
 
 func startLoad(ctx context.Context, ways []way) *load {
-	l := &load{totals: map[*lab.Host]Load{}}
+	l := &load{totals: map[*lab.Host]Load{}, failures: map[*lab.Host][]failure{}}
 	ctx, l.cancel = context.WithCancel(ctx)
 	for _, a := range ways {
 		l.group.Go(func() { l.anew(ctx, a) })
@@ -52,11 +67,26 @@ func startLoad(ctx context.Context, ways []way) *load {
 	return l
 }
 
-// stop ends the load.
-func (l *load) stop() map[*lab.Host]Load {
+// stop ends the load. In the gaps there was no table.
+func (l *load) stop(gaps []span) map[*lab.Host]Load {
 	l.cancel()
 	l.group.Wait()
+	for host, failures := range l.failures {
+		t := l.totals[host]
+		t.sort(failures, gaps)
+		l.totals[host] = t
+	}
 	return l.totals
+}
+
+func (t *Load) sort(failures []failure, gaps []span) {
+	for _, f := range failures {
+		if slices.ContainsFunc(gaps, f.overlaps) {
+			t.InGap++
+		} else if len(t.Faults) < mostFaults {
+			t.Faults = append(t.Faults, f.of)
+		}
+	}
 }
 
 func (l *load) count(a way, change func(*Load)) {
@@ -67,10 +97,12 @@ func (l *load) count(a way, change func(*Load)) {
 	l.totals[a.from] = t
 }
 
-func (t *Load) fault(a way, err error) {
-	if len(t.Faults) < mostFaults {
-		t.Faults = append(t.Faults, fmt.Sprintf("%s: %v", a, err))
-	}
+// fail counts a question that was asked at a time and has no answer.
+func (l *load) fail(a way, asked time.Time, err error, change func(*Load)) {
+	l.count(a, change)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failures[a.from] = append(l.failures[a.from], failure{span{asked, time.Now()}, fmt.Sprintf("%s: %v", a, err)})
 }
 
 // every calls ask again and again, until it says so or the end.
@@ -89,18 +121,16 @@ func every(ctx context.Context, d time.Duration, ask func() bool) {
 func (l *load) anew(ctx context.Context, a way) {
 	every(ctx, loadEvery, func() bool {
 		began := time.Now()
-		err := a.once()
+		if err := a.once(); err != nil {
+			l.fail(a, began, err, func(t *Load) { t.Lost++ })
+			return true
+		}
 		took := time.Since(began)
 		l.count(a, func(t *Load) {
-			switch {
-			case err != nil:
-				t.Lost++
-				t.fault(a, err)
-				return
-			case took > late:
+			t.Answers++
+			if took > late {
 				t.Late++
 			}
-			t.Answers++
 		})
 		return true
 	})
@@ -129,11 +159,12 @@ func (a way) once() (err error) {
 func (l *load) keep(ctx context.Context, a way) {
 	var c *lab.Client
 	every(ctx, 5*loadEvery, func() bool {
-		var err error
+		began := time.Now()
 		if c == nil {
+			var err error
 			if c, err = a.from.Dial("tcp", "", a.addr(), lostAfter); err != nil {
 				c = nil
-				l.count(a, func(t *Load) { t.Lost++; t.fault(a, err) })
+				l.fail(a, began, err, func(t *Load) { t.Lost++ })
 				return true
 			}
 		}
@@ -141,18 +172,13 @@ func (l *load) keep(ctx context.Context, a way) {
 		if err == nil && answer != a.answer {
 			err = errors.New(answer + " answers")
 		}
-		l.count(a, func(t *Load) {
-			if err == nil {
-				t.OnKept++
-				return
-			}
-			t.Broken++
-			t.fault(a, fmt.Errorf("kept connection: %w", err))
-		})
-		if err != nil {
-			c.Close()
-			c = nil
+		if err == nil {
+			l.count(a, func(t *Load) { t.OnKept++ })
+			return true
 		}
+		l.fail(a, began, fmt.Errorf("kept connection: %w", err), func(t *Load) { t.Broken++ })
+		c.Close()
+		c = nil
 		return true
 	})
 	if c != nil {

@@ -48,7 +48,7 @@ func Soak(ctx context.Context, cfg Config, d time.Duration) (res SoakResult, err
 	s.steady = slices.Concat(w.docker.published(), w.podman.published())
 	s.load = startLoad(ctx, w.ways())
 	err = s.run(ctx, d)
-	loads := s.load.stop()
+	loads := s.load.stop(s.gaps)
 	s.res.Windows, s.res.Linux = loads[w.bench.Windows], loads[w.bench.WSL]
 	return s.result(), errors.Join(err, s.meter.close())
 }
@@ -62,6 +62,7 @@ type soak struct {
 	meter  *meter
 	past   Cost // of the daemons that have ended
 	levels []Level
+	gaps   []span // from the end of a daemon until another has a table
 	res    SoakResult
 }
 
@@ -151,11 +152,13 @@ func (s *soak) takeOver() error {
 	if s.res.TakeOvers%2 == 0 {
 		sig = unix.SIGKILL
 	}
+	began := time.Now()
 	if err := w.end(w.daemons[0], sig); err != nil {
 		return err
 	}
 	if err := s.r.converge(time.Now().Add(within)); err != nil {
 		return fmt.Errorf("after a take-over: %w", err)
 	}
+	s.gaps = append(s.gaps, span{began, time.Now()})
 	return nil
 }
