@@ -25,7 +25,7 @@ func (b *Bench) BlanketRule() (remove func() error, err error) {
 	})
 	addRules(c, chain, [][]expr.Any{
 		match(expr.MetaKeyIIFNAME, ifname(loopback0)),
-		matchAddr(16, expr.CmpOpEq, single(localhost)),
+		matchAddr(daddr, expr.CmpOpEq, single(localhost)),
 		{
 			&expr.Immediate{Register: 1, Data: localhost.AsSlice()},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},

@@ -18,26 +18,12 @@ import (
 // next bench.
 func TestKilled(t *testing.T) {
 	labtest.NeedTree(t)
-	const victim = "WSLMIRROR_LAB_VICTIM" // set in the process to be killed
-	if os.Getenv(victim) != "" {
+	if isVictim() {
 		fmt.Println(leaveRunning(t))
 		select {}
 	}
 	mounts := readFile(t, "/proc/self/mounts")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-	cmd.Env = append(os.Environ(), victim+"=1")
-	cmd.Stderr = os.Stderr
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		t.Fatal(err, line)
-	}
+	cmd, line := startVictim(t)
 	network := strings.TrimSpace(line)
 	before := len(processesIn(network))
 	if before < 10 { // dockerd, containerd, a shim, two proxies, systemd, its services…
@@ -64,6 +50,31 @@ func TestKilled(t *testing.T) {
 			t.Errorf("cgroups %v, error %v", left, err)
 		}
 	}
+}
+
+// victim is set in a process that is to be killed.
+const victim = "WSLMIRROR_LAB_VICTIM"
+
+func isVictim() bool { return os.Getenv(victim) != "" }
+
+// startVictim runs the test that calls it in another process, and returns the line
+// that it prints there.
+func startVictim(t *testing.T) (cmd *exec.Cmd, line string) {
+	t.Helper()
+	cmd = exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), victim+"=1")
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err = bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatal(err, line)
+	}
+	return cmd, line
 }
 
 // leaveRunning starts engines with a container each and a distribution, and

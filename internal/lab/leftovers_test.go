@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -135,9 +134,8 @@ func TestCloseEndsTheNamespaces(t *testing.T) {
 
 // After SIGKILL of who holds a bench nothing of it is left.
 func TestSIGKILLEndsTheNamespaces(t *testing.T) {
-	const victim = "WSLMIRROR_LAB_HOLDER" // set in the process to be killed
 	witness := labtest.New(t, lab.Options{}).WSL
-	if os.Getenv(victim) != "" {
+	if isVictim() {
 		b := labtest.New(t, lab.Options{})
 		s := startStandIn(t, b)
 		if _, err := b.WSL.Start(exec.Command("sleep", "1000")); err != nil {
@@ -146,20 +144,7 @@ func TestSIGKILLEndsTheNamespaces(t *testing.T) {
 		fmt.Println(b.WSL.NetNS(), b.Windows.NetNS(), b.LAN.NetNS(), s.Container.NetNS())
 		select {}
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), victim+"=1")
-	cmd.Stderr = os.Stderr
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		t.Fatal(err, line)
-	}
+	cmd, line := startVictim(t)
 	var fds [4]int
 	if _, err := fmt.Sscan(line, &fds[0], &fds[1], &fds[2], &fds[3]); err != nil {
 		t.Fatal(err, line)

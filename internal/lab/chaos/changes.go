@@ -11,11 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	contSignal = unix.SIGCONT
-	termSignal = unix.SIGTERM
-)
-
 // changes are the times at which the kernel told of a change in WSL: they say
 // to the microsecond when something broke and when it was healed, whoever looks
 // when.

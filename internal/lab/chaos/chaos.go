@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // within is how soon after the last fault all must be as it should.
@@ -246,11 +248,11 @@ func (r *runner) leave() error {
 		d := w.daemons[0]
 		if d.stopped {
 			d.stopped = false
-			if err := d.proc.Process.Signal(contSignal); err != nil {
+			if err := d.proc.Process.Signal(unix.SIGCONT); err != nil {
 				return err
 			}
 		}
-		if err := w.end(d, termSignal); err != nil {
+		if err := w.end(d, unix.SIGTERM); err != nil {
 			return err
 		}
 	}

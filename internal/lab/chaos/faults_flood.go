@@ -124,7 +124,7 @@ func (w *world) floodStopped() error {
 	if err := d.proc.Process.Signal(unix.SIGSTOP); err != nil {
 		return err
 	}
-	return errors.Join(w.overrun(d), d.proc.Process.Signal(contSignal))
+	return errors.Join(w.overrun(d), d.proc.Process.Signal(unix.SIGCONT))
 }
 
 // overrun floods a daemon that is stopped, and publishes a port.

@@ -56,9 +56,6 @@ func (r SoakResult) Check() error {
 	if err := r.Windows.check("Windows", 0); err != nil {
 		errs = append(errs, err)
 	}
-	// Where the kernel serves a port itself, and after a kill (every other take-over)
-	// everywhere, what a container sends to a client in Linux goes by way of Windows
-	// until the next daemon has its table, and Windows ends the connection.
 	if err := r.Linux.check("Linux", r.Linux.InGap); err != nil {
 		errs = append(errs, err)
 	}

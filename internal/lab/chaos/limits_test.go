@@ -38,12 +38,15 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// What broke while there was no table is told apart from what broke at another time.
+// What a gap explains is told apart from what broke otherwise.
 func TestGaps(t *testing.T) {
 	second := func(from, to int) span { return span{time.Unix(int64(from), 0), time.Unix(int64(to), 0)} }
-	l := Load{Lost: 2, Broken: 2}
-	l.sort([]failure{{second(1, 2), "before"}, {second(2, 11), "into"}, {second(12, 19), "in"}, {second(21, 22), "after"}}, []span{second(10, 20), second(30, 31)})
-	if l.InGap != 2 || !slices.Equal(l.Faults, []string{"before", "after"}) {
+	var l Load
+	l.sort([]failure{
+		{second(1, 2), true, "before"}, {second(2, 11), true, "into"}, {second(12, 19), true, "in"}, {second(21, 22), true, "after"},
+		{second(12, 19), false, "handed over"}, {second(30, 31), false, "killed"},
+	}, []gap{{second(10, 20), false}, {second(30, 31), true}})
+	if l.InGap != 3 || !slices.Equal(l.Faults, []string{"before", "after", "handed over"}) {
 		t.Errorf("%+v", l)
 	}
 }

@@ -20,7 +20,7 @@ type Load struct {
 	// OnKept are the answers on connections that stayed open all the time, and
 	// Broken the connections that did not.
 	OnKept, Broken int
-	// InGap are those of Lost and Broken that met a moment without a table.
+	// InGap are those of Lost and Broken that a gap explains.
 	InGap int
 	// Faults says of the first few others what they were.
 	Faults []string
@@ -31,11 +31,23 @@ type span struct{ from, to time.Time }
 
 func (s span) overlaps(o span) bool { return !s.from.After(o.to) && !o.from.After(s.to) }
 
+// A gap is from the end of a daemon until another has its table. What a container
+// sends to a client in Linux then goes by way of Windows, which ends the connection:
+// after a kill everywhere, since nothing was handed over, and else where the kernel
+// serves the port itself.
+type gap struct {
+	span
+	killed bool
+}
+
 // A failure is a question without an answer.
 type failure struct {
 	span
-	of string
+	kernel bool // the kernel serves the port itself
+	of     string
 }
+
+func (g gap) explains(f failure) bool { return g.overlaps(f.span) && (g.killed || f.kernel) }
 
 const (
 	late       = time.Second
@@ -67,8 +79,8 @@ func startLoad(ctx context.Context, ways []way) *load {
 	return l
 }
 
-// stop ends the load. In the gaps there was no table.
-func (l *load) stop(gaps []span) map[*lab.Host]Load {
+// stop ends the load.
+func (l *load) stop(gaps []gap) map[*lab.Host]Load {
 	l.cancel()
 	l.group.Wait()
 	for host, failures := range l.failures {
@@ -79,9 +91,9 @@ func (l *load) stop(gaps []span) map[*lab.Host]Load {
 	return l.totals
 }
 
-func (t *Load) sort(failures []failure, gaps []span) {
+func (t *Load) sort(failures []failure, gaps []gap) {
 	for _, f := range failures {
-		if slices.ContainsFunc(gaps, f.overlaps) {
+		if slices.ContainsFunc(gaps, func(g gap) bool { return g.explains(f) }) {
 			t.InGap++
 		} else if len(t.Faults) < mostFaults {
 			t.Faults = append(t.Faults, f.of)
@@ -102,7 +114,7 @@ func (l *load) fail(a way, asked time.Time, err error, change func(*Load)) {
 	l.count(a, change)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failures[a.from] = append(l.failures[a.from], failure{span{asked, time.Now()}, fmt.Sprintf("%s: %v", a, err)})
+	l.failures[a.from] = append(l.failures[a.from], failure{span{asked, time.Now()}, a.port != nil && !a.port.engine.proxy, fmt.Sprintf("%s: %v", a, err)})
 }
 
 // every calls ask again and again, until it says so or the end.

@@ -62,7 +62,7 @@ type soak struct {
 	meter  *meter
 	past   Cost // of the daemons that have ended
 	levels []Level
-	gaps   []span // from the end of a daemon until another has a table
+	gaps   []gap
 	res    SoakResult
 }
 
@@ -159,6 +159,6 @@ func (s *soak) takeOver() error {
 	if err := s.r.converge(time.Now().Add(within)); err != nil {
 		return fmt.Errorf("after a take-over: %w", err)
 	}
-	s.gaps = append(s.gaps, span{began, time.Now()})
+	s.gaps = append(s.gaps, gap{span{began, time.Now()}, sig == unix.SIGKILL})
 	return nil
 }
