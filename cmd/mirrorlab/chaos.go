@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os/exec"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -41,9 +40,9 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	if *steps < 1 || *worlds < 1 {
 		return exitUsage, usageError("--steps and --worlds are at least 1")
 	}
-	found, err := exec.LookPath(*program)
+	found, err := findProgram("chaos", *program)
 	if err != nil {
-		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab chaos --wslmirror PATH"}
+		return exitFailure, err
 	}
 	told := newCounter(std.err, *steps, *verbose)
 	var runs []chaos.Config

@@ -23,9 +23,9 @@ func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
-	path, err := exec.LookPath(*program)
+	path, err := findProgram("demo", *program)
 	if err != nil {
-		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab demo --wslmirror PATH"}
+		return exitFailure, err
 	}
 	rows, err := demo(ctx, path, newProgress(std.err))
 	if err != nil {
@@ -47,6 +47,15 @@ func beside(program string) string {
 		return program // to be looked for in $PATH
 	}
 	return filepath.Join(filepath.Dir(self), program)
+}
+
+// findProgram finds wslmirror for a verb.
+func findProgram(verb, name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab " + verb + " --wslmirror PATH"}
+	}
+	return path, nil
 }
 
 // demo fills the table. It leaves nothing behind.

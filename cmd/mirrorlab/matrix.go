@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -58,9 +57,9 @@ func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
-	path, err := exec.LookPath(*program)
+	path, err := findProgram("matrix", *program)
 	if err != nil {
-		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab matrix --wslmirror PATH"}
+		return exitFailure, err
 	}
 	rows, err := matrix(ctx, path, *only, newProgress(std.err))
 	if err != nil {

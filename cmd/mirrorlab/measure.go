@@ -48,9 +48,9 @@ func runBench(ctx context.Context, args []string, std stdio) (int, error) {
 	if len(m.trials()) == 0 {
 		return exitUsage, usageError("--trial: there is no trial %q", m.trial)
 	}
-	path, err := exec.LookPath(m.program)
+	path, err := findProgram("bench", m.program)
 	if err != nil {
-		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab bench --wslmirror PATH"}
+		return exitFailure, err
 	}
 	m.program = path
 	if _, err := exec.LookPath("wrk"); err != nil {
@@ -71,10 +71,9 @@ func exitCodeOf(err error) (int, error) {
 	return exitOK, nil
 }
 
-// run measures everything. Within a round
-// each trial meets all variants one after the other, so that what disturbs the
-// machine meanwhile disturbs a pair alike, as inTurn
-// says.
+// run measures everything. Within a round each trial meets all variants one after
+// the other, so that what disturbs the machine meanwhile disturbs a pair alike, as
+// inTurn says.
 func (m measuring) run(ctx context.Context, p progress) (*report, error) {
 	r := &report{Rounds: m.rounds, Seconds: m.seconds}
 	if err := m.runOn(ctx, speedPorts, 0, m.rounds, r, p); err != nil {

@@ -201,7 +201,7 @@ func describe(ctx context.Context, s *scene) (m machine, err error) {
 	if err := unix.Uname(&name); err != nil {
 		return m, err
 	}
-	m.Kernel = unix.ByteSliceToString(name.Release[:])
+	m.Kernel, _, _ = strings.Cut(unix.ByteSliceToString(name.Release[:]), "-") // the rest is of who built it
 	// It ends with an error, but not without saying it: "wrk debian/4.1.0-3 [epoll] ..."
 	out, _ := exec.CommandContext(ctx, "wrk", "--version").CombinedOutput()
 	if f := strings.Fields(string(out)); len(f) > 1 {

@@ -152,7 +152,7 @@ func (r *report) compare() {
 }
 
 // mark says whether the median is as it should be: ✓ or ✗, or ≈ if it is not, but
-// might be: the rounds do not tell.
+// might be: the rounds do not tell. Fewer than six never do.
 func (x *ratio) mark() string {
 	sign := 1.0
 	if x.LessIsBetter {
@@ -161,7 +161,7 @@ func (x *ratio) mark() string {
 	switch goal := sign * *x.Goal; {
 	case sign*x.Median >= goal:
 		return tick(true)
-	case max(sign*x.Low, sign*x.High) >= goal:
+	case max(sign*x.Low, sign*x.High) >= goal, len(x.Values) < 6:
 		return "≈"
 	}
 	return tick(false)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -71,16 +72,9 @@ func newScene(m measuring, ports int, dir string) (*scene, error) {
 	}
 	s := &scene{bench: b, containers: map[string]*lab.Container{}, program: m.program, dir: dir}
 	if err := s.serve(m.engine); err != nil {
-		return nil, joinClose(err, b)
+		return nil, errors.Join(err, b.Close())
 	}
 	return s, nil
-}
-
-func joinClose(err error, b *lab.Bench) error {
-	if closing := b.Close(); closing != nil {
-		return fmt.Errorf("%w; %w", err, closing)
-	}
-	return err
 }
 
 func (s *scene) serve(engine string) error {

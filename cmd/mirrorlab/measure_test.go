@@ -91,17 +91,17 @@ func TestBenchNeedsWrk(t *testing.T) {
 	}
 }
 
-// sample is a report of two rounds with invented numbers.
+// sample is a report of six rounds with invented numbers.
 func sample() *report {
 	r := &report{
-		Command: "mirrorlab bench --rounds 2", Rounds: 2, Seconds: 1,
+		Command: "mirrorlab bench --rounds 6", Rounds: 6, Seconds: 1,
 		Machine: machine{"CPU X", 2, "6.18", "29", "4.1.0", "0.1.0", "2026-01-02"},
 		Notes:   []string{"UDP, docker-proxy from Linux: 3 got no answer"},
 	}
-	for round := range 2 {
+	for round := range 6 {
 		for i, v := range allVariants {
 			for _, client := range bothClients {
-				r.add(keepAlive, client, v, float64(10000*(i+1)+round*500))
+				r.add(keepAlive, client, v, float64(10000*(i+1)+round%2*500))
 				r.add(cpu, client, v, 3/float64(i+1))
 			}
 		}
@@ -153,10 +153,13 @@ func TestCompare(t *testing.T) {
 		{udp, 1, 0.9, 1.1, "✓"}, {udp, 0.9, 0.8, 1, "≈"}, {udp, 0.9, 0.8, 0.99, "✗"},
 		{cpu, 1, 0.9, 1.1, "✓"}, {cpu, 1.1, 1, 1.2, "≈"}, {cpu, 1.1, 1.01, 1.2, "✗"},
 	} {
-		x := ratio{quantity: test.quantity, Goal: &one, summary: summary{Median: test.median, Low: test.low, High: test.high}}
+		x := ratio{quantity: test.quantity, Goal: &one, summary: summary{Median: test.median, Low: test.low, High: test.high, Values: make([]float64, 6)}}
 		if got := x.mark(); got != test.want {
 			t.Errorf("%s %g (%g–%g): %s, want %s", x.Key, x.Median, x.Low, x.High, got, test.want)
 		}
+	}
+	if x := (&ratio{Goal: &one, summary: summary{Median: 0.5, Low: 0.5, High: 0.5, Values: make([]float64, 5)}}); x.mark() != "≈" {
+		t.Errorf("five rounds are marked %s", x.mark())
 	}
 	// The tables of the sign test.
 	for n, want := range map[int]int{1: 0, 5: 0, 6: 0, 8: 0, 9: 1, 10: 1, 12: 2, 15: 3, 20: 5, 30: 9} {

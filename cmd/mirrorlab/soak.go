@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os/exec"
 	"text/tabwriter"
 	"time"
 
@@ -34,9 +33,9 @@ func runSoak(ctx context.Context, args []string, std stdio) (int, error) {
 	if *long <= 0 {
 		return exitUsage, usageError("--for: %v is no time to soak", *long)
 	}
-	found, err := exec.LookPath(*program)
+	found, err := findProgram("soak", *program)
 	if err != nil {
-		return exitFailure, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab soak --wslmirror PATH"}
+		return exitFailure, err
 	}
 	cfg := chaos.Config{Seed: *seed, Direct: *path == "direct", Program: found}
 	p := newProgress(std.err)

@@ -54,13 +54,14 @@ Commands:
            should notice. Print what that cost.
              --for 30m           how long
              --path direct       the daemons' path
+             --seed N            what comes and goes (1)
   help     Print this.
 
-All need root and a kernel with nf_tables. The demo and the shell need nothing
-else ('windows' needs nsenter): no Windows, no WSL, no container engine. The
-matrix and bench take engines from Debian trees and from source, in a cache. The
-network of this machine is not touched, and nothing is left behind. NO_COLOR
-turns colours off.
+All need root and a kernel with nf_tables, but no Windows, no WSL, and no
+container engine of the machine. The command 'windows' of the shell needs
+nsenter; chaos and soak also nft, ip and unshare. The matrix and bench take
+engines from Debian trees and from source, in a cache. The network of this
+machine is not touched, and nothing is left behind. NO_COLOR turns colours off.
 
 Exit status:
   0  success; for demo, matrix, chaos and soak: all is as it should be
