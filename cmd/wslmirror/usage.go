@@ -3,7 +3,7 @@ package main
 const usage = `wslmirror - one 127.0.0.1 for Windows and Linux in WSL2's mirrored mode
 
 Usage:
-  wslmirror run [--interface NAME] [--path proxy|direct] [--repair]
+  wslmirror run [--interface NAME] [--path proxy|direct] [--repair=false]
                 [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--json] [--runtime-dir DIR]
   wslmirror ports [--json] [--runtime-dir DIR]
@@ -21,8 +21,9 @@ Commands:
                                  engine's userland "proxy" (the default), or
                                  "direct", which is faster: the kernel sends
                                  the packets to the container itself
-             --repair            let Linux's own clients reach what the kernel
-                                 serves on localhost (true)
+             --repair=false      leave alone what Linux's own clients cannot
+                                 reach, and what Docker drops because
+                                 loopback0 came late
              --runtime-dir DIR   where the state is published (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
   status   Say what the daemon is doing. Any user may ask.

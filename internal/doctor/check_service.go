@@ -139,5 +139,5 @@ func checkCounters(o *Observation) Check {
 	case o.Status.Value.State != status.Active:
 		return notApplicable("no daemon serves from here")
 	}
-	return ok("%d connections from Windows since %s", o.Status.Value.Rule.Packets, o.Status.Value.Since.Local().Format("2006-01-02 15:04:05"))
+	return ok("connections from Windows: %d, since %s", o.Status.Value.Rule.Packets, o.Status.Value.Since.Local().Format("2006-01-02 15:04:05"))
 }
