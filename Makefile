@@ -53,11 +53,11 @@ footprint: deps build ## print what the idle daemon costs (root, a minute)
 	@.ci/footprint
 
 .PHONY: chaos
-chaos: build ## break everything, 10000 times, and see it heal (root, ten minutes)
+chaos: deps build ## break everything, 10000 times, and see it heal (root, ten minutes)
 	bin/mirrorlab chaos --steps 10000 --worlds 5 --rest 700ms
 
 .PHONY: soak
-soak: build ## a storm, then churn and load for FOR=30m; and leaks (root)
+soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 	bin/mirrorlab soak --for $(or $(FOR),30m)
 	$(GO) test ./internal/mirror -run NothingLeaks -timeout 30m -v -cycles $(or $(CYCLES),100000)
 
