@@ -208,12 +208,17 @@ func checkPublished(o *Observation) Check {
 // listen is how to have somebody listen on p, and pass on what comes.
 func (p Published) listen() string {
 	to, err := netip.ParseAddrPort(p.To)
-	if err != nil || to.Port() == 0 || !to.Addr().Is4() || to.Addr().IsUnspecified() || p.Proto != "tcp" && p.Proto != "udp" {
+	on, onErr := netip.ParseAddr(p.On)
+	if err != nil || onErr != nil || !on.Is4() || to.Port() == 0 || !to.Addr().Is4() || to.Addr().IsUnspecified() || p.Proto != "tcp" && p.Proto != "udp" {
 		return fmt.Sprintf("# publish %d by an engine that listens on its ports, as Docker and Podman do", p.Port)
 	}
-	line := fmt.Sprintf("socat TCP-LISTEN:%d,fork,reuseaddr TCP:%s", p.Port, to)
+	bind := ""
+	if !on.IsUnspecified() {
+		bind = ",bind=" + on.String() // not on the LAN what was meant for this machine
+	}
+	line := fmt.Sprintf("socat TCP-LISTEN:%d,fork,reuseaddr%s TCP:%s", p.Port, bind, to)
 	if p.Proto == "udp" {
-		line = fmt.Sprintf("socat UDP-LISTEN:%d,fork UDP:%s", p.Port, to)
+		line = fmt.Sprintf("socat UDP-LISTEN:%d,fork%s UDP:%s", p.Port, bind, to)
 	}
 	if p.Port < firstUser {
 		return "sudo -b " + line // asks for the password first, and then goes on by itself

@@ -73,7 +73,7 @@ func healthy() *Observation {
 				{Family: "ip6", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip6", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
 			},
 			View: nft.View{Published: []nft.Published{{
-				Port: nft.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
+				Port: nft.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, Addr: netip.IPv4Unspecified(), To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
 			}}},
 			Docker: true, PassesKnown: true,
 		}},

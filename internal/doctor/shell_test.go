@@ -121,6 +121,12 @@ func TestListen(t *testing.T) {
 	}{
 		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
 		{Published{"udp", 8053, "0.0.0.0", "172.17.0.2:53", "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
+		// Not where nobody has published it.
+		{Published{"tcp", 8080, "127.0.0.1", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr,bind=127.0.0.1 TCP:172.17.0.2:80 &"},
+		{Published{"udp", 53, "192.168.1.5", "172.17.0.2:53", "cni"}, "sudo -b socat UDP-LISTEN:53,fork,bind=192.168.1.5 UDP:172.17.0.2:53"},
+		{Published{"tcp", 8080, "", "172.17.0.2:80", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "::1%$(reboot)", "172.17.0.2:80", "cni"}, "# publish 8080"},
+		{Published{"tcp", 8080, "127.0.0.1;reboot", "172.17.0.2:80", "cni"}, "# publish 8080"},
 		{Published{"tcp", 80, "0.0.0.0", "172.17.0.2:80", "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
 		{Published{"tcp", 8080, "0.0.0.0", netip.AddrPort{}.String(), "cni"}, "# publish 8080"},
 		{Published{"tcp", 8080, "0.0.0.0", "0.0.0.0:80", "cni"}, "# publish 8080"},
