@@ -180,6 +180,7 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"rule main for tcp":        {"ip-rules", sh("ip rule add pref 0 ipproto tcp lookup main"), true, true},
 		"rule to localhost":        {"ip-rules", sh("ip rule add pref 0 to 127.0.0.0/8 lookup main"), true, true},
 		"rule prohibit":            {"ip-rules", sh("ip rule add pref 0 ipproto udp prohibit"), true, false},
+		"rule of a VPN":            {"ip-rules", sh("ip route add default dev eth0 table 51820; ip rule add pref 0 not fwmark 0xca6c lookup 51820"), true, true},
 		"rule of WSL is gone":      {"ip-rules", sh("ip rule del pref 1 ipproto udp lookup 127"), true, false},
 		"way in is gone":           {"ip-rules", sh("ip rule del pref 0 iif loopback0 ipproto tcp lookup local; ip rule del pref 2"), true, true},
 		"route is gone":            {"table-127", sh("ip route flush table 127"), false, true},
@@ -222,9 +223,15 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			obey(t, b.WSL, got.check(test.want))
 			diagnose(t, b.WSL, d.dir).expect(t, "cured")
 			answers("cured", true)
-			if name == "flushed chain" {
+			switch name {
+			case "flushed chain":
 				if after := ruleset(t, b.WSL); after != before {
 					t.Errorf("before\n%s\nafter\n%s", before, after)
+				}
+			case "rule of a VPN": // is kept, where it is in nobody's way
+				if rules, err := b.WSL.Run("ip", "rule"); err != nil || strings.Count(rules, "51820") != 1 ||
+					!strings.Contains(rules, "3:\tnot from all fwmark 0xca6c lookup 51820") {
+					t.Errorf("%v\n%s", err, rules)
 				}
 			}
 		})

@@ -56,6 +56,8 @@ func (p probe) matches(r netwatch.Rule) match {
 type decision struct {
 	rule  netwatch.Rule
 	found bool
+	// Jump is the goto that led there, if one did.
+	jump netwatch.Rule
 	// Before are foreign rules ahead of it that perhaps decide first.
 	before []netwatch.Rule
 }
@@ -75,7 +77,7 @@ func (o *Observation) decide(p probe) (d decision) {
 		case m == perhaps:
 			d.before = append(d.before, r)
 		case r.Action == unix.FR_ACT_GOTO:
-			skipTo = r.Goto
+			skipTo, d.jump = r.Goto, r
 		default:
 			d.rule, d.found = r, true
 			return d
@@ -152,7 +154,7 @@ func checkRules(o *Observation) Check {
 // judgeWays judges what becomes of all packets that should go the ways.
 func (o *Observation) judgeWays(ways []way, grave Verdict) Check {
 	var missing, shadows, perhaps []netwatch.Rule
-	var lost, turned []string // what goes wrong
+	var lost, turned, routeless []string // what goes wrong
 	for _, w := range ways {
 		d := o.decide(w.probe)
 		if d.found && d.rule.Table == w.wanted.Table && d.rule.Action == w.wanted.Action {
@@ -161,10 +163,17 @@ func (o *Observation) judgeWays(ways []way, grave Verdict) Check {
 			}
 			continue
 		}
-		if !slices.ContainsFunc(o.Rules.Value, func(r netwatch.Rule) bool { r.Protocol = 0; return r == w.wanted }) {
+		if d.jump.Goto > w.wanted.Priority {
+			d.rule = d.jump // past WSL's
+		}
+		at := slices.IndexFunc(o.Rules.Value, func(r netwatch.Rule) bool { r.Protocol = 0; return r == w.wanted })
+		switch {
+		case at < 0:
 			missing, lost = add(missing, w.wanted), add(lost, w.what)
-		} else if d.found {
+		case d.found && slices.Index(o.Rules.Value, d.rule) < at:
 			shadows, turned = add(shadows, d.rule), add(turned, w.what)
+		default: // nothing is in the way, and it leads nowhere
+			routeless = add(routeless, fmt.Sprintf("table %s has no route to %s", netwatch.TableName(w.wanted.Table), w.probe.dst))
 		}
 	}
 	const why = "WSL's rules take TCP and UDP to localhost to Windows and back. Whatever comes before them takes them elsewhere."
@@ -178,19 +187,50 @@ func (o *Observation) judgeWays(ways []way, grave Verdict) Check {
 	case len(shadows) > 0:
 		c := Check{Verdict: grave, Seen: fmt.Sprintf("%s: ahead of WSL's rules comes %q", strings.Join(turned, ", "), list(shadows))}.because(why, "")
 		for _, r := range shadows {
-			c = c.do(o.removal(r)...)
+			c = c.do(moved(r)...).do(o.removal(r)...)
 		}
 		return c
+	case len(routeless) > 0:
+		return Check{Verdict: grave, Seen: strings.Join(routeless, ", ")}.
+			because("WSL's rules are there, but they ask that table in vain.", "").do(restart)
 	case len(perhaps) > 0:
 		return warning("ahead of WSL's rules comes %q, which takes some packets elsewhere", list(perhaps)).because(why, "")
 	}
 	return Check{Verdict: OK}
 }
 
-// arguments are those of "ip rule add" for r. The names of its links are what
-// whoever added the rule has chosen.
+// behind is the first preference after those of WSL's rules.
+const behind = 3
+
+// moved is the command that puts r behind WSL's rules, before it is deleted where
+// it is. Somebody wants it there: without that of wg-quick, say, everything would
+// leave outside of the tunnel.
+func moved(r netwatch.Rule) []string {
+	switch {
+	case r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL:
+		return nil // WSL asks that table as well, and last
+	case r.Action == unix.FR_ACT_GOTO && r.Goto <= behind:
+		return nil // it skips nothing but WSL's
+	case r.Other, r.L3Mdev:
+		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", behind, r)}
+	}
+	r.Priority = behind
+	return []string{addition(r)}
+}
+
+// addition is the command that adds r, in the name of who added it.
+func addition(r netwatch.Rule) string {
+	line := "sudo ip rule add " + arguments(r)
+	if r.Protocol > unix.RTPROT_BOOT {
+		line += fmt.Sprintf(" protocol %d", r.Protocol)
+	}
+	return line
+}
+
+// arguments are those of "ip rule add" for r, as far as they are understood. The
+// names of its links are what whoever added the rule has chosen.
 func arguments(r netwatch.Rule) string {
-	r.Protocol = 0
+	r.Protocol, r.Other = 0, false
 	for _, link := range []*string{&r.Iif, &r.Oif} {
 		if *link != "" {
 			*link = word(*link)
@@ -218,11 +258,7 @@ func (o *Observation) removal(target netwatch.Rule) (lines []string) {
 				again = append(again, fmt.Sprintf("# add what is deleted with it again: %s", r))
 				continue
 			}
-			line := "sudo ip rule add " + arguments(r)
-			if r.Protocol > unix.RTPROT_BOOT {
-				line += fmt.Sprintf(" protocol %d", r.Protocol)
-			}
-			again = append(again, line)
+			again = append(again, addition(r))
 		}
 	}
 	return append(append(lines, "sudo ip rule del "+arguments(target)), again...)
@@ -233,6 +269,7 @@ func (o *Observation) removal(target netwatch.Rule) (lines []string) {
 func fits(spec, r netwatch.Rule) bool {
 	return r.Priority == spec.Priority && r.Action == spec.Action && r.Table == spec.Table &&
 		(spec.Iif == "" || spec.Iif == r.Iif) && (spec.Oif == "" || spec.Oif == r.Oif) &&
+		(spec.SuppressPrefix < 0 || spec.SuppressPrefix == r.SuppressPrefix) &&
 		(spec.Mark == 0 || spec.Mark == r.Mark) && (spec.Mask == 0 || spec.Mask == r.Mask) &&
 		(spec.IPProto == 0 || spec.IPProto == r.IPProto) && (spec.TOS == 0 || spec.TOS == r.TOS) &&
 		(!spec.From.IsValid() || spec.From == r.From) && (!spec.To.IsValid() || spec.To == r.To)

@@ -42,7 +42,8 @@ func TestRulesWalk(t *testing.T) {
 		"vrf":                     {r(func(r *netwatch.Rule) { r.L3Mdev = true }), 0, OK, ""},
 		"prohibit":                {r(func(r *netwatch.Rule) { r.Action, r.Table = unix.FR_ACT_PROHIBIT, 0 }), 0, Fault, "prohibit"},
 		"nop":                     {r(func(r *netwatch.Rule) { r.Action, r.Table = unix.FR_ACT_NOP, 0 }), 0, OK, ""},
-		"goto main":               {r(func(r *netwatch.Rule) { r.Action, r.Table, r.Goto = unix.FR_ACT_GOTO, 0, 32766 }), 0, Fault, "lookup main"},
+		"goto main":               {r(func(r *netwatch.Rule) { r.Action, r.Table, r.Goto = unix.FR_ACT_GOTO, 0, 32766 }), 0, Fault, "goto 32766"},
+		"goto WSL's":              {r(func(r *netwatch.Rule) { r.Action, r.Table, r.Goto = unix.FR_ACT_GOTO, 0, 1 }), 4, OK, ""},
 		"tos":                     {r(func(r *netwatch.Rule) { r.TOS = 0x10 }), 0, OK, ""},
 	}
 	for name, test := range tests {
@@ -52,6 +53,67 @@ func TestRulesWalk(t *testing.T) {
 		if c.Verdict != test.want || !strings.Contains(c.Seen, test.says) {
 			t.Errorf("%s: want %s with %q: %+v", name, test.want, test.says, c)
 		}
+	}
+}
+
+// Somebody wants the rule that is in the way, as a VPN does: it is to go on behind
+// WSL's, before it is deleted where it is.
+func TestShadowMovesBehind(t *testing.T) {
+	const del, add = "sudo ip rule del pref 0 ", "sudo ip rule add pref 3 "
+	for name, test := range map[string]struct {
+		change func(*netwatch.Rule)
+		want   string
+	}{
+		"wg-quick": {func(r *netwatch.Rule) { r.Not, r.Mark, r.Mask, r.Table = true, 0xca6c, 0xffffffff, 51820 },
+			add + "not from all fwmark 0xca6c/0xffffffff lookup 51820\n" + del + "not from all fwmark 0xca6c/0xffffffff lookup 51820"},
+		"of a daemon": {func(r *netwatch.Rule) { r.IPProto, r.Protocol = unix.IPPROTO_ICMP, 99 },
+			add + "from all ipproto 1 lookup main protocol 99\n" + del + "from all ipproto 1 lookup main"},
+		"local": {func(r *netwatch.Rule) { r.Table, r.IPProto = unix.RT_TABLE_LOCAL, unix.IPPROTO_TCP }, del + "from all ipproto tcp lookup local\n" +
+			del + "from all ipproto tcp lookup local\n" + del + "from all ipproto tcp lookup local\n" +
+			"sudo ip rule add pref 0 from all iif loopback0 ipproto tcp lookup local\nsudo ip rule add pref 0 from all iif eth0 ipproto tcp lookup local"},
+		"prohibit": {func(r *netwatch.Rule) { r.Action, r.Table = unix.FR_ACT_PROHIBIT, 0 }, add + "from all prohibit\n" + del + "from all prohibit"},
+		"goto":     {func(r *netwatch.Rule) { r.Action, r.Table, r.Goto = unix.FR_ACT_GOTO, 0, 32766 }, add + "from all goto 32766\n" + del + "from all goto 32766"},
+		// The kernel takes no goto that leads backwards, and there is nothing to skip.
+		"goto local": {func(r *netwatch.Rule) { r.Action, r.Table, r.Goto = unix.FR_ACT_GOTO, 0, 2 }, del + "from all goto 2"},
+		"not understood": {func(r *netwatch.Rule) { r.Not, r.Iif, r.Other = true, "docker0", true },
+			"# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref 3', behind WSL's: 0: not from all iif docker0 (and more) lookup main\n" +
+				del + "not from all iif docker0 lookup main"},
+	} {
+		o := healthy()
+		rule := netwatch.Rule{Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1}
+		test.change(&rule)
+		o.Routes.Value = append(o.Routes.Value, Route{Table: 51820, To: netip.MustParsePrefix("0.0.0.0/0"), Link: "wg0", Type: unix.RTN_UNICAST})
+		o.Rules.Value = slices.Insert(o.Rules.Value, 5, rule)
+		c := run(o, "ip-rules")
+		if c.Verdict != Fault || c.Do != test.want {
+			t.Errorf("%s: %+v, want\n%s", name, c, test.want)
+		}
+		for line := range strings.Lines(c.Do) {
+			runs(t, strings.TrimSuffix(line, "\n"))
+		}
+	}
+}
+
+// A rule that comes after WSL's is not in the way, whatever else is wrong.
+func TestNoRouteIsNoShadow(t *testing.T) {
+	for route, want := range map[int]Verdict{2: Fault, 3: Warning} { // localhost, and the address of the LAN
+		o := healthy()
+		gone := o.Routes.Value[route].To
+		o.Routes.Value = slices.Delete(o.Routes.Value, route, route+1)
+		c := run(o, "ip-rules")
+		if c.Verdict != want || strings.Contains(c.Do, "ip rule") || !strings.Contains(c.Seen, "table local has no route to "+gone.Addr().String()[:3]) {
+			t.Errorf("%s: %+v", gone, c)
+		}
+	}
+}
+
+// What is given of suppress_prefixlength is compared by the kernel as well.
+func TestFitsSuppressed(t *testing.T) {
+	all := netwatch.Rule{Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1}
+	suppressed := all
+	suppressed.SuppressPrefix = 0
+	if fits(suppressed, all) || !fits(all, suppressed) || !fits(suppressed, suppressed) {
+		t.Errorf("%v, %v, %v", fits(suppressed, all), fits(all, suppressed), fits(suppressed, suppressed))
 	}
 }
 
