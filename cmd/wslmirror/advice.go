@@ -19,7 +19,9 @@ type surroundings struct {
 	wsl bool
 	// mode is WSL's networking mode as wslinfo prints it, "" if it is unknown.
 	mode string
-	link bool
+	// link says that the daemon's interface is there, wslLink that loopback0 is,
+	// which is another one where the daemon was told another name.
+	link, wslLink bool
 	// systemd says that systemd is the init of this distribution.
 	systemd bool
 }
@@ -36,7 +38,7 @@ func lookAround(iface string) surroundings {
 		defer cancel()
 		s.mode, _ = windows.NetworkingMode(ctx)
 	}
-	s.link = linkIndex(iface) != 0
+	s.link, s.wslLink = linkIndex(iface) != 0, linkIndex(defaultInterface) != 0
 	_, err = os.Stat("/run/systemd/system") // sd_booted(3)
 	s.systemd = err == nil
 	return s
@@ -74,6 +76,10 @@ const (
 	adviceMissing = `  The networking mode is mirrored, but there is no loopback0: WSL's network is not
   up. If it stays so, run 'wsl --shutdown' in Windows and start WSL again.
 `
+	adviceInterface = `  The daemon waits for %LINK%, but WSL's link is loopback0, which is there. See
+  --interface in /etc/default/wslmirror, and then:
+      sudo systemctl restart wslmirror
+`
 	adviceStart = `  This is mirrored networking, so a port that a container publishes may not
   answer on localhost in Windows. To start wslmirror, now and at every boot:
       sudo systemctl enable --now wslmirror
@@ -100,16 +106,17 @@ const (
 
 // advice says what to do, "" if there is nothing to say.
 func advice(s status.Snapshot, here surroundings) string {
-	elsewhere := strings.ReplaceAll(adviceElsewhere, "%LINK%", clean(s.Interface.Name))
 	switch {
 	case s.State == status.Active && !here.link:
-		return elsewhere
+		return strings.ReplaceAll(adviceElsewhere, "%LINK%", clean(s.Interface.Name))
 	case s.State == status.Active:
 		return ""
 	case s.State == status.Error:
 		return adviceError
 	case s.State == status.Standby:
 		return adviceStandby
+	case s.State == status.Waiting && !here.link && here.wslLink:
+		return strings.ReplaceAll(adviceInterface, "%LINK%", clean(s.Interface.Name))
 	case !here.wsl && !here.link:
 		return adviceNotWSL
 	case here.link && s.State == status.Waiting:

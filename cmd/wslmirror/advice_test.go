@@ -21,3 +21,26 @@ func TestAdviceOnModes(t *testing.T) {
 		}
 	}
 }
+
+// A mistyped --interface: what is missing is not WSL's link, and to end WSL would
+// change nothing.
+func TestAdviceOnTheWrongInterface(t *testing.T) {
+	s := status.Snapshot{State: status.Waiting, Interface: status.Interface{Name: "loopbakc0\x1b"}}
+	for name, here := range map[string]surroundings{
+		"mirrored": {wsl: true, mode: "mirrored", systemd: true, wslLink: true},
+		"unknown":  {wslLink: true},
+	} {
+		got := advice(s, here)
+		for _, want := range []string{"waits for loopbakc0?,", "WSL's link is loopback0", "--interface", "/etc/default/wslmirror", "systemctl restart wslmirror"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: there is no %q in %q", name, want, got)
+			}
+		}
+		if strings.Contains(got, "--shutdown") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := advice(s, surroundings{wsl: true, mode: "mirrored", systemd: true}); !strings.Contains(got, "no loopback0") {
+		t.Errorf("where loopback0 is missing, too: %q", got)
+	}
+}

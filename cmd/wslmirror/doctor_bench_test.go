@@ -275,6 +275,28 @@ func TestDoctorWarns(t *testing.T) {
 	}
 }
 
+// A daemon that waits for another link than WSL's says so, and does not blame WSL.
+func TestDoctorOnTheWrongInterface(t *testing.T) {
+	playMirrored(t)
+	b := labtest.New(t, lab.Options{})
+	d := start(t, b.WSL, "--interface=loopbakc0")
+	d.awaitState(status.Waiting)
+	got := diagnose(t, b.WSL, d.dir)
+	got.expect(t, "with a mistyped name", "service")
+	got.sees(t, "service", doctor.Fault, "waits for loopbakc0")
+	cmd := program("status", "--runtime-dir", d.dir)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	p, err := b.WSL.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Wait()
+	if text := out.String(); !strings.Contains(text, "WSL's link is loopback0") || strings.Contains(text, "--shutdown") {
+		t.Error(text)
+	}
+}
+
 // Real engines, healthy, and the one that started before loopback0.
 func TestDoctorWithEngines(t *testing.T) {
 	playMirrored(t)

@@ -27,8 +27,13 @@ func checkService(o *Observation) Check {
 	case status.Standby:
 		return ok("standing by: the wslmirror of another distribution serves")
 	case status.Waiting:
-		if o.link().Present() && s.Interface.Name == o.Iface {
+		switch {
+		case o.link().Present() && s.Interface.Name == o.Iface:
 			return warning("it waits for %s, which is there", o.Iface).do("sudo systemctl restart wslmirror")
+		case o.link().Present():
+			return fault("it waits for %s; WSL's link is %s", s.Interface.Name, o.Iface).
+				because("So it does nothing. Somebody has told it the name.", "").
+				do("# see --interface in /etc/default/wslmirror, and then", "sudo systemctl restart wslmirror")
 		}
 		return ok("waiting for %s", s.Interface.Name)
 	case status.Error:
@@ -39,9 +44,19 @@ func checkService(o *Observation) Check {
 	if o.active() {
 		return ok("none here, but another one serves this network: all distributions share it")
 	}
-	return fault("no wslmirror is running").
-		because("In mirrored mode a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
+	c := fault("no wslmirror is running")
+	if o.idle() {
+		c = warning("no wslmirror is running, and as yet there is nothing to serve")
+	}
+	return c.because("In mirrored mode a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
 		do(o.start()...)
+}
+
+// idle reports whether there is for certain neither an engine nor a port of one.
+func (o *Observation) idle() bool {
+	published := o.published()
+	return o.Programs.Err == nil && !o.runs("dockerd") && o.Podman.Version == Seen[string]{} &&
+		published.Err == nil && len(published.Value) == 0
 }
 
 func checkTable(o *Observation) Check {
@@ -109,6 +124,11 @@ func checkInstances(o *Observation) Check {
 			}
 		}
 		for _, p := range here {
+			if p.Service {
+				keep = p.PID // systemd would start it again (Restart=always)
+			}
+		}
+		for _, p := range here {
 			if p.PID != keep {
 				// Not its arguments: any user may start a program with any.
 				c = c.do(fmt.Sprintf("sudo kill %d", p.PID))
@@ -119,7 +139,7 @@ func checkInstances(o *Observation) Check {
 	switch others := o.Daemons.Value - len(here); {
 	case o.Daemons.Err != nil:
 		return unseen("the daemons of other distributions", o.Daemons.Err)
-	case o.Daemons.Err == nil && others > 0:
+	case others > 0:
 		return ok("%d here, %d in other distributions: one serves, the others stand by", len(here), others)
 	case len(here) == 0:
 		return notApplicable("none runs in this distribution")

@@ -90,7 +90,7 @@ func healthy() *Observation {
 		}},
 		Daemons: Seen[int]{Value: 1},
 		Programs: Seen[[]Program]{Value: []Program{
-			{100, "wslmirror", []string{"/usr/bin/wslmirror", "run"}, true}, {200, "dockerd", []string{"dockerd"}, true},
+			{100, "wslmirror", []string{"/usr/bin/wslmirror", "run"}, true, false}, {200, "dockerd", []string{"dockerd"}, true, false},
 		}},
 		Docker: Docker{Version: Seen[string]{Value: "29.1.3"}, Settings: Seen[DockerSettings]{Value: DockerSettings{UserlandProxy: true, Firewall: "iptables"}}},
 	}
@@ -143,12 +143,15 @@ func TestChecks(t *testing.T) {
 		}
 	}
 	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
+	idle := setRuleset(func(r *Ruleset) { r.View.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
 	podman := func(version string, listen bool) func(obs) {
 		return func(o obs) { o.Podman.Version.Value, o.Podman.ForceListen.Value = version, listen }
 	}
 	ran := func(name string) func(obs) {
-		return func(o obs) { o.Programs.Value = append(o.Programs.Value, Program{300, name, []string{name}, true}) }
+		return func(o obs) {
+			o.Programs.Value = append(o.Programs.Value, Program{300, name, []string{name}, true, false})
+		}
 	}
 	tests := []struct {
 		check  string
@@ -225,6 +228,13 @@ func TestChecks(t *testing.T) {
 		{"service", func(o obs) { o.Status.Value.State, o.Status.Value.Reason = status.Error, "broken" }, Fault, "broken"},
 		{"service", func(o obs) { o.Status.Value.State = status.Standby }, OK, "another distribution"},
 		{"service", func(o obs) { o.Status.Value.State = status.Waiting }, Warning, "which is there"},
+		{"service", func(o obs) { o.Status.Value.State, o.Status.Value.Interface.Name = status.Waiting, "loopbakc0" }, Fault, "it waits for loopbakc0; WSL's link is loopback0\n# see --interface in /etc/default/wslmirror"},
+		{"service", both(noDaemon, idle), Warning, "nothing to serve"},
+		{"service", both(noDaemon, idle, podman("5.4.2", false)), Fault, "enable --now"},
+		{"service", both(noDaemon, idle, ran("dockerd")), Fault, "enable --now"},
+		{"service", both(noDaemon, idle, func(o obs) { o.Podman.Version.Err = errHidden }), Fault, "enable --now"},
+		{"service", both(noDaemon, idle, func(o obs) { o.Programs.Err = errHidden }), Fault, "enable --now"},
+		{"service", both(noDaemon, idle, user), Fault, "enable --now"},
 		{"service", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
 		{"service", both(noDaemon, nat), NotApplicable, ""},
 		{"table", setRuleset(func(r *Ruleset) { r.State = nft.State{} }), Fault, "says that it serves"},
@@ -234,14 +244,17 @@ func TestChecks(t *testing.T) {
 		{"table", user, OK, "by the word of the daemon"},
 		{"table", both(noDaemon, user), Unknown, "hidden"},
 		{"instances", func(o obs) {
-			o.Programs.Value = append([]Program{{90, "wslmirror", []string{"wslmirror", "run"}, true}}, o.Programs.Value...)
+			o.Programs.Value = append([]Program{{90, "wslmirror", []string{"wslmirror", "run"}, true, false}}, o.Programs.Value...)
 		}, Fault, "sudo kill 90"},
 		{"instances", func(o obs) {
-			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false})
+			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false, false})
 		}, OK, "one"},
 		{"instances", func(o obs) {
-			o.Programs.Value, o.Daemons.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false}), 2
+			o.Programs.Value, o.Daemons.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, false, false}), 2
 		}, Fault, "sudo kill 110"},
+		{"instances", func(o obs) {
+			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run"}, true, true})
+		}, Fault, "sudo kill 100"},
 		{"instances", func(o obs) { o.Daemons.Value = 3 }, OK, "2 in other distributions"},
 		{"instances", noDaemon, NotApplicable, ""},
 		{"instances", func(o obs) { o.Programs.Err = errHidden }, Unknown, "hidden"},

@@ -138,7 +138,9 @@ func (f files) programs() (list []Program, err error) {
 		sure := err == nil
 		b, _ = f.read(filepath.Join(dir, "cmdline"))
 		args := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
-		list = append(list, Program{pid, name, args, sure})
+		groups, _ := f.lines(filepath.Join(dir, "cgroup"))
+		service := slices.ContainsFunc(groups, func(l string) bool { return strings.HasSuffix(l, "/wslmirror.service") })
+		list = append(list, Program{pid, name, args, sure, service})
 	}
 	slices.SortFunc(list, func(a, b Program) int { return a.PID - b.PID })
 	return list, nil

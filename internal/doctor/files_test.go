@@ -243,11 +243,13 @@ func TestPrograms(t *testing.T) {
 		content[fmt.Sprintf("proc/%d/cmdline", pid)] = p[1]
 	}
 	content["proc/self/x"], content["proc/50/"] = "", "" // has just ended
+	content["proc/30/cgroup"] = "1:name=systemd:/system.slice/wslmirror.service\n0::/init.scope\n"
+	content["proc/40/cgroup"] = "0::/user.slice/user-1000.slice/wslmirror.service.scope\n"
 	list, err := tree(t, content).programs()
 	if err != nil || len(list) != 3 || list[0].PID != 10 || !slices.Equal(list[0].Args, []string{"dockerd", "--userland-proxy=false"}) {
 		t.Fatalf("%+v, %v", list, err)
 	}
-	if list[0].isDaemon() || !list[1].isDaemon() || list[2].isDaemon() {
+	if list[0].isDaemon() || !list[1].isDaemon() || list[2].isDaemon() || list[0].Service || !list[1].Service || list[2].Service {
 		t.Errorf("%+v", list)
 	}
 }

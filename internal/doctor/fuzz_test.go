@@ -58,7 +58,7 @@ func FuzzDockerSettings(f *testing.F) {
 			}
 		}
 		const secret = "zaphod:beeblebrox"
-		p := Program{1, "dockerd", append(args, "--http-proxy", secret, "--label="+secret), true}
+		p := Program{1, "dockerd", append(args, "--http-proxy", secret, "--label="+secret), true, false}
 		shown := strings.Join(p.Shown(), " ")
 		if strings.Contains(shown, "\n") || strings.HasSuffix(shown, secret) || strings.Contains(shown, "--http-proxy "+secret) {
 			t.Errorf("%q", shown)

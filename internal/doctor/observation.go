@@ -112,6 +112,8 @@ type Program struct {
 	Args []string
 	// Sure says that its network was seen to be this one.
 	Sure bool
+	// Service says that it is systemd's wslmirror.service.
+	Service bool
 }
 
 // Docker is what was seen of Docker.

@@ -6,9 +6,9 @@ import (
 )
 
 func TestProgramsHereFirst(t *testing.T) {
-	ending := Program{1, "dockerd", nil, false}
-	here := Program{2, "dockerd", []string{"dockerd", "--userland-proxy=false"}, true}
-	other := Program{3, "firewalld", nil, true}
+	ending := Program{1, "dockerd", nil, false, false}
+	here := Program{2, "dockerd", []string{"dockerd", "--userland-proxy=false"}, true, false}
+	other := Program{3, "firewalld", nil, true, false}
 	for name, test := range map[string]struct{ have, want []Program }{
 		"none":             {[]Program{other}, nil},
 		"one perhaps":      {[]Program{ending, other}, []Program{ending}},

@@ -52,7 +52,7 @@ func TestHostileNames(t *testing.T) {
 			}, netwatch.Rule{Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1})
 		},
 		"instances": func(o *Observation, name string) {
-			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run", "x\n" + name, name}, true})
+			o.Programs.Value = append(o.Programs.Value, Program{110, "wslmirror", []string{"wslmirror", "run", "x\n" + name, name}, true, false})
 		},
 	}
 	for _, name := range hostile {

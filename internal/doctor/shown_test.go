@@ -20,7 +20,7 @@ func TestShown(t *testing.T) {
 		"/home/zaphod/wslmirror run --path direct --repair=false --log-level=debug": "dockerd run --path direct --repair=false --log-level=debug",
 		"dockerd --iptables=x\n====":                                                "dockerd --iptables=x?====",
 	} {
-		p := Program{1, "dockerd", strings.Split(args, " "), true}
+		p := Program{1, "dockerd", strings.Split(args, " "), true, false}
 		if got := strings.Join(p.Shown(), " "); got != want {
 			t.Errorf("%q:\n got %q\nwant %q", args, got, want)
 		}
