@@ -26,6 +26,9 @@ func checkWSLChains(o *Observation) Check {
 			have = append(have, c.String())
 			continue
 		}
+		if c.Name == "WSLPOSTROUTING" && o.Rules.Err == nil && len(o.nics()) == 0 {
+			continue // WSL adds its rules for each link, and there is none (LxGnsMessageInterfaceNetFilter in GnsEngine.cpp)
+		}
 		missing, lack = append(missing, c), append(lack, c.String())
 		if c.Family == "ip" {
 			grave = Fault
@@ -37,7 +40,7 @@ func checkWSLChains(o *Observation) Check {
 	c := Check{Verdict: grave, Seen: "WSL's own nftables chains are gone, or empty: " + strings.Join(lack, ", ")}
 	c = c.because("Without them containers lose their way out: Windows drops what does not come from the block of ports that it knows. "+
 		"'nft flush ruleset' takes them, as Debian's nftables.service does whenever it starts or stops; WSL adds them at boot alone.", "")
-	if o.Systemd {
+	if o.Systemd && o.NFTables {
 		// Before the chains are restored: it may stop with the next boot.
 		c = c.do("# if Debian's nftables.service did it and nothing else needs it; not with --now: to stop it flushes once more",
 			"sudo systemctl disable nftables")
@@ -48,6 +51,9 @@ func checkWSLChains(o *Observation) Check {
 	}
 	if c = c.do(lines...); o.dockerFlushed() {
 		c = c.do("sudo systemctl restart docker   # its rules went, too")
+	}
+	if o.Podman.Version.Value != "" {
+		c = c.do("sudo podman network reload --all   # its rules went, too") // without any it does nothing
 	}
 	return c
 }
@@ -84,6 +90,9 @@ func unquotable(link string) bool {
 	return strings.ContainsAny(link, `"\*`) || oneLine(link) != link
 }
 
+// sysctlFiles are where sysctl.d(5) and sysctl.conf(5) look.
+const sysctlFiles = "/etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d"
+
 func checkPortRange(o *Observation) Check {
 	const why = "Windows has reserved a block of source ports for Linux. Connections from other ports to localhost hang, all of them, until WSL is started anew."
 	b := o.Block.Value
@@ -97,7 +106,8 @@ func checkPortRange(o *Observation) Check {
 			because(why, "microsoft/WSL#41227").
 			do(fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range=\"%d %d\"", b.Windows.First, b.Windows.Last),
 				"# or keep the range, and reserve all the rest of it in net.ipv4.ip_local_reserved_ports, which is safe",
-				"# and where it is set: grep -rs ip_local_port_range /etc/sysctl.conf /etc/sysctl.d")
+				"# and take it away where it is set: grep -rs ip_local_port_range "+sysctlFiles,
+				restart)
 	case b.Windows != ports.Range{}:
 		return ok("%d-%d, as Windows has reserved", b.First, b.Last)
 	case b.Size() > ports.MostReserved:
@@ -106,7 +116,7 @@ func checkPortRange(o *Observation) Check {
 		if o.Ruleset.Err != nil {
 			return c.do("sudo wslmirror doctor   # sees what Windows has reserved")
 		}
-		return c.do("# first take the setting away: grep -rs ip_local_port_range /etc/sysctl.conf /etc/sysctl.d", restart)
+		return c.do("# first take the setting away: grep -rs ip_local_port_range "+sysctlFiles, restart)
 	case o.Ruleset.Err == nil:
 		return notApplicable("%d-%d; WSL's chain that says what Windows has reserved is gone", b.First, b.Last)
 	}
@@ -149,6 +159,10 @@ func checkHeadroom(o *Observation) Check {
 		"# let that program keep connections, or close them earlier; newer versions of WSL reserve 4096 ports (wsl.exe --update)",
 	}
 	switch {
+	case b.Usable == 0:
+		return fault("none of %d-%d may be taken: all are in ip_local_reserved_ports", b.First, b.Last).because(why, "").
+			do("sudo sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports   # the second leaves nothing of the first",
+				"# and where they are set: grep -rs ip_local_ "+sysctlFiles)
 	case load.Used == 0:
 		return ok("none of %d ports is taken", b.Usable)
 	case load.Used >= load.Of:
@@ -169,26 +183,30 @@ func checkPublished(o *Observation) Check {
 	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP):
 		return unseen("who listens", o.Listeners.Err)
 	}
-	var silent []Published
+	var silent, foreign []Published
 	for _, p := range published.Value {
 		if o.Listeners.Err != nil && p.Proto == "udp" {
 			continue
 		}
-		if !slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.On) }) {
+		switch {
+		case slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.On) }):
+		case p.byEngine():
 			silent = append(silent, p)
+		default:
+			foreign = append(foreign, p)
 		}
 	}
 	switch {
+	case len(silent) == 0 && len(foreign) > 0:
+		return warning("sent elsewhere by rules of no known engine, and not passed on to Windows: %s", portNames(foreign)).
+			because("A VPN that redirects DNS does so, and wants no more. Windows learns of a port only when a program in Linux binds it.", "").
+			do("# if Windows should reach it, have a program listen there")
 	case len(silent) == 0 && o.Listeners.Err != nil:
 		return unseen("who listens by UDP", o.Listeners.Err)
 	case len(silent) == 0:
 		return ok("published: %d, each held by a socket", len(published.Value))
 	}
-	var names []string
-	for _, p := range silent {
-		names = append(names, fmt.Sprintf("%d/%s (%s)", p.Port, p.Proto, p.Engine))
-	}
-	c := fault("published, but nobody in Linux listens there: %s", strings.Join(names, ", ")).
+	c := fault("published, but nobody in Linux listens there: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
 	for _, p := range silent {
 		if p.Engine == "podman" && o.Podman.ForceListen.Err == nil && !o.Podman.ForceListen.Value && major(o.Podman.Version.Value) >= 6 {
@@ -203,6 +221,18 @@ func checkPublished(o *Observation) Check {
 		c = c.do(p.listen())
 	}
 	return c
+}
+
+// byEngine reports whether an engine that is known by its name has published p: the
+// others are called by table and chain (engine in nft/published.go).
+func (p Published) byEngine() bool { return !strings.Contains(p.Engine, " ") }
+
+func portNames(list []Published) string {
+	var names []string
+	for _, p := range list {
+		names = append(names, fmt.Sprintf("%d/%s (%s)", p.Port, p.Proto, p.Engine))
+	}
+	return strings.Join(names, ", ")
 }
 
 // listen is how to have somebody listen on p, and pass on what comes.

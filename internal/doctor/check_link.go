@@ -174,7 +174,7 @@ func checkRPFilter(o *Observation) Check {
 	if all == strict {
 		c.Seen += " (net.ipv4.conf.all.rp_filter=1)"
 		c = c.do("sudo sysctl -w net.ipv4.conf.all.rp_filter=0",
-			"# and where it is set: grep -rs rp_filter /etc/sysctl.conf /etc/sysctl.d /etc/ufw/sysctl.conf")
+			"# and where it is set: grep -rs rp_filter "+sysctlFiles+" /etc/ufw/sysctl.conf")
 	}
 	for _, name := range set {
 		c = c.do("sudo sysctl -w " + word(sysctlKey(name, "rp_filter")) + "=0")

@@ -142,6 +142,12 @@ func TestChecks(t *testing.T) {
 			change(o)
 		}
 	}
+	noNIC := func(o obs) { o.Rules.Value = slices.Delete(o.Rules.Value, 2, 4) }
+	vpn := setRuleset(func(r *Ruleset) { // redirects DNS
+		r.View.Published = append(r.View.Published, nft.Published{
+			Port: nft.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
+		})
+	})
 	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
 	idle := setRuleset(func(r *Ruleset) { r.View.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
@@ -189,6 +195,7 @@ func TestChecks(t *testing.T) {
 		{"table-128", func(o obs) { o.Addrs = Seen[[]Addr]{Err: errHidden} }, Unknown, "hidden"},
 		{"ip-rules", func(o obs) { o.Rules = Seen[[]netwatch.Rule]{Err: errHidden} }, Unknown, "hidden"},
 		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 1} }, Fault, "strict on loopback0"},
+		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 1} }, Fault, "/etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d /etc/ufw/sysctl.conf"},
 		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 2} }, OK, ""},
 		{"rp-filter", func(o obs) { o.Sysctls.Value["eth0"] = Conf{RPFilter: 1} }, Warning, "eth0.rp_filter=0"},
 		{"rp-filter", func(o obs) { o.Sysctls.Err = errHidden }, Unknown, "hidden"},
@@ -210,9 +217,14 @@ func TestChecks(t *testing.T) {
 		{"wsl-chains", lost(func(o obs) { o.Block.Err = errHidden }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Value.Range = ports.Range{First: 32768, Last: 60999} }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Value.Reserved = []ports.Range{{First: 44620, Last: 44700}} }), Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", lost(noNIC), OK, "ip6 filter WSLOUTPUT"}, // has no rule to lose
+		{"wsl-chains", func(o obs) { o.Ruleset.Value.WSL[0].Rules = 0; noNIC(o) }, Fault, "empty: ip filter WSLOUTPUT\n"},
+		{"wsl-chains", lost(func(o obs) { o.Rules = Seen[[]netwatch.Rule]{Err: errHidden} }), Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", lost(podman("5.4.2", false)), Fault, "sudo podman network reload --all"},
 		{"wsl-chains", user, Unknown, "hidden"},
 		{"wsl-chains", func(o obs) { o.Mode.Value = "consomme" }, NotApplicable, "consomme"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, `"44620 48715"`},
+		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, "/etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d\n" + restart},
 		{"port-range", user, Unknown, "hidden"},
 		{"port-range", both(user, func(o obs) { o.Block.Value.First = 32768 }), Warning, "15948 ports"},
 		{"port-range", func(o obs) { o.Block.Value.Windows = ports.Range{} }, NotApplicable, "is gone"},
@@ -220,6 +232,7 @@ func TestChecks(t *testing.T) {
 		{"port-range", func(o obs) { o.Block.Value.Windows, o.Block.Value.First = ports.Range{}, 32768 }, Warning, "wsl.exe --shutdown"},
 		{"port-headroom", func(o obs) { o.Block.Value.Worst.Used = 3300 }, Warning, "3300 of 4096"},
 		{"port-headroom", func(o obs) { o.Block.Value.Worst.Used = 4096 }, Fault, "to 192.0.2.1:443"},
+		{"port-headroom", func(o obs) { o.Block.Value.Usable, o.Block.Value.Worst = 0, ports.Load{} }, Fault, "none of 44620-48715 may be taken"},
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
 		{"port-headroom", func(o obs) { o.Block.Value.Containers, o.Block.Value.Unseen = false, errHidden }, OK, "not counted (hidden)"},
 		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
@@ -264,6 +277,8 @@ func TestChecks(t *testing.T) {
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("192.168.1.5:8080") }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("[::]:8080") }, OK, ""},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Proto = "udp" }, Fault, "8080/tcp"},
+		{"published-ports", vpn, Warning, "not passed on to Windows: 53/udp (ip vpn dns)\n#"},
+		{"published-ports", both(vpn, func(o obs) { o.Listeners.Value = nil }), Fault, "listens there: 8080/tcp (docker)\nsocat"},
 		{"published-ports", user, OK, "published: 1"},
 		{"published-ports", func(o obs) { o.Listeners.Err = errHidden }, Unknown, "hidden"},
 		{"published-ports", func(o obs) { o.Listeners.Err = ports.ErrNoUDP }, Unknown, "udp_diag"},

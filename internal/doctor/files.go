@@ -58,6 +58,12 @@ func (f files) lines(name string) (list []string, err error) {
 	return list, err
 }
 
+// nftablesEnabled reports whether "systemctl enable nftables" was run.
+func (f files) nftablesEnabled() bool {
+	links, _ := filepath.Glob(f.path("etc/systemd/system/*.wants/nftables.service"))
+	return len(links) > 0
+}
+
 // sysctls reads those of all links.
 func (f files) sysctls() (map[string]Conf, error) {
 	const dir = "proc/sys/net/ipv4/conf"

@@ -222,7 +222,16 @@ func TestManagers(t *testing.T) {
 		t.Errorf("sysctls: %v, %v", all, err)
 	}
 	// Nothing there is nothing seen, and no error.
-	empty := tree(t, nil)
+	empty := tree(t, map[string]string{"etc/systemd/system/sysinit.target.wants/x": ""})
+	if empty.nftablesEnabled() {
+		t.Error("nftables.service is enabled")
+	}
+	if err := os.Symlink("/usr/lib/systemd/system/nftables.service", empty.path("etc/systemd/system/sysinit.target.wants/nftables.service")); err != nil {
+		t.Fatal(err)
+	}
+	if !empty.nftablesEnabled() {
+		t.Error("nftables.service is not enabled")
+	}
 	if u, err := empty.ufw("loopback0"); err != nil || u.Enabled {
 		t.Errorf("ufw: %+v, %v", u, err)
 	}

@@ -29,7 +29,9 @@ type Observation struct {
 	Release string // of the kernel
 	WSLInfo bool   // there is a program wslinfo
 	Systemd bool   // systemd is process 1
-	Mode    Seen[string]
+	// NFTables says that systemd starts nftables.service at boot.
+	NFTables bool
+	Mode     Seen[string]
 
 	Links      Seen[[]netwatch.Link]
 	Addrs      Seen[[]Addr]

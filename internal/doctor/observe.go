@@ -63,6 +63,7 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	o := &Observation{Iface: cfg.Iface, Root: os.Geteuid() == 0}
 	f := files{cfg.Root}
 	o.Release, o.Systemd = release(), f.exists("run/systemd/system") // sd_booted(3)
+	o.NFTables = f.nftablesEnabled()
 
 	s := &survey{ctx: ctx}
 	var wslinfo Seen[string]

@@ -98,12 +98,17 @@ func TestDoIsOneLineEach(t *testing.T) {
 func TestRestoresLast(t *testing.T) {
 	o := healthy()
 	o.Ruleset.Value.WSL[1].Rules, o.Ruleset.Value.Docker = 0, false
+	o.Podman.Version.Value = "5.4.2"
+	if do := run(o, "wsl-chains").Do; strings.Contains(do, "nftables") {
+		t.Errorf("a guess: %s", do)
+	}
+	o.NFTables = true
 	lines := strings.Split(run(o, "wsl-chains").Do, "\n")
 	at := func(text string) int {
 		return slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, text) })
 	}
-	disable, restore, docker := at("sudo systemctl disable nftables"), at("sudo nft "), at("sudo systemctl restart docker")
-	if disable < 0 || disable > restore || restore > docker || slices.ContainsFunc(lines, func(l string) bool {
+	disable, restore, docker, podman := at("sudo systemctl disable nftables"), at("sudo nft "), at("sudo systemctl restart docker"), at("sudo podman network reload --all")
+	if disable < 0 || disable > restore || restore > docker || restore > podman || slices.ContainsFunc(lines, func(l string) bool {
 		return strings.HasPrefix(l, "sudo") && strings.Contains(l, "--now")
 	}) {
 		t.Errorf("%q", lines)
