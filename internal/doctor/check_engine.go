@@ -123,7 +123,7 @@ func checkPodman(o *Observation) Check {
 	}
 	return c.do(
 		"sudo mkdir -p /etc/containers/containers.conf.d",
-		`printf '[engine]\nforce_port_listen = true\n' | sudo tee /etc/containers/containers.conf.d/wsl.conf`,
+		`printf '[engine]\nforce_port_listen = true\n' | sudo tee /etc/containers/containers.conf.d/wslmirror.conf`,
 		"# and start the containers anew")
 }
 

@@ -62,13 +62,14 @@ func checkNetworkManager(o *Observation) Check {
 	case !o.runs("NetworkManager"):
 		return notApplicable("NetworkManager does not run")
 	case o.Unmanaged.Err == nil && o.Unmanaged.Value:
-		return ok("NetworkManager runs, and its configuration names %s", o.Iface)
+		return ok("NetworkManager runs, and leaves %s alone", o.Iface)
 	}
 	c := warning("NetworkManager runs, and nothing keeps it from %s", o.Iface)
 	if o.Unmanaged.Err != nil {
 		c = Check{Verdict: Unknown, Seen: "NetworkManager runs; could not see its configuration: " + o.Unmanaged.Err.Error()}
 	}
 	return c.because("WSL sets the links up, and what NetworkManager does to their addresses and routes comes between.", "").
-		do(`printf '[keyfile]\nunmanaged-devices=interface-name:`+o.Iface+`;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wsl.conf`,
+		// With += it adds to what other files have.
+		do(`printf '[keyfile]\nunmanaged-devices+=interface-name:`+o.Iface+`;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wslmirror.conf`,
 			"sudo systemctl reload NetworkManager")
 }

@@ -160,53 +160,6 @@ var known = []string{"dockerd", "firewalld", "NetworkManager", dockerDesktop}
 // Desktop serves a distribution.
 const dockerDesktop = "docker-desktop-"
 
-// ufw reads ufw's settings. The rules of the user's are root's to read.
-func (f files) ufw(iface string) (u UFW, err error) {
-	conf, err := f.lines("etc/ufw/ufw.conf")
-	if err != nil {
-		return u, err
-	}
-	u.Enabled = slices.ContainsFunc(conf, func(l string) bool { return strings.EqualFold(l, "ENABLED=yes") })
-	if !u.Enabled {
-		return u, nil
-	}
-	rules, err := f.lines("etc/ufw/user.rules")
-	u.Allows.Err = err
-	u.Allows.Value = slices.ContainsFunc(rules, func(l string) bool {
-		words := strings.Fields(l)
-		i := slices.Index(words, "-i")
-		return strings.HasPrefix(l, "-A ufw-user-input") && i >= 0 && i+1 < len(words) && words[i+1] == iface &&
-			words[len(words)-1] == "ACCEPT" && !slices.Contains(words, "-p")
-	})
-	return u, nil
-}
-
-// firewalldTrusts looks into the zone "trusted", where the interface would stand.
-func (f files) firewalldTrusts(iface string) (bool, error) {
-	b, err := f.read("etc/firewalld/zones/trusted.xml")
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return bytes.Contains(b, []byte(`"`+iface+`"`)), err
-}
-
-// networkManagerNames looks for the interface in NetworkManager's configuration.
-func (f files) networkManagerNames(iface string) (bool, error) {
-	names := []string{"etc/NetworkManager/NetworkManager.conf"}
-	for _, dir := range []string{"etc/NetworkManager/conf.d", "usr/lib/NetworkManager/conf.d", "run/NetworkManager/conf.d"} {
-		names = append(names, f.confs(dir)...)
-	}
-	var errs error
-	for _, name := range names {
-		lines, err := f.lines(name)
-		errs = errors.Join(errs, err)
-		if slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, iface) }) {
-			return true, nil
-		}
-	}
-	return false, errs
-}
-
 // confs are the files *.conf in dir.
 func (f files) confs(dir string) (names []string) {
 	paths, _ := filepath.Glob(filepath.Join(f.path(dir), "*.conf"))

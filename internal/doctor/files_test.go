@@ -205,7 +205,7 @@ func TestManagers(t *testing.T) {
 	if u, _ := f.ufw("loopback9"); u.Allows.Value {
 		t.Errorf("ufw: %+v", u)
 	}
-	for name, got := range map[string]func(string) (bool, error){"firewalld": f.firewalldTrusts, "NetworkManager": f.networkManagerNames} {
+	for name, got := range map[string]func(string) (bool, error){"firewalld": f.firewalldTrusts, "NetworkManager": f.networkManagerLeaves} {
 		yes, err := got("loopback0")
 		no, err2 := got("loopback9")
 		if !yes || no || err != nil || err2 != nil {

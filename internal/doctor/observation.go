@@ -56,7 +56,7 @@ type Observation struct {
 	Podman  Podman
 	UFW     Seen[UFW]
 	Trusted Seen[bool] // firewalld trusts loopback0, by its configuration
-	// Unmanaged says that NetworkManager's configuration mentions loopback0.
+	// Unmanaged says that NetworkManager's configuration keeps it from loopback0.
 	Unmanaged Seen[bool]
 	WSLConfig Seen[WSLConfig]
 }
@@ -144,7 +144,8 @@ type Podman struct {
 // UFW is what was seen of ufw.
 type UFW struct {
 	Enabled bool
-	// Allows says that a rule of the user's lets loopback0 in.
+	// Allows says that a rule of the user's, or the policy, lets in what comes by
+	// loopback0.
 	Allows Seen[bool]
 }
 

@@ -81,7 +81,7 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	look(s, &o.Daemons, local(f.daemons))
 	look(s, &o.UFW, local(func() (UFW, error) { return f.ufw(cfg.Iface) }))
 	look(s, &o.Trusted, local(func() (bool, error) { return f.firewalldTrusts(cfg.Iface) }))
-	look(s, &o.Unmanaged, local(func() (bool, error) { return f.networkManagerNames(cfg.Iface) }))
+	look(s, &o.Unmanaged, local(func() (bool, error) { return f.networkManagerLeaves(cfg.Iface) }))
 	look(s, &o.WSLConfig, local(f.wslConfig))
 	look(s, &o.Podman.Version, podmanVersion)
 	look(s, &o.Podman.ForceListen, local(f.forceListen))
