@@ -24,6 +24,10 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 		return exitFailure, hinted{err, "ask the service manager: systemctl status wslmirror"}
 	}
 	if *asJSON {
+		if s.Since.IsZero() { // nobody knows since when, and programs rely on a time
+			s.Since = time.Now()
+			s.Updated = s.Since
+		}
 		err = writeJSON(stdout, s)
 	} else {
 		err = printStatus(stdout, s, lookAround(s.Interface.Name))
