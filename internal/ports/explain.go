@@ -154,12 +154,16 @@ func (f Facts) inLinux(v *Verdict) {
 }
 
 // inBlock adds that the port is one of those for outgoing connections. WSL lets
-// programs bind them (OnPortAllocationRequest of its WslCoreGuestNetworkService.cpp).
+// programs bind its block (OnPortAllocationRequest of its
+// WslCoreGuestNetworkService.cpp), which is not all of them if somebody has widened
+// the range.
 func (f Facts) inBlock(v *Verdict) {
-	switch b := f.Block; {
+	switch b, ofWSL := f.Block, f.Block.OfWSL(); {
 	case !b.Contains(v.Port):
-	case f.Mirrored:
-		v.note("it lies in the block %d-%d, which WSL has reserved in Windows for Linux's own connections, any of which may take it", b.First, b.Last)
+	case f.Mirrored && ofWSL.Contains(v.Port):
+		v.note("it lies in the block %d-%d, which WSL has reserved in Windows for Linux's own connections, any of which may take it", ofWSL.First, ofWSL.Last)
+	case f.Mirrored && ofWSL != Range{}:
+		v.note("it lies in the range %d-%d of Linux's own connections, but not in the block %d-%d, which WSL has reserved in Windows for them", b.First, b.Last, ofWSL.First, ofWSL.Last)
 	default:
 		v.note("it lies in the range %d-%d of Linux's own connections, any of which may take it", b.First, b.Last)
 	}

@@ -53,6 +53,7 @@ func TestExplain(t *testing.T) {
 	reserved := func(f *Facts) {
 		f.Windows.Excluded = append(f.Windows.Excluded, windows.Range{First: 60700, Last: 60999})
 	}
+	widened := func(f *Facts) { f.Block.Range, f.Block.Windows = Range{60000, 62000}, Range{60700, 60799} }
 	listens := func(f *Facts, ports ...uint16) {
 		for _, p := range ports {
 			f.Windows.Listeners = append(f.Windows.Listeners, windows.Listener{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), p), PID: 7})
@@ -90,21 +91,24 @@ func TestExplain(t *testing.T) {
 		"in the block, and seen": {port: 60800, change: reserved, state: Free, says: "any of which may take it", next: 49151},
 		"in the widened block": {port: 60800, change: func(f *Facts) { reserved(f); f.Block.Windows = Range{50000, 50299} }, state: Blocked,
 			says: "has reserved 60700-60999", windows: "net stop winnat; " + exclusion("60800") + "; net start winnat", next: 49151},
-		"Windows has DNS":       {port: 53, change: dnsTaken, state: Free, says: "listens on 0.0.0.0:53, and WSL lets Linux have this port", next: 54},
-		"DNS, NAT":              {port: 53, change: func(f *Facts) { dnsTaken(f); nat(f) }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"; net stop winnat; ` + exclusion("53") + "; net start winnat", next: 54},
-		"mDNS":                  {port: 5353, change: multicast, state: Free, says: "listens on 0.0.0.0:5353, and WSL lets Linux have this port beside it", next: 5354},
-		"LLMNR":                 {port: 5355, change: multicast, state: Free, says: "beside it", next: 5356},
-		"mDNS, TCP":             {port: 5353, change: func(f *Facts) { multicast(f); f.Proto = "tcp" }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"`, next: 5354},
-		"in the block, NAT":     {port: 60800, change: nat, state: Free, says: "range 60700-60999", windows: exclusion("60800"), next: 49151},
-		"reserved":              {port: 1650, state: Blocked, says: "a Windows program has reserved 1628-1727", windows: "net stop winnat; " + exclusion("1650") + "; net start winnat", next: 1728},
-		"reserved, one port":    {port: 80, state: Blocked, says: "reserved 80 (", windows: "net stop winnat; " + exclusion("80") + "; net start winnat", next: 81},
-		"reserved and excluded": {port: 1700, state: Blocked, says: "an administrator has excluded 1700", windows: "net stop winnat; net start winnat", next: 1728},
-		"excluded":              {port: 2222, state: Free, says: "may be bound", next: 2223},
-		"excluded, in dynamic":  {port: 50010, state: Free, says: "excluded 50000-50059", next: 49151},
-		"in Windows' range":     {port: 55000, state: Free, says: "any Windows program may take it", windows: exclusion("55000"), next: 49151},
-		"refused by this WSL":   {port: 55000, change: func(f *Facts) { f.Version = "2.9.4.0" }, state: Blocked, says: "WSL 2.9.4.0 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
-		"refused, excluded":     {port: 50010, change: func(f *Facts) { f.Version = "2.8.7" }, state: Blocked, says: "WSL 2.8.7 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
-		"perhaps refused":       {port: 55000, change: func(f *Facts) { f.Version = "" }, state: Free, says: "2.8.7 to 2.9.4 refuses", windows: exclusion("55000"), next: 49151},
+		"beside the reserved block": {port: 60800, change: widened, state: Free, says: "range 60000-62000 of Linux's own connections, but not in the block 60700-60799, which WSL has reserved", windows: exclusion("60800"), next: 49151},
+		"in the reserved block":     {port: 60750, change: widened, state: Free, says: "block 60700-60799, which WSL has reserved in Windows for Linux's own connections, any of which may take it", next: 49151},
+		"block unknown":             {port: 60800, change: func(f *Facts) { f.Block.Last = 65000 }, state: Free, says: "range 60700-65000 of Linux's own connections, any of which may take it", windows: exclusion("60800"), next: 49151},
+		"Windows has DNS":           {port: 53, change: dnsTaken, state: Free, says: "listens on 0.0.0.0:53, and WSL lets Linux have this port", next: 54},
+		"DNS, NAT":                  {port: 53, change: func(f *Facts) { dnsTaken(f); nat(f) }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"; net stop winnat; ` + exclusion("53") + "; net start winnat", next: 54},
+		"mDNS":                      {port: 5353, change: multicast, state: Free, says: "listens on 0.0.0.0:5353, and WSL lets Linux have this port beside it", next: 5354},
+		"LLMNR":                     {port: 5355, change: multicast, state: Free, says: "beside it", next: 5356},
+		"mDNS, TCP":                 {port: 5353, change: func(f *Facts) { multicast(f); f.Proto = "tcp" }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"`, next: 5354},
+		"in the block, NAT":         {port: 60800, change: nat, state: Free, says: "range 60700-60999", windows: exclusion("60800"), next: 49151},
+		"reserved":                  {port: 1650, state: Blocked, says: "a Windows program has reserved 1628-1727", windows: "net stop winnat; " + exclusion("1650") + "; net start winnat", next: 1728},
+		"reserved, one port":        {port: 80, state: Blocked, says: "reserved 80 (", windows: "net stop winnat; " + exclusion("80") + "; net start winnat", next: 81},
+		"reserved and excluded":     {port: 1700, state: Blocked, says: "an administrator has excluded 1700", windows: "net stop winnat; net start winnat", next: 1728},
+		"excluded":                  {port: 2222, state: Free, says: "may be bound", next: 2223},
+		"excluded, in dynamic":      {port: 50010, state: Free, says: "excluded 50000-50059", next: 49151},
+		"in Windows' range":         {port: 55000, state: Free, says: "any Windows program may take it", windows: exclusion("55000"), next: 49151},
+		"refused by this WSL":       {port: 55000, change: func(f *Facts) { f.Version = "2.9.4.0" }, state: Blocked, says: "WSL 2.9.4.0 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
+		"refused, excluded":         {port: 50010, change: func(f *Facts) { f.Version = "2.8.7" }, state: Blocked, says: "WSL 2.8.7 refuses", linux: "wsl.exe --update; wsl.exe --shutdown", next: 49151},
+		"perhaps refused":           {port: 55000, change: func(f *Facts) { f.Version = "" }, state: Free, says: "2.8.7 to 2.9.4 refuses", windows: exclusion("55000"), next: 49151},
 		"leftover range": {port: 8081, change: func(f *Facts) { f.Windows.Dynamic = windows.Range{First: 1024, Last: 15000} }, state: Free,
 			says: "dynamic range 1024-15000", windows: "netsh int ipv4 set dynamicportrange tcp startport=49152 numberofports=16384; " + exclusion("8081"), next: 15001},
 		"Windows listens":      {port: 9001, state: Taken, says: "process 20480) listens on 127.0.0.1:9001", windows: `tasklist /fi "PID eq 20480"`, next: 9002},
