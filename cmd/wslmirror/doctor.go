@@ -92,11 +92,12 @@ func createBundle(path string) (*os.File, error) {
 	if err != nil {
 		return nil, hinted{err, "name a file in a folder that you may write to"}
 	}
-	// Under sudo it belongs to who asked for it, and not to root.
+	// Under sudo it belongs to who asked for it, and not to root. On a drive of
+	// Windows (DrvFs) nobody may say so: all files there are one user's.
 	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
 	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
 	if os.Geteuid() == 0 && uidErr == nil && gidErr == nil {
-		if err := f.Chown(uid, gid); err != nil {
+		if err := f.Chown(uid, gid); err != nil && !errors.Is(err, unix.EPERM) {
 			return nil, errors.Join(fmt.Errorf("give %s to its owner: %w", clean(filepath.Base(path)), err), f.Close(), os.Remove(path))
 		}
 	}

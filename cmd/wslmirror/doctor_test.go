@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -328,5 +330,44 @@ func TestBundleIsNotForged(t *testing.T) {
 	}
 	if text := b.String(); strings.Contains(text, "\n==== forged") || strings.Count(text, "forged") != 2 || !strings.Contains(text, "\n==== nft list ruleset ====\none\n") {
 		t.Error(text)
+	}
+}
+
+// Windows' drives (DrvFs) let nobody change an owner, and a bundle there is one all
+// the same.
+func TestBundleWhereNobodyOwns(t *testing.T) {
+	labtest.NeedRoot(t)
+	t.Setenv("SUDO_UID", "65534")
+	t.Setenv("SUDO_GID", "65534")
+	path := filepath.Join(t.TempDir(), "bundle")
+	made := make(chan error)
+	go func() {
+		// The kernel says EPERM to a thread without CAP_CHOWN, too. Nobody gets it
+		// after this: it ends with the goroutine.
+		runtime.LockOSThread()
+		head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var caps [2]unix.CapUserData
+		err := unix.Capget(&head, &caps[0])
+		caps[0].Effective &^= 1 << unix.CAP_CHOWN
+		if err = errors.Join(err, unix.Capset(&head, &caps[0])); err == nil {
+			var f *os.File
+			if f, err = createBundle(path); err == nil {
+				f.Close()
+			}
+		}
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Sys().(*syscall.Stat_t).Uid != 0 {
+		t.Errorf("%v, %+v", err, fi)
+	}
+}
+
+// Whatever the system that has written a text, its lines end as lines do.
+func TestCleanLines(t *testing.T) {
+	if got := cleanLines("one\r\ntwo\tx\r\n\r\x1b\n"); got != "one\ntwo    x\n??\n" {
+		t.Errorf("%q", got)
 	}
 }

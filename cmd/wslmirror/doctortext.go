@@ -143,11 +143,11 @@ func fold(text, indent string, more int) string {
 	return b.String()
 }
 
-// cleanLines is clean for a text of several lines.
+// cleanLines is clean for a text of several lines, which may end as in Windows.
 func cleanLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
-		lines[i] = strings.ReplaceAll(clean(strings.ReplaceAll(l, "\t", "    ")), "\r", "")
+		lines[i] = clean(strings.ReplaceAll(strings.TrimSuffix(l, "\r"), "\t", "    "))
 	}
 	return strings.Join(lines, "\n")
 }

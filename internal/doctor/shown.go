@@ -9,7 +9,7 @@ import (
 // of "wslmirror run". Others may have passwords in them, as that of a proxy.
 var judged = []string{
 	"userland-proxy", "iptables", "ip6tables", "firewall-backend",
-	"interface", "path", "repair", "runtime-dir", "log-level", "resync",
+	"interface", "path", "repair", "runtime-dir", "log-level",
 }
 
 // Shown are the arguments of p as far as they may be published: what is not judged
