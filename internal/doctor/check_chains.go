@@ -105,8 +105,8 @@ func checkPortRange(o *Observation) Check {
 		return fault("ip_local_port_range is %d-%d, but Windows has reserved %d-%d", b.First, b.Last, b.Windows.First, b.Windows.Last).
 			because(why, "microsoft/WSL#41227").
 			do(fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range=\"%d %d\"", b.Windows.First, b.Windows.Last),
+				"# and take the setting away: grep -rs ip_local_port_range "+sysctlFiles,
 				"# or keep the range, and reserve all the rest of it in net.ipv4.ip_local_reserved_ports, which is safe",
-				"# and take it away where it is set: grep -rs ip_local_port_range "+sysctlFiles,
 				restart)
 	case b.Windows != ports.Range{}:
 		return ok("%d-%d, as Windows has reserved", b.First, b.Last)
