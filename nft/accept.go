@@ -2,6 +2,7 @@ package nft
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,6 +25,7 @@ type Accept struct {
 	iface string
 }
 
+// String is for people.
 func (a Accept) String() string {
 	return fmt.Sprintf("%s in %s %s", a.Port, a.table.name, a.name)
 }
@@ -146,9 +148,14 @@ func (a Accept) exprs() []expr.Any {
 	})
 }
 
+// ErrChanged says that the rules of others have changed since they were read.
+var ErrChanged = errors.New("the rules have changed")
+
 // PlaceAccepts adds rules of ours to the chains of others, and takes rules of
-// ours away from them, in one transaction.
-func PlaceAccepts(add, remove []Accept) error {
+// ours away from them, in one transaction. They were read in that generation (see
+// View): in another their handles may be those of other rules, and it returns
+// ErrChanged.
+func PlaceAccepts(generation uint32, add, remove []Accept) error {
 	if len(add) == 0 && len(remove) == 0 {
 		return nil
 	}
@@ -177,7 +184,11 @@ func PlaceAccepts(add, remove []Accept) error {
 			return fmt.Errorf("take back the rule for %s: %w", a, err)
 		}
 	}
-	if err := within(sock, conn.Flush); err != nil {
+	err = within(sock, func() error { return conn.FlushWithGenID(generation) })
+	if errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOENT) {
+		return ErrChanged
+	}
+	if err != nil {
 		return fmt.Errorf("change the rules for loopback0 in the tables of others: %w", err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
@@ -48,7 +49,7 @@ func TestAcceptsComeToRest(t *testing.T) {
 		if round == 3 {
 			t.Fatalf("does not come to rest: missing %v, surplus %v", v.Missing, v.Surplus)
 		}
-		in(t, h, func() error { return PlaceAccepts(v.Missing, v.Surplus) })
+		in(t, h, func() error { return PlaceAccepts(v.Generation, v.Missing, v.Surplus) })
 		v = view()
 	}
 	for _, a := range v.Accepts {
@@ -57,7 +58,20 @@ func TestAcceptsComeToRest(t *testing.T) {
 		}
 	}
 	dropped(t, h, index)
-	in(t, h, func() error { return PlaceAccepts(nil, v.Accepts) })
+	// When the rules have changed since, a handle may be that of another's rule.
+	if _, err := h.Run("nft", "add table ip three"); err != nil {
+		t.Fatal(err)
+	}
+	in(t, h, func() error {
+		if err := PlaceAccepts(v.Generation, nil, v.Accepts); !errors.Is(err, ErrChanged) {
+			t.Errorf("rules that have changed since they were read: %v", err)
+		}
+		return nil
+	})
+	if v = view(); len(v.Accepts) != 2 {
+		t.Errorf("of two rules of ours, these are left: %v", v.Accepts)
+	}
+	in(t, h, func() error { return PlaceAccepts(v.Generation, nil, v.Accepts) })
 	if v = view(); len(v.Accepts) != 0 {
 		t.Errorf("left behind: %v", v.Accepts)
 	}

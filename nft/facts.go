@@ -16,6 +16,7 @@ type ForeignChain struct {
 	Rules int
 }
 
+// String is for people.
 func (c ForeignChain) String() string { return c.Family + " " + c.Table + " " + c.Name }
 
 // WSLChains are the chains that WSL adds at boot in the mirrored mode, and never

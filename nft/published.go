@@ -49,6 +49,8 @@ type View struct {
 	// Accepts are the rules of ours in the tables of others, Surplus those among
 	// them that are there for nothing, and Missing those that should be there.
 	Accepts, Surplus, Missing []Accept
+	// Generation is that of the rules, by which PlaceAccepts knows them again.
+	Generation uint32
 }
 
 // View walks the packets to 127.0.0.1 through the rules: those from Windows,
@@ -95,6 +97,7 @@ func (rs *Ruleset) View(loopback Iface, bridges []Bridge) View {
 	for _, o := range rs.walk(elsewhere, onlyNAT).outcomes {
 		add(o)
 	}
+	v.Generation = rs.generation
 	v.Accepts = rs.Accepts()
 	v.Missing, v.Surplus = rs.accepts(packet)
 	var kernel []span

@@ -46,9 +46,8 @@ type Reader struct {
 
 	dumps map[int]*nl.SocketHandle // see dump
 
-	generation uint32
-	ruleset    *Ruleset // of that generation; nil: none yet
-	absent     bool     // our table was not there; it cannot come without another generation
+	ruleset *Ruleset // the last; nil: none yet
+	absent  bool     // our table was not there; it cannot come without another generation
 }
 
 // OpenReader opens the socket, in the network namespace of the calling thread.
@@ -109,7 +108,7 @@ func (r *Reader) read() (State, *Ruleset, error) {
 // last reading counts, until the next one, which finds another generation.
 func (r *Reader) readUnlessKnown() error {
 	g, err := r.conn.GetGen()
-	for try := 0; try < readTries && err == nil && (r.ruleset == nil || r.generation != g.ID); try++ {
+	for try := 0; try < readTries && err == nil && (r.ruleset == nil || r.ruleset.generation != g.ID); try++ {
 		if err := r.awaitCommit(); err != nil {
 			return err
 		}
@@ -120,7 +119,8 @@ func (r *Reader) readUnlessKnown() error {
 		if err != nil {
 			return err
 		}
-		r.generation, r.ruleset, r.absent = g.ID, rs, false
+		rs.generation = g.ID
+		r.ruleset, r.absent = rs, false
 		if g, err = r.conn.GetGen(); err != nil {
 			return fmt.Errorf("read generation: %w", err)
 		}

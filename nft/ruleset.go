@@ -17,6 +17,8 @@ type Ruleset struct {
 	base   []*chain // those with a hook, in the order of their priority
 	chains map[chainID]*chain
 	sets   map[setID]*set
+	// generation is which state of the kernel's ruleset this is.
+	generation uint32
 }
 
 // tableID names a table.
@@ -228,7 +230,7 @@ func decodeChain(msg []byte) (*chain, error) {
 // lengths and values; others write anything, and userdata.GetString panics.
 func comment(b []byte) string {
 	for len(b) >= 2 && len(b)-2 >= int(b[1]) {
-		value := b[2 : 2+b[1]]
+		value := b[2 : 2+int(b[1])]
 		if userdata.Type(b[0]) == userdata.TypeComment {
 			return unix.ByteSliceToString(value)
 		}

@@ -16,6 +16,7 @@ type Port struct {
 	Number uint16
 }
 
+// String is as in 8080/tcp.
 func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Number, p.ProtoName()) }
 
 // ProtoName is "tcp" or "udp".
