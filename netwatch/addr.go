@@ -15,15 +15,9 @@ import (
 // the index of the link. As for Read, after an error the LinkReader should be
 // closed.
 func (r *LinkReader) ReadPrefixes() (map[int][]netip.Prefix, error) {
-	if err := r.conn.SetDeadline(time.Now().Add(readTimeout)); err != nil {
-		return nil, fmt.Errorf("set the deadline of netlink: %w", err)
-	}
 	request := make([]byte, unix.SizeofIfAddrmsg)
 	request[0] = unix.AF_INET
-	msgs, err := r.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
-		Data:   request,
-	})
+	msgs, err := r.dump(unix.RTM_GETADDR, request)
 	if err != nil {
 		return nil, fmt.Errorf("read addresses: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -71,9 +72,6 @@ func (r *LinkReader) Close() error { return r.conn.Close() }
 // Read reads all links. After an error the LinkReader should be closed, since a
 // late answer may be in its socket.
 func (r *LinkReader) Read() ([]Link, error) {
-	if err := r.conn.SetDeadline(time.Now().Add(readTimeout)); err != nil {
-		return nil, fmt.Errorf("set the deadline of netlink: %w", err)
-	}
 	// Counters are most of what the kernel would send of a link.
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of rtnetlink.h
 	mask, err := netlink.MarshalAttributes([]netlink.Attribute{
@@ -82,10 +80,7 @@ func (r *LinkReader) Read() ([]Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	msgs, err := r.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request | netlink.Dump},
-		Data:   append(make([]byte, unix.SizeofIfInfomsg), mask...),
-	})
+	msgs, err := r.dump(unix.RTM_GETLINK, append(make([]byte, unix.SizeofIfInfomsg), mask...))
 	if err != nil {
 		return nil, fmt.Errorf("read links: %w", err)
 	}
@@ -98,6 +93,27 @@ func (r *LinkReader) Read() ([]Link, error) {
 		links = append(links, l)
 	}
 	return links, nil
+}
+
+// dumpTries is how often a dump is asked for that changes meanwhile.
+const dumpTries = 4
+
+// dump asks for all objects of a kind. One that has changed meanwhile may lack some
+// that were there all the time (NLM_F_DUMP_INTR), so it is asked for
+// again; the last counts, since a change is an event.
+func (r *LinkReader) dump(kind netlink.HeaderType, request []byte) (msgs []netlink.Message, err error) {
+	for range dumpTries {
+		if err := r.conn.SetDeadline(time.Now().Add(readTimeout)); err != nil {
+			return nil, fmt.Errorf("set the deadline of netlink: %w", err)
+		}
+		msgs, err = r.conn.Execute(netlink.Message{
+			Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: request,
+		})
+		if err != nil || !slices.ContainsFunc(msgs, func(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }) {
+			break
+		}
+	}
+	return msgs, err
 }
 
 // decodeLink decodes an ifinfomsg and its attributes (rtnetlink(7)).
