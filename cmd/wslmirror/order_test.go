@@ -45,12 +45,36 @@ func TestOrderOfSteps(t *testing.T) {
 		t.Errorf("in %d looks, docker0 was open in %d", looks, opened)
 	}
 
-	// A table that can no more be changed is given up, and the bridge first.
+	// A change that fails for a moment is tried again, and closes nothing.
 	nft := func(commands string) {
 		if _, err := l.bench.WSL.Run("nft", commands); err != nil {
 			t.Error(err)
 		}
 	}
+	const other = "table ip other { chain c { type nat hook prerouting priority dstnat; tcp dport 9090 dnat to 172.17.0.2:80; }; }"
+	l.leadWhile(nil, func(d *daemon, p *tap) {
+		failed, shut := 0, 0
+		p.setFault(func(n int, call string) unix.Errno {
+			watch(n, call)
+			if routeLocalnet(t, l.bench.WSL, "docker0") != "1" {
+				shut++
+			}
+			if failed < 1 && strings.Contains(call, batch) && !strings.HasSuffix(call, emptyBatch) {
+				failed++
+				return unix.ENOBUFS
+			}
+			return 0
+		})
+		nft(other)
+		d.await("9090", func(s status.Snapshot) bool { return strings.Contains(paths(s), "9090/tcp direct") })
+		p.setFault(nil)
+		nft("delete table ip other")
+		if failed != 1 || shut > 0 {
+			t.Errorf("after %d change that failed, docker0 was shut in %d looks", failed, shut)
+		}
+	})
+
+	// A table that can no more be changed is given up, and the bridge first.
 	changeable = false
 	l.leadWhile(nil, func(_ *daemon, p *tap) {
 		p.setFault(func(n int, call string) unix.Errno {
@@ -60,7 +84,7 @@ func TestOrderOfSteps(t *testing.T) {
 			}
 			return 0
 		})
-		nft("table ip other { chain c { type nat hook prerouting priority dstnat; tcp dport 9090 dnat to 172.17.0.2:80; }; }")
+		nft(other)
 		for deadline := time.Now().Add(5 * time.Second); routeLocalnet(t, l.bench.WSL, "docker0") == "1"; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Error("the table cannot be changed, and docker0 is open")

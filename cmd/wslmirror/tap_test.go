@@ -294,10 +294,13 @@ const batch = "batch"
 // NFNL_MSG_BATCH_BEGIN, and is longer.
 func (p *tap) firstOfBatch(n *notif) uint16 {
 	at, size := p.message(n)
-	const begin = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
-	b := make([]byte, begin+unix.SizeofNlMsghdr)
-	if size < uint64(len(b)) || !p.copy(at, b, unix.ProcessVMReadv) ||
-		binary.NativeEndian.Uint32(b) != begin || binary.NativeEndian.Uint16(b[4:]) != unix.NFNL_MSG_BATCH_BEGIN {
+	const least = unix.SizeofNlMsghdr + 4 // struct nfgenmsg; and perhaps NFNL_BATCH_GENID
+	b := make([]byte, max(least, min(size, least+8+unix.SizeofNlMsghdr)))
+	if size < least || !p.copy(at, b, unix.ProcessVMReadv) || binary.NativeEndian.Uint16(b[4:]) != unix.NFNL_MSG_BATCH_BEGIN {
+		return 0
+	}
+	begin := binary.NativeEndian.Uint32(b)
+	if begin < least || begin > least+8 || len(b) < int(begin)+unix.SizeofNlMsghdr {
 		return 0
 	}
 	return binary.NativeEndian.Uint16(b[begin+4:])

@@ -2,6 +2,8 @@ package mirror
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -22,20 +24,30 @@ func (s *system) apply(obs Observed, want Desired) error {
 			s.showBeacon(false)
 			return errLost
 		}
+		if err != nil && obs.Ours && !s.refused && !errors.Is(err, os.ErrClosed) {
+			// It may pass, and the table is as it was: a change is carried out whole
+			// or not at all, unless its answer took so long that the socket was closed.
+			s.refused = true
+			return err
+		}
 		if err != nil {
 			// Whatever became of the table, the kernel forgets it with its socket,
-			// and without its guard no bridge may be open.
-			return errors.Join(err, s.applyOutside(obs, nothing(obs)), s.release())
+			// and without its guard no bridge may be open. The ip rule stays: to add
+			// and to delete it again and again would be an event each time.
+			shut := nothing(obs)
+			shut.Returns = want.Returns
+			return errors.Join(err, s.applyOutside(obs, shut), s.release())
 		}
 	}
+	s.refused = false
 	s.serves = want.Table != nil
 	s.showBeacon(s.serves)
 	// The table is none the worse for what fails outside of it.
 	err = errors.Join(err, s.applyOutside(obs, want))
-	if want.Table == nil && obs.Ours {
+	if want.Table == nil && obs.Ours && err == nil {
 		// After the bridges are shut, because it guards them.
 		if removeErr := s.holder.Remove(); removeErr != nil {
-			err = errors.Join(err, removeErr, s.release())
+			err = errors.Join(removeErr, s.release())
 		}
 	}
 	if err != nil {
@@ -76,8 +88,8 @@ func (s *system) applyOutside(obs Observed, want Desired) error {
 		do(s.rules.set(bridgeMark(name), false))
 	}
 	do(s.setReturns(obs, want, false))
-	// ENOENT: a chain has changed since it was read, which is an event.
-	if err := nft.PlaceAccepts(want.Add, want.Remove); !errors.Is(err, unix.ENOENT) {
+	// That the rules have changed since they were read is an event.
+	if err := nft.PlaceAccepts(s.generation, want.Add, want.Remove); !errors.Is(err, nft.ErrChanged) {
 		do(err)
 	}
 	return errors.Join(errs...)
@@ -90,8 +102,12 @@ func (s *system) install(obs Observed, spec nft.Spec) error {
 		return nil
 	}
 	if err := s.holder.Install(t, obs.Kernel); err != nil {
+		if spec.Repair && !obs.Kernel.Present && errors.Is(err, unix.ENOENT) {
+			err = fmt.Errorf("%w: this kernel lacks nft_ct or nft_masq, without which only --repair=false works", err)
+		}
 		return err
 	}
+	s.generation++
 	log := s.log.WithFields(logrus.Fields{"interface": obs.Link.Name, "index": obs.Link.Index})
 	log.WithFields(logrus.Fields{"kernel": spec.Kernel.String(), "direct": len(spec.Direct), "guarded": spec.Guarded}).Debug("installed the table")
 	if !obs.Ours || s.installed.Index != spec.Index {
@@ -127,7 +143,7 @@ func (s *system) forgetFlows(spec nft.Spec, freed nft.Ports) {
 	err := insist(func() (err error) {
 		n, err = nft.ForgetFlows(spec, freed)
 		return err
-	}, mayPass)
+	}, s.mayPass("could not free flows from their old way, trying again"))
 	if err != nil {
 		// Without nf_conntrack_netlink: new flows work, old ones wait for their
 		// timeout. No reason to take the table away.

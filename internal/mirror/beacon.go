@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"errors"
 	"net"
+	"os"
 	"time"
 )
 
@@ -14,14 +16,14 @@ import (
 // removes a table whose owner has died. It reads nothing: to hang in the backlog
 // is enough to notice the end.
 //
-// It decides nothing. If somebody else listens there, or nobody, the others
-// find out by the resync.
+// It decides nothing. If nobody listens there, the others look again and again, at
+// most every 30 s; if it is somebody else, they find out by the resync.
 const beaconName = "@wslmirror"
 
 // A beacon is what the owner of the table shows.
 type beacon struct {
 	listener *net.UnixListener
-	watcher  net.Conn // one of those who wait, once it was accepted
+	watcher  net.Conn // one of those who wait, once it was found
 }
 
 // lightBeacon listens.
@@ -33,13 +35,34 @@ func lightBeacon() (*beacon, error) {
 	return &beacon{listener: l}, nil
 }
 
-// watched reports whether anybody waits for the end of the beacon.
+// watched reports whether anybody waits for the end of the beacon. Those who have
+// gone are still in the backlog.
 func (b *beacon) watched() bool {
-	err := b.listener.SetDeadline(time.Now().Add(10 * time.Millisecond))
-	if err == nil {
-		b.watcher, err = b.listener.Accept()
+	for b.watcher == nil {
+		soon := time.Now().Add(10 * time.Millisecond)
+		if err := b.listener.SetDeadline(soon); err != nil {
+			return false
+		}
+		conn, err := b.listener.Accept()
+		if err != nil {
+			return false
+		}
+		if waits(conn) {
+			b.watcher = conn
+		} else {
+			conn.Close()
+		}
 	}
-	return err == nil
+	return true
+}
+
+// waits reports whether the other end of a connection is open. It never writes.
+func waits(conn net.Conn) bool {
+	if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		return false
+	}
+	_, err := conn.Read(make([]byte, 1))
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func (b *beacon) close() {

@@ -191,7 +191,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	}
 	err = errors.Join(err, observeErr)
 	unpublished := d.publish(obs, want, err)
-	if !want.unfinished() {
+	if observeErr == nil && d.kernel.serving() && !want.unfinished() {
 		d.kernel.settle()
 	}
 	return d.pause(troubleOf(err, lost, want, unpublished))

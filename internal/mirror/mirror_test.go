@@ -26,11 +26,13 @@ type fake struct {
 	applyErr   error
 	publishErr error
 	takes      time.Duration // how long an observation takes
+	serves     bool          // there is a table of ours
 
 	observed  []time.Time
 	published []status.Snapshot
 	signs     int // of life
 	fresh     int // observations that trust nothing
+	settled   int
 	undone    bool
 }
 
@@ -54,9 +56,17 @@ func (k *fake) apply(Observed, Desired) error {
 	return k.applyErr
 }
 
-func (k *fake) settle() {}
+func (k *fake) settle() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.settled++
+}
 
-func (k *fake) serving() bool { return false }
+func (k *fake) serving() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.serves
+}
 
 func (k *fake) undo() error {
 	k.undone = true
@@ -373,6 +383,29 @@ func TestInsist(t *testing.T) {
 			err := insist(func() error { tries++; return errno }, mayPass)
 			if took := time.Since(began); !errors.Is(err, errno) || want != (tries > 1) || took > 2*time.Second {
 				t.Errorf("%v: %v after %d tries and %v", errno, err, tries, took)
+			}
+		}
+	})
+}
+
+// Flows are forgotten by what the last pass has found and installed, and not by
+// what a pass that failed would leave of it.
+func TestSettlesAfterSuccessOnly(t *testing.T) {
+	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, serves: true}
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		k.after(0)
+		if k.settled != 1 {
+			t.Fatalf("settled %d times after a pass", k.settled)
+		}
+		for _, fail := range []func(){
+			func() { k.observeErr = unix.ENOBUFS },
+			func() { k.observeErr, k.serves = nil, false },
+		} {
+			k.set(fail)
+			d.watcher.Wake()
+			k.after(time.Second)
+			if k.settled != 1 {
+				t.Errorf("settled %d times after a pass that failed", k.settled-1)
 			}
 		}
 	})

@@ -62,7 +62,7 @@ func (s *system) read() (o Observed, err error) {
 		s.viewed, s.from, s.bridges = ruleset, iface, bridges
 		s.view = ruleset.View(iface, bridges)
 	}
-	o.View = s.view
+	o.View, s.generation = s.view, s.view.Generation
 	o.SourcePorts[0], o.SourcePorts[1] = ruleset.SourcePorts()
 	return o, nil
 }

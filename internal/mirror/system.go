@@ -44,6 +44,12 @@ type system struct {
 	bridges []nft.Bridge
 	view    nft.View
 
+	// generation is that of the view, and one more for each change of ours since.
+	generation uint32
+
+	// refused says that the last change of the table failed.
+	refused bool
+
 	// installed is what the table was installed for last.
 	installed nft.Spec
 	// forget says that settle has to forget the flows that lead nowhere now, and
@@ -59,6 +65,9 @@ type system struct {
 	watch  *beaconWatch // on the beacon of the daemon that owns it
 }
 
+// beaconAgain is when to try again to light the beacon.
+const beaconAgain = time.Second
+
 // showBeacon lets the other daemons of this VM know whether we own the table.
 func (s *system) showBeacon(lit bool) {
 	switch {
@@ -66,6 +75,8 @@ func (s *system) showBeacon(lit bool) {
 		var err error
 		if s.beacon, err = lightBeacon(); err != nil {
 			s.log.WithError(err).Debug("no beacon: another daemon would take over later than it could")
+			// The last one's may be there for a moment yet.
+			time.AfterFunc(beaconAgain, s.wake)
 		}
 	case !lit && s.beacon != nil:
 		s.beacon.close()
@@ -119,7 +130,10 @@ func (s *system) undo() error {
 	s.watchBeacon(false)
 	var err error
 	if s.beacon != nil && s.beacon.watched() {
-		err = errors.Join(s.pauseDirect(), s.release())
+		if pauseErr := insist(s.pauseDirect, s.mayPass("could not shut the bridges, trying again")); pauseErr != nil {
+			s.log.WithError(pauseErr).Warn("bridges stay open without a table: busy connections of Linux may be reset")
+		}
+		err = s.release()
 		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
 			if obs, lookErr := s.observe(true); lookErr == nil && obs.Kernel.Owner != 0 {
 				s.shut = false // and open again
@@ -213,6 +227,19 @@ func insist(do func() error, again func(error) bool) error {
 		err = do()
 	}
 	return err
+}
+
+// mayPass is mayPass for insist, and says once that it tries again.
+func (s *system) mayPass(what string) func(error) bool {
+	said := false
+	return func(err error) bool {
+		again := mayPass(err)
+		if again && !said {
+			s.log.WithError(err).Warn(what)
+			said = true
+		}
+		return again
+	}
 }
 
 // mayPass reports whether an error is of the moment: no memory, say. Others stay
