@@ -36,7 +36,9 @@ func TestBeaconIsWatched(t *testing.T) {
 	dial().Close()
 	stays := dial()
 	defer stays.Close()
-	if !b.watched() || !b.watched() {
-		t.Error("one waits, and it is not watched")
+	for range 2 {
+		if !b.watched() {
+			t.Error("one waits, and it is not watched")
+		}
 	}
 }
