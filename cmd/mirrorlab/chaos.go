@@ -40,6 +40,9 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	if *steps < 1 || *worlds < 1 {
 		return exitUsage, usageError("--steps and --worlds are at least 1")
 	}
+	if all := *worlds * len(paths); all > mostWorlds {
+		return exitUsage, usageError("--worlds: %d worlds at a time are more than %d", all, mostWorlds)
+	}
 	found, err := findProgram("chaos", *program)
 	if err != nil {
 		return exitFailure, err
@@ -65,6 +68,10 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	}
 	return exitOK, nil
 }
+
+// mostWorlds is how many worlds have fewer than 1024 descriptors open for certain;
+// google/nftables panics at more (isReadReady in its socket.go uses select(2)).
+const mostWorlds = 8
 
 // chaosIn runs worlds at the same time, until one misses.
 func chaosIn(ctx context.Context, runs []chaos.Config) (all chaos.Result, err error) {
