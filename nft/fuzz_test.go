@@ -68,6 +68,8 @@ func FuzzDecode(f *testing.F) {
 		}
 		checkOutcomes(t, rs.Walk(fromWindows(2)), AllPorts)
 		rs.View(Iface{"loopback0", 2}, recordedBridges)
+		c.hook = *nftables.ChainHookInput
+		rs.Refusals(Iface{"loopback0", 2})
 	})
 }
 

@@ -40,6 +40,8 @@ type Reader struct {
 	// Forward has the rules for what is forwarded read as well, without which
 	// the Obstacles of a View mean nothing. It is set before the first Read.
 	Forward bool
+	// Input has those read for what this machine takes in, for Refusals.
+	Input bool
 
 	conn *nftables.Conn
 	sock *netlink.Conn // conn's
@@ -192,7 +194,7 @@ func (r *Reader) readState() (s State, err error) {
 
 // readRuleset reads the chains, rules and sets of all tables.
 func (r *Reader) readRuleset() (*Ruleset, error) {
-	m := messages{elements: r.elements, forward: r.Forward}
+	m := messages{elements: r.elements, forward: r.Forward, input: r.Input}
 	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4} {
 		for _, dump := range []struct {
 			what string

@@ -83,8 +83,9 @@ type messages struct {
 	chains, rules, sets [][]byte
 	// elements are those of one set of sets.
 	elements func(family byte, table, set string) ([][]byte, error)
-	// forward has the rules decoded for what is forwarded, too.
-	forward bool
+	// forward has the rules decoded for what is forwarded, too, and input those for
+	// what this machine takes in.
+	forward, input bool
 }
 
 // decode makes a Ruleset of messages. Sets are read where a rule uses them.
@@ -140,7 +141,7 @@ func (m messages) decodeReachable(rs *Ruleset) error {
 	for _, c := range rs.base {
 		switch {
 		case c.hook == *nftables.ChainHookPrerouting, c.hook == *nftables.ChainHookOutput,
-			c.hook == *nftables.ChainHookForward && m.forward, c.table == ourTable:
+			c.hook == *nftables.ChainHookForward && m.forward, c.hook == *nftables.ChainHookInput && m.input, c.table == ourTable:
 			reach(c.chainID)
 		}
 	}

@@ -28,7 +28,7 @@ func record(t testing.TB, path string) *Ruleset {
 	families := map[byte]string{1: "inet", 2: "ip"}
 	rs, err := messages{r.Chains, r.Rules, r.Sets, func(family byte, table, set string) ([][]byte, error) {
 		return r.Elements[families[family]+"/"+table+"/"+set], nil
-	}, true}.decode()
+	}, true, true}.decode()
 	if err != nil {
 		t.Fatal(err)
 	}

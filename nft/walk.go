@@ -13,7 +13,7 @@ import (
 // ports at once: the rules decide which of them go which way. Or it is the first
 // reply, from all of these.
 type Packet struct {
-	Hook nftables.ChainHook // *nftables.ChainHookPrerouting or ChainHookOutput
+	Hook nftables.ChainHook // *nftables.ChainHookPrerouting, ChainHookOutput or ChainHookInput
 	// Iif is the link by which it came, Oif the one by which it is about to
 	// leave; the other is the zero Iface.
 	Iif, Oif Iface

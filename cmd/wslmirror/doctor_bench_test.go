@@ -187,6 +187,8 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"neighbour is gone":        {"gateway", sh("ip neigh flush dev loopback0 nud permanent"), true, true},
 		"loopback0 down":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.Loopback0Down() }, false, true},
 		"loopback0 gone":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.RemoveLoopback0() }, false, true},
+		"firewall of one's own":    {"input", sh(`nft 'table inet filter { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; icmp type echo-request accept; }; }'`), true, true},
+		"iptables drops":           {"input", sh("iptables-nft -A INPUT ! -i lo -d 127.0.0.0/8 -j DROP"), true, true},
 		"published, not listening": {"published-ports", sh(`nft 'table ip nat { chain CNI-DN { tcp dport 8090 dnat to 10.4.0.2:80; }; chain DOCKER { jump CNI-DN; }; }'`), false, false},
 		"stopped":                  {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.stop(unix.SIGTERM) }, false, false},
 		"killed":                   {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.proc.Stop(unix.SIGKILL) }, false, false},

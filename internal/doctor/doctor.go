@@ -156,6 +156,7 @@ var checks = []check{
 	{"docker", nothing, checkDocker},
 	{"docker-loopback0", link, checkDockerLoopback},
 	{"podman", nothing, checkPodman},
+	{"input", link, checkInput},
 	{"iptables-legacy", mirrored, checkLegacy},
 	{"ufw", mirrored, checkUFW},
 	{"firewalld", mirrored, checkFirewalld},

@@ -148,6 +148,9 @@ func TestChecks(t *testing.T) {
 			Port: nft.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
 		})
 	})
+	refusal := func(number uint16) []nft.Refusal {
+		return []nft.Refusal{{Ports: nft.PortSet(nft.Port{Proto: unix.IPPROTO_TCP, Number: number}), Family: "inet", Table: "filter", Chain: "input"}}
+	}
 	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
 	idle := setRuleset(func(r *Ruleset) { r.View.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
@@ -236,6 +239,14 @@ func TestChecks(t *testing.T) {
 		{"port-headroom", func(o obs) { o.Block.Value.Usable, o.Block.Value.Worst = 0, ports.Load{} }, Fault, "none of 44620-48715 may be taken"},
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
 		{"port-headroom", func(o obs) { o.Block.Value.Containers, o.Block.Value.Unseen = false, errHidden }, OK, "not counted (hidden)"},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080) }, Fault, "8080/tcp (inet filter input)"},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080) }, Fault, "sudo nft insert rule inet filter input iifname loopback0 ip daddr 127.0.0.1 accept"},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8081) }, OK, ""},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals, o.Listeners.Value[0].Bound = refusal(8080), true }, OK, ""},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080); o.Ruleset.Value.Refusals[0].Chain = "in put;" }, Fault, "accept\n# and where"},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals, o.UFW.Value.Enabled = refusal(8080), true }, NotApplicable, "ufw"},
+		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
+		{"input", user, Unknown, "hidden"},
 		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
 		{"service", both(noDaemon, func(o obs) { o.Systemd = false }), Fault, "sudo wslmirror run"},
 		{"service", both(noDaemon, func(o obs) { o.Daemons.Value = 1; user(o) }), OK, "another one"},

@@ -96,6 +96,8 @@ type Conf struct{ RPFilter, AcceptLocal, RouteLocalnet int }
 type Ruleset struct {
 	State nft.State
 	View  nft.View
+	// Refusals are what filters drop of what comes from Windows.
+	Refusals []nft.Refusal
 	// WSL are WSL's own chains.
 	WSL []nft.ForeignChain
 	// Reserved is the block that WSL has reserved in Windows, by its own rule.

@@ -146,6 +146,7 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		return out, err
 	}
 	defer r.Close()
+	r.Input = true
 	// First, because its error says what the matter is: the library hides the errno
 	// of what Read asks.
 	if out.WSL, err = r.WSLChains(); errors.Is(err, unix.EPERM) {
@@ -163,6 +164,7 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		by.Index = l.Index
 	}
 	out.State, out.View = state, rs.View(by, nil)
+	out.Refusals = rs.Refusals(by)
 	out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
 	out.Passes, out.PassesKnown = rs.Passes(by)
 	out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
