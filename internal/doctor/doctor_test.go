@@ -243,7 +243,7 @@ func TestChecks(t *testing.T) {
 		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080) }, Fault, "sudo nft insert rule inet filter input iifname loopback0 ip daddr 127.0.0.1 accept"},
 		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8081) }, OK, ""},
 		{"input", func(o obs) { o.Ruleset.Value.Refusals, o.Listeners.Value[0].Bound = refusal(8080), true }, OK, ""},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080); o.Ruleset.Value.Refusals[0].Chain = "in put;" }, Fault, "accept\n# and where"},
+		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080); o.Ruleset.Value.Refusals[0].Chain = "in put;" }, Fault, "in put;)\n# and where"},
 		{"input", func(o obs) { o.Ruleset.Value.Refusals, o.UFW.Value.Enabled = refusal(8080), true }, NotApplicable, "ufw"},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
 		{"input", user, Unknown, "hidden"},
