@@ -18,25 +18,8 @@ func (s *system) apply(obs Observed, want Desired) error {
 	// a new flow that clashes with its own, and end in a reset.
 	err := s.setReturns(obs, want, true)
 	if want.Table != nil {
-		err := s.install(obs, *want.Table)
-		if errors.Is(err, nft.ErrOwned) {
-			s.serves = false
-			s.showBeacon(false)
-			return errLost
-		}
-		if err != nil && obs.Ours && !s.refused && !errors.Is(err, os.ErrClosed) {
-			// It may pass, and the table is as it was: a change is carried out whole
-			// or not at all, unless its answer took so long that the socket was closed.
-			s.refused = true
-			return err
-		}
-		if err != nil {
-			// Whatever became of the table, the kernel forgets it with its socket,
-			// and without its guard no bridge may be open. The ip rule stays: to add
-			// and to delete it again and again would be an event each time.
-			shut := nothing(obs)
-			shut.Returns = want.Returns
-			return errors.Join(err, s.applyOutside(obs, shut), s.release())
+		if err := s.install(obs, *want.Table); err != nil {
+			return s.giveUp(obs, want, err)
 		}
 	}
 	s.refused = false
@@ -54,6 +37,27 @@ func (s *system) apply(obs Observed, want Desired) error {
 		return err
 	}
 	return s.watchBeacon(want.State == status.Standby)
+}
+
+// giveUp is what becomes of a change of the table that has failed.
+func (s *system) giveUp(obs Observed, want Desired, err error) error {
+	switch {
+	case errors.Is(err, nft.ErrOwned):
+		s.serves = false
+		s.showBeacon(false)
+		return errLost
+	case obs.Ours && !s.refused && !errors.Is(err, os.ErrClosed):
+		// It may pass, and the table is as it was: a change is carried out whole or
+		// not at all, unless its answer took so long that the socket was closed.
+		s.refused = true
+		return err
+	}
+	// Whatever became of the table, the kernel forgets it with its socket, and
+	// without its guard no bridge may be open. The ip rule stays: to add and to
+	// delete it again and again would be an event each time.
+	shut := nothing(obs)
+	shut.Returns = want.Returns
+	return errors.Join(err, s.applyOutside(obs, shut), s.release())
 }
 
 // setReturns adds our ip rule where it should be, or deletes it where it should
