@@ -44,6 +44,7 @@ type quantity struct {
 
 var (
 	keepAlive  = quantity{"keepalive", "requests, connections kept", "requests/s", false}
+	keepCPU    = quantity{"keepalive_cpu", "CPU for each of these requests", "µs", true}
 	newConns   = quantity{"newconns", "requests, a connection each", "requests/s", false}
 	bulk       = quantity{"bulk", "bulk", "MiB/s", false}
 	cpu        = quantity{"cpu", "CPU", "s/GiB", true}
@@ -56,7 +57,7 @@ var (
 )
 
 // allQuantities is the order in which they are shown.
-var allQuantities = []quantity{keepAlive, newConns, bulk, cpu, median, p99, udp, manyRate, manyFailed, manyPorts}
+var allQuantities = []quantity{keepAlive, keepCPU, newConns, bulk, cpu, median, p99, udp, manyRate, manyFailed, manyPorts}
 
 // A trial is a run of a load generator.
 type trial struct {
@@ -81,26 +82,20 @@ var bothClients = []string{inWindows, inLinux}
 func trials(seconds int) []trial {
 	d := time.Duration(seconds) * time.Second
 	return []trial{
-		{"keepalive", "requests on kept connections", speedPorts, bothClients, allVariants, []quantity{keepAlive},
+		{"keepalive", "requests on kept connections", speedPorts, bothClients, allVariants, []quantity{keepAlive, keepCPU},
 			func(ctx context.Context, t target) (outcome, error) {
-				return t.requests(ctx, seconds, "")
+				w, cpu, err := t.costing(ctx, seconds, "")
+				return outcome{[]float64{w.requests / w.seconds, cpu / w.requests * 1e6}, w.failed}, err
 			}},
 		{"newconns", "a connection for each request", speedPorts, bothClients, allVariants, []quantity{newConns},
 			func(ctx context.Context, t target) (outcome, error) {
-				return t.requests(ctx, seconds, "Connection: close")
+				w, err := t.wrk(ctx, connections, seconds, "", "Connection: close")
+				return outcome{[]float64{w.requests / w.seconds}, w.failed}, err
 			}},
 		{"bulk", "bulk", speedPorts, bothClients, allVariants, []quantity{bulk, cpu},
 			func(ctx context.Context, t target) (outcome, error) {
-				before, err := cpuSeconds()
-				if err != nil {
-					return outcome{}, err
-				}
-				w, err := t.wrk(ctx, connections, seconds, strconv.Itoa(body), "")
-				if err != nil {
-					return outcome{}, err
-				}
-				after, err := cpuSeconds()
-				return outcome{[]float64{w.bytes / w.seconds / (1 << 20), (after - before) / w.bytes * (1 << 30)}, w.failed}, err
+				w, cpu, err := t.costing(ctx, seconds, strconv.Itoa(body))
+				return outcome{[]float64{w.bytes / w.seconds / (1 << 20), cpu / w.bytes * (1 << 30)}, w.failed}, err
 			}},
 		{"latency", "requests at a fixed rate", speedPorts, bothClients, allVariants, []quantity{median, p99},
 			func(ctx context.Context, t target) (outcome, error) {
@@ -121,11 +116,20 @@ func trials(seconds int) []trial {
 	}
 }
 
-// requests is the rate of answered requests. wrk never opens again what once did
-// not open, so if some failed the rate is that of the connections that were left.
-func (t target) requests(ctx context.Context, seconds int, header string) (outcome, error) {
-	w, err := t.wrk(ctx, connections, seconds, "", header)
-	return outcome{[]float64{w.requests / w.seconds}, w.failed}, err
+// costing is wrk, and the CPU time that the bench has used for it, in seconds. A
+// machine that is shared takes time away from both, but little of that counts as
+// ours: so the CPU of each request differs less from round to round than how many
+// there are.
+func (t target) costing(ctx context.Context, seconds int, path string) (w wrkCounts, cpu float64, err error) {
+	before, err := cpuSeconds()
+	if err != nil {
+		return w, 0, err
+	}
+	if w, err = t.wrk(ctx, connections, seconds, path, ""); err != nil {
+		return w, 0, err
+	}
+	after, err := cpuSeconds()
+	return w, after - before, err
 }
 
 // manyConnections keeps more connections open than there are source ports, and
@@ -173,7 +177,8 @@ type wrkCounts struct {
 	failed                   int
 }
 
-// wrk runs wrk with one thread at http://ADDR/PATH.
+// wrk runs wrk with one thread at http://ADDR/PATH. It never opens again what once
+// did not open, so if some failed the rate is that of the connections that were left.
 func (t target) wrk(ctx context.Context, conns, seconds int, path, header string) (wrkCounts, error) {
 	script := filepath.Join(t.scene.dir, "counts.lua")
 	if err := os.WriteFile(script, []byte(wrkScript), 0o644); err != nil {
