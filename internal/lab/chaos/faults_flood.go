@@ -91,6 +91,12 @@ func (w *world) floodRuleset(n int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.CloseLasting()) }()
+	return generations(c, n)
+}
+
+// generations makes 2n of them: a table with a chain that comes and goes, of which
+// there are six events.
+func generations(c *nftables.Conn, n int) error {
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "flood"}
 	for range n {
 		c.AddTable(table)

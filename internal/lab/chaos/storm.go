@@ -74,23 +74,15 @@ func (w *world) storm(ctx context.Context, events int, over time.Duration, m *me
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, c.CloseLasting()) }()
-	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "storm"}
 	const tick = 10 * time.Millisecond
 	began := time.Now()
 	for made < events && ctx.Err() == nil {
 		due := min(events, int(float64(events)*float64(time.Since(began)+tick)/float64(over)))
 		for made < due {
-			// Three events: a table, a chain, a generation; and then of links.
-			c.AddTable(table)
-			c.AddChain(&nftables.Chain{Table: table, Name: "c"})
-			if err := c.Flush(); err != nil {
+			if err := generations(c, 1); err != nil { // six events
 				return made, err
 			}
-			c.DelTable(table) // a chain, a table, a generation
-			if err := c.Flush(); err != nil {
-				return made, err
-			}
-			for i := range 6 {
+			for i := range 6 { // and six of links
 				if err := h.LinkSetMTU(link, 1400+i); err != nil {
 					return made, err
 				}
