@@ -130,16 +130,7 @@ func (s *system) undo() error {
 	s.watchBeacon(false)
 	var err error
 	if s.beacon != nil && s.beacon.watched() {
-		if pauseErr := insist(s.pauseDirect, s.mayPass("could not shut the bridges, trying again")); pauseErr != nil {
-			s.log.WithError(pauseErr).Warn("bridges stay open without a table: busy connections of Linux may be reset")
-		}
-		err = s.release()
-		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
-			if obs, lookErr := s.observe(true); lookErr == nil && obs.Kernel.Owner != 0 {
-				s.shut = false // and open again
-				break
-			}
-		}
+		err = s.handOver()
 	}
 	err = errors.Join(err, insist(s.removeOutside, func(err error) bool {
 		s.log.WithError(err).Warn("could not undo, trying again")
@@ -148,6 +139,21 @@ func (s *system) undo() error {
 	s.closeReaders()
 	err = errors.Join(err, s.release())
 	s.forgetDatagrams()
+	return err
+}
+
+// handOver lets the daemon that stands by have the table, and waits until it does.
+func (s *system) handOver() error {
+	if err := insist(s.pauseDirect, s.mayPass("could not shut the bridges, trying again")); err != nil {
+		s.log.WithError(err).Warn("bridges stay open without a table: busy connections of Linux may be reset")
+	}
+	err := s.release()
+	for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
+		if obs, err := s.observe(true); err == nil && obs.Kernel.Owner != 0 {
+			s.shut = false // and open again
+			break
+		}
+	}
 	return err
 }
 
