@@ -18,6 +18,7 @@ const debianDocker = "docker-20.10"
 type measuring struct {
 	program, engine string
 	trial           string // the only one, "" for all
+	only            string // keys of variants, "" for all
 	rounds, seconds int
 }
 
@@ -27,6 +28,7 @@ func runBench(ctx context.Context, args []string, std stdio) (int, error) {
 	flags.StringVar(&m.program, "wslmirror", beside("wslmirror"), "")
 	flags.StringVar(&m.engine, "engine", "docker-iptables", "")
 	flags.StringVar(&m.trial, "trial", "", "")
+	flags.StringVar(&m.only, "only", "", "")
 	flags.IntVar(&m.rounds, "rounds", 10, "")
 	flags.IntVar(&m.seconds, "seconds", 1, "")
 	asJSON := flags.Bool("json", false, "")
@@ -46,7 +48,12 @@ func runBench(ctx context.Context, args []string, std stdio) (int, error) {
 		return exitUsage, usageError("--engine: %q has no proxy to compare with; docker-20.10, docker-iptables and docker-nftables have", m.engine)
 	}
 	if len(m.trials()) == 0 {
-		return exitUsage, usageError("--trial: there is no trial %q", m.trial)
+		return exitUsage, usageError("--trial: there is no trial %q, or none with these ways", m.trial)
+	}
+	for key := range strings.SplitSeq(m.only, ",") {
+		if m.only != "" && !slices.ContainsFunc(allVariants, func(v variant) bool { return v.Key == key }) {
+			return exitUsage, usageError("--only: there is no way %q", key)
+		}
 	}
 	path, err := findProgram("bench", m.program)
 	if err != nil {
@@ -92,7 +99,13 @@ func (m measuring) run(ctx context.Context, p progress) (*report, error) {
 
 // trials are what is measured.
 func (m measuring) trials() []trial {
-	return slices.DeleteFunc(trials(m.seconds), func(t trial) bool { return m.trial != "" && t.name != m.trial })
+	list := trials(m.seconds)
+	for i := range list {
+		list[i].variants = slices.DeleteFunc(slices.Clone(list[i].variants), func(v variant) bool {
+			return m.only != "" && !slices.Contains(strings.Split(m.only, ","), v.Key)
+		})
+	}
+	return slices.DeleteFunc(list, func(t trial) bool { return m.trial != "" && t.name != m.trial || len(t.variants) == 0 })
 }
 
 // runOn runs some rounds of the trials that want a block of so many ports, on a
@@ -135,11 +148,12 @@ func (m measuring) runOn(ctx context.Context, ports, from, to int, r *report, p 
 }
 
 // inTurn is the variants in the order of a turn: each begins with another one, and
-// every other turn goes backwards, so that of a pair each comes first as often.
+// when each has begun once they go backwards, so that of a pair each comes first as
+// often.
 func inTurn(variants []variant, turn int) []variant {
 	at := turn % len(variants)
 	list := slices.Concat(variants[at:], variants[:at])
-	if turn%2 == 1 {
+	if turn/len(variants)%2 == 1 {
 		slices.Reverse(list)
 	}
 	return list

@@ -167,7 +167,7 @@ func TestCompare(t *testing.T) {
 			t.Errorf("of %d, %d are outside at either end, want %d", n, got, want)
 		}
 	}
-	for turn, want := range []string{"abc", "acb", "cab"} {
+	for turn, want := range []string{"abc", "bca", "cab", "cba", "acb", "bac", "abc"} {
 		got := ""
 		for _, v := range inTurn([]variant{{Key: "a"}, {Key: "b"}, {Key: "c"}}, turn) {
 			got += v.Key

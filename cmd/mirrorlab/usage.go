@@ -6,7 +6,8 @@ Usage:
   mirrorlab demo [--wslmirror PATH]
   mirrorlab shell
   mirrorlab matrix [--markdown] [--engine NAME] [--wslmirror PATH]
-  mirrorlab bench [--engine NAME] [--trial NAME] [--rounds N] [--seconds S]
+  mirrorlab bench [--engine NAME] [--trial NAME] [--only WAY,...]
+                  [--rounds N] [--seconds S]
                   [--json | --markdown] [--svg FILE] [--readme FILE]
                   [--wslmirror PATH]
   mirrorlab chaos [--seed N] [--steps N] [--path proxy|direct|both] [--worlds N]
@@ -34,6 +35,8 @@ Commands:
                                  docker-nftables or docker-20.10
              --trial NAME        only this: keepalive, newconns, bulk, latency,
                                  udp or many
+             --only WAY,...      only these: proxy, direct, limit, server (with
+                                 wslmirror) or alone (without)
              --rounds N          how often each is measured, in turn (10)
              --seconds S         how long (1)
              --json, --markdown  for programs, and as the README has it
