@@ -192,12 +192,13 @@ func (s Spec) flowmark() Chain {
 		Priority: *nftables.ChainPriorityMangle,
 		Rules: []Rule{{
 			Comment: "a reply to Linux itself",
-			// The match that fails for nearly all packets comes first.
-			Exprs: slices.Concat([]expr.Any{
+			// What costs least, and fails for all that goes to servers of Linux, comes
+			// first.
+			Exprs: slices.Concat(s.elsewhere(expr.MetaKeyIIF), []expr.Any{
 				&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
 				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(Mark), Xor: word(0)},
 				&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(0)},
-			}, s.elsewhere(expr.MetaKeyIIF), setMark(
+			}, setMark(
 				&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true})),
 		}},
 	}
@@ -246,10 +247,10 @@ const (
 // comes back under the same name is a different link.
 func (s Spec) fromWindows() []expr.Any { return matchLink(expr.MetaKeyIIF, expr.CmpOpEq, s.Index) }
 
-// elsewhere is iif (or oif) != "lo" and != "loopback0".
+// elsewhere is iif (or oif) != "loopback0" and != "lo".
 func (s Spec) elsewhere(key expr.MetaKey) []expr.Any {
 	const lo = 1 // LOOPBACK_IFINDEX in include/net/flow.h
-	return append(matchLink(key, expr.CmpOpNeq, lo), matchLink(key, expr.CmpOpNeq, s.Index)...)
+	return append(matchLink(key, expr.CmpOpNeq, s.Index), matchLink(key, expr.CmpOpNeq, lo)...)
 }
 
 func matchLink(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {

@@ -107,7 +107,7 @@ ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
 }
 chain flowmark {
 type filter hook prerouting priority mangle; policy accept;
-ct mark & 0x00001000 != 0x00000000 iif != "lo" iif != "loopback0" meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
+iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
 }
 chain WSLPREROUTING {
 type nat hook prerouting priority dstnat - 1; policy accept;
@@ -120,7 +120,7 @@ ip saddr 127.0.0.0/8 ct mark set ct mark | 0x00001000 comment "a flow from Linux
 ` + directOutput + `}
 chain postrouting {
 type nat hook postrouting priority srcnat + 1; policy accept;
-ip saddr 127.0.0.0/8 oif != "lo" oif != "loopback0" ct status dnat counter masquerade comment "from localhost to a container"
+ip saddr 127.0.0.0/8 oif != "loopback0" oif != "lo" ct status dnat counter masquerade comment "from localhost to a container"
 }
 }
 `
