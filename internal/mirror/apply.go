@@ -147,7 +147,7 @@ func (s *system) forgetFlows(spec nft.Spec, freed nft.Ports) {
 	err := insist(func() (err error) {
 		n, err = nft.ForgetFlows(spec, freed)
 		return err
-	}, s.mayPass("could not free flows from their old way, trying again"))
+	}, s.tryAgain("could not free flows from their old way, trying again"))
 	if err != nil {
 		// Without nf_conntrack_netlink: new flows work, old ones wait for their
 		// timeout. No reason to take the table away.

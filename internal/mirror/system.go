@@ -144,7 +144,7 @@ func (s *system) undo() error {
 
 // handOver lets the daemon that stands by have the table, and waits until it does.
 func (s *system) handOver() error {
-	if err := insist(s.pauseDirect, s.mayPass("could not shut the bridges, trying again")); err != nil {
+	if err := insist(s.pauseDirect, s.tryAgain("could not shut the bridges, trying again")); err != nil {
 		s.log.WithError(err).Warn("bridges stay open without a table: busy connections of Linux may be reset")
 	}
 	err := s.release()
@@ -235,8 +235,8 @@ func insist(do func() error, again func(error) bool) error {
 	return err
 }
 
-// mayPass is mayPass for insist, and says once that it tries again.
-func (s *system) mayPass(what string) func(error) bool {
+// tryAgain is mayPass for insist, and says once that it does.
+func (s *system) tryAgain(what string) func(error) bool {
 	said := false
 	return func(err error) bool {
 		again := mayPass(err)
