@@ -94,4 +94,28 @@ func TestOrderOfSteps(t *testing.T) {
 		nft("delete table ip other")
 		p.setFault(nil)
 	})
+
+	// A bridge that could not be shut keeps its guard, though loopback0 has gone.
+	l.leadWhile(nil, func(_ *daemon, p *tap) {
+		failed := false
+		p.setFault(func(n int, call string) unix.Errno {
+			watch(n, call)
+			if !failed && call == "sendmsg 0x13" { // RTM_SETLINK
+				failed = true
+				return unix.ENOBUFS
+			}
+			return 0
+		})
+		if err := l.bench.RemoveLoopback0(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(500 * time.Millisecond)
+		p.setFault(nil)
+		if err := l.bench.AddLoopback0(); err != nil {
+			t.Error(err)
+		}
+		if !failed {
+			t.Error("docker0 was not shut")
+		}
+	})
 }
