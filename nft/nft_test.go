@@ -73,7 +73,7 @@ func mirror(index int) Table { return Spec{Index: index, Repair: true}.Table() }
 
 // direct is the table of the path direct.
 func direct(index int, targets Targets) Table {
-	return Spec{Index: index, Repair: true, Direct: targets, Guarded: []string{"docker0"}}.Table()
+	return Spec{Index: index, Repair: true, Replies: true, Direct: targets, Guarded: []string{"docker0"}}.Table()
 }
 
 var twoTargets = Targets{

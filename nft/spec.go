@@ -22,6 +22,10 @@ type Spec struct {
 	Direct Targets
 	// Repair has Linux's own clients reach these ports too.
 	Repair bool
+	// Replies says that containers may have replies for them, which need a mark:
+	// see flowmark. It is not for its own sake that it can be off: each packet for
+	// whatever server of Linux would pay for it.
+	Replies bool
 	// Guarded are the links from which no packet may have to do with
 	// 127.0.0.0/8.
 	Guarded []string
@@ -60,7 +64,10 @@ func (s Spec) Table() Table {
 		t.Sets = append(t.Sets, targetMap(directMap, s.Direct))
 	}
 	if s.Repair {
-		t.Chains = append(t.Chains, s.output(), s.flowmark())
+		t.Chains = append(t.Chains, s.output())
+	}
+	if s.Repair && s.Replies {
+		t.Chains = append(t.Chains, s.flowmark())
 	}
 	if s.Repair || direct {
 		t.Chains = append(t.Chains, s.masquerade())

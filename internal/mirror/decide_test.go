@@ -120,6 +120,41 @@ func TestGuarded(t *testing.T) {
 	}
 }
 
+// Replies are marked while there can be some, also while an engine has no rules for a
+// moment; a server of Linux alone pays for no mark.
+func TestDecideReplies(t *testing.T) {
+	var (
+		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
+		eth0      = netwatch.Link{Name: "eth0", Index: 3, RouteLocalnet: true}
+		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Forwarding: true}
+		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Forwarding: true, RouteLocalnet: true}
+		proxied   = nft.View{Published: []nft.Published{{
+			Port: nft.Port{Proto: 6, Number: 8080}, To: netip.MustParseAddrPort("172.17.0.2:80"), Via: nft.Iface{Name: "docker0", Index: 4},
+		}}}
+		kernel = nft.View{Kernel: nft.PortSet(nft.Port{Proto: 6, Number: 8080})}
+	)
+	tests := map[string]struct {
+		docker0 netwatch.Link
+		view    nft.View
+		policy  Policy
+		want    bool
+	}{
+		"a server of Linux alone":           {closed, nft.View{}, Policy{Repair: true, Direct: true}, false},
+		"a proxy":                           {closed, proxied, Policy{Repair: true}, false},
+		"past the proxy, not yet":           {closed, proxied, Policy{Repair: true, Direct: true}, false},
+		"past the proxy":                    {open, proxied, Policy{Repair: true, Direct: true}, true},
+		"the kernel":                        {closed, kernel, Policy{Repair: true}, true},
+		"the kernel, no rule at the moment": {open, nft.View{}, Policy{Repair: true}, true},
+		"the kernel, without repair":        {open, kernel, Policy{}, false},
+	}
+	for name, test := range tests {
+		got := decide(Observed{Links: []netwatch.Link{loopback0, eth0, test.docker0}, Link: loopback0, View: test.view}, test.policy)
+		if got.Table.Replies != test.want {
+			t.Errorf("%s: %v, want %v", name, got.Table.Replies, test.want)
+		}
+	}
+}
+
 // What goes past the proxy, and what that needs of the bridges, step by step.
 func TestDecideDirect(t *testing.T) {
 	var (

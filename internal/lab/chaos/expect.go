@@ -91,6 +91,15 @@ func (w *world) table() string {
 		directRule = `iif "loopback0" ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
 		directOutput = `ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
 	}
+	open := func(b *bridge) bool { return b.there && b.open }
+	var flowmark string
+	if len(kernel) > 0 || len(direct) > 0 || slices.ContainsFunc(w.allBridges(), open) {
+		flowmark = `chain flowmark {
+type filter hook prerouting priority mangle; policy accept;
+iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
+}
+`
+	}
 	return `table ip wslmirror {
 flags owner
 ` + directMap + `set guarded {
@@ -105,11 +114,7 @@ iif "loopback0" accept comment "from Windows"
 ip daddr 127.0.0.0/8 iifname @guarded counter drop comment "to localhost"
 ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
 }
-chain flowmark {
-type filter hook prerouting priority mangle; policy accept;
-iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
-}
-chain WSLPREROUTING {
+` + flowmark + `chain WSLPREROUTING {
 type nat hook prerouting priority dstnat - 1; policy accept;
 iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @kernel counter accept comment "served by the kernel"
 ` + directRule + `iif "loopback0" ip daddr 127.0.0.1 counter dnat to 127.0.0.1 comment "mirrored"
