@@ -43,7 +43,7 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	if all := *worlds * len(paths); all > mostWorlds {
 		return exitUsage, usageError("--worlds: %d worlds at a time are more than %d", all, mostWorlds)
 	}
-	found, err := findProgram("chaos", *program)
+	wslmirror, err := findProgram("chaos", *program)
 	if err != nil {
 		return exitFailure, err
 	}
@@ -51,7 +51,7 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	var runs []chaos.Config
 	for i := range *worlds {
 		for _, direct := range paths {
-			runs = append(runs, chaos.Config{Seed: *seed + uint64(i), Direct: direct, Program: found, Rest: *rest, Told: told.step})
+			runs = append(runs, chaos.Config{Seed: *seed + uint64(i), Direct: direct, Program: wslmirror, Rest: *rest, Told: told.step})
 		}
 	}
 	for i := range runs {
@@ -59,6 +59,7 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	}
 	fmt.Fprintf(std.err, "chaos with seed %d: %d faults in %d worlds\n", *seed, *steps, len(runs))
 	res, err := chaosIn(ctx, runs)
+	err = errors.Join(err, wslmirror.Close())
 	told.finish()
 	if err := printTimes(std.out, res); err != nil {
 		return exitFailure, err

@@ -6,15 +6,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
 func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
@@ -23,12 +22,12 @@ func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
-	path, err := findProgram("demo", *program)
+	wslmirror, err := findProgram("demo", *program)
 	if err != nil {
 		return exitFailure, err
 	}
-	rows, err := demo(ctx, path, newProgress(std.err))
-	if err != nil {
+	rows, err := demo(ctx, wslmirror, newProgress(std.err))
+	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		return exitFailure, err
 	}
 	if _, err := fmt.Fprint(std.out, "\n", render(rows, wantsColour(std.out))); err != nil {
@@ -40,32 +39,8 @@ func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 	return exitOK, nil
 }
 
-// beside is the path of a program in the folder of this one.
-func beside(program string) string {
-	self, err := os.Executable()
-	if err != nil {
-		return program // to be looked for in $PATH
-	}
-	return filepath.Join(filepath.Dir(self), program)
-}
-
-// findProgram finds wslmirror for a verb.
-func findProgram(verb, name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab " + verb + " --wslmirror PATH"}
-	}
-	return path, nil
-}
-
 // demo fills the table. It leaves nothing behind.
-func demo(ctx context.Context, program string, p progress) (rows []row, err error) {
-	dir, err := os.MkdirTemp("", "mirrorlab-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-
+func demo(ctx context.Context, program *sandbox.Program, p progress) (rows []row, err error) {
 	var b *lab.Bench
 	err = p.step("build a bench: Windows, WSL and a container in network namespaces", func() (err error) {
 		b, err = newBench()
@@ -77,7 +52,7 @@ func demo(ctx context.Context, program string, p progress) (rows []row, err erro
 	defer func() { err = errors.Join(err, b.Close()) }()
 
 	all := ways(b)
-	daemon := daemon{host: b.WSL, program: program, dir: dir}
+	daemon := daemon{host: b.WSL, program: program}
 	for _, s := range []struct {
 		what string
 		do   func(context.Context) error
@@ -113,10 +88,10 @@ const daemonTimeout = 5 * time.Second
 // A daemon is the real wslmirror, at work in a host.
 type daemon struct {
 	host    *lab.Host
-	program string
-	dir     string // where it publishes its state
+	program *sandbox.Program
 	args    []string
 
+	dir     string // where it publishes its state
 	process *lab.Process
 	output  bytes.Buffer // complete when the process has ended
 }
@@ -125,13 +100,16 @@ type daemon struct {
 func (d *daemon) start(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, daemonTimeout)
 	defer cancel()
-	cmd := exec.Command(d.program, append([]string{"run", "--runtime-dir", d.dir}, d.args...)...)
+	if d.dir, err = d.program.RuntimeDir(); err != nil {
+		return err
+	}
+	cmd := d.program.Command(append([]string{"run", "--runtime-dir", d.dir}, d.args...)...)
 	cmd.Stdout, cmd.Stderr = &d.output, &d.output
 	if d.process, err = d.host.Start(cmd); err != nil {
 		return err
 	}
 	for {
-		status, err := d.host.Start(exec.CommandContext(ctx, d.program, "status", "--json", "--runtime-dir", d.dir))
+		status, err := d.host.Start(exec.CommandContext(ctx, d.program.Path, "status", "--json", "--runtime-dir", d.dir))
 		switch {
 		case err == nil:
 			if status.Wait() == nil {

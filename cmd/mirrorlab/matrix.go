@@ -5,12 +5,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
@@ -57,12 +57,12 @@ func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
-	path, err := findProgram("matrix", *program)
+	wslmirror, err := findProgram("matrix", *program)
 	if err != nil {
 		return exitFailure, err
 	}
-	rows, err := matrix(ctx, path, *only, newProgress(std.err))
-	if err != nil {
+	rows, err := matrix(ctx, wslmirror, *only, newProgress(std.err))
+	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		return exitFailure, err
 	}
 	if len(rows) == 0 {
@@ -109,7 +109,7 @@ func settings() (list []setting) {
 }
 
 // matrix fills the rows of all engines, or of one.
-func matrix(ctx context.Context, program, only string, p progress) (rows []matrixRow, err error) {
+func matrix(ctx context.Context, program *sandbox.Program, only string, p progress) (rows []matrixRow, err error) {
 	for _, s := range settings() {
 		if only != "" && only != s.Name {
 			continue
@@ -138,12 +138,7 @@ var matrixPorts = [2]struct{ container, address, port string }{
 }
 
 // rows runs the engine on a bench of its own.
-func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, err error) {
-	dir, err := os.MkdirTemp("", "mirrorlab-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+func (s setting) rows(ctx context.Context, program *sandbox.Program) (rows []matrixRow, err error) {
 	b, err := lab.New(lab.Options{NoLoopback0: s.late})
 	if err != nil {
 		return nil, err
@@ -215,7 +210,7 @@ func (s setting) rows(ctx context.Context, program string) (rows []matrixRow, er
 		if path == "" {
 			continue // wslmirror does not run
 		}
-		d := daemon{host: b.WSL, program: program, dir: dir, args: []string{"--path", path}}
+		d := daemon{host: b.WSL, program: program, args: []string{"--path", path}}
 		if err := d.start(ctx); err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,8 +19,12 @@ func TestMatrix(t *testing.T) {
 	if err := build(); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := matrix(context.Background(), filepath.Join(programs, "wslmirror"), "", newProgress(os.Stderr))
+	wslmirror, err := findProgram("matrix", filepath.Join(programs, "wslmirror"))
 	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := matrix(context.Background(), wslmirror, "", newProgress(os.Stderr))
+	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, fault := range matrixFaults(rows) {

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
 // debianDocker is the engine that is not a current one.
@@ -16,7 +18,8 @@ const debianDocker = "docker-20.10"
 
 // measuring is what the user asked for.
 type measuring struct {
-	program, engine string
+	program         *sandbox.Program
+	engine          string
 	trial           string // the only one, "" for all
 	only            string // keys of variants, "" for all
 	rounds, seconds int
@@ -25,7 +28,7 @@ type measuring struct {
 func runBench(ctx context.Context, args []string, std stdio) (int, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var m measuring
-	flags.StringVar(&m.program, "wslmirror", beside("wslmirror"), "")
+	program := flags.String("wslmirror", beside("wslmirror"), "")
 	flags.StringVar(&m.engine, "engine", "docker-iptables", "")
 	flags.StringVar(&m.trial, "trial", "", "")
 	flags.StringVar(&m.only, "only", "", "")
@@ -55,16 +58,15 @@ func runBench(ctx context.Context, args []string, std stdio) (int, error) {
 			return exitUsage, usageError("--only: there is no way %q", key)
 		}
 	}
-	path, err := findProgram("bench", m.program)
-	if err != nil {
-		return exitFailure, err
-	}
-	m.program = path
 	if _, err := exec.LookPath("wrk"); err != nil {
 		return exitFailure, hinted{fmt.Errorf("find the load generator: %w", err), "apt-get install wrk"}
 	}
+	var err error
+	if m.program, err = findProgram("bench", *program); err != nil {
+		return exitFailure, err
+	}
 	r, err := m.run(ctx, newProgress(std.err))
-	if err != nil {
+	if err := errors.Join(err, m.program.Close()); err != nil {
 		return exitFailure, err
 	}
 	r.Command = strings.Join(append([]string{"mirrorlab bench"}, args...), " ")

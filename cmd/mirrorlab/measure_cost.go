@@ -211,7 +211,7 @@ func describe(ctx context.Context, s *scene) (m machine, err error) {
 		return m, err
 	}
 	m.Docker = strings.TrimSpace(m.Docker)
-	out, err = exec.CommandContext(ctx, s.program, "version").Output()
+	out, err = exec.CommandContext(ctx, s.program.Path, "version").Output()
 	if err != nil {
 		return m, fmt.Errorf("ask wslmirror for its version: %w", err)
 	}

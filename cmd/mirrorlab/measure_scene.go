@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
 // A variant is a way to the server. The server is always the same program out
@@ -59,8 +60,8 @@ type scene struct {
 	engine     lab.Engine
 	version    func() (string, error)    // of the engine
 	containers map[string]*lab.Container // by the key of their variant
-	program    string
-	dir        string
+	program    *sandbox.Program
+	dir        string // for what the load generators read
 
 	running *daemon
 }
@@ -173,7 +174,7 @@ func (s *scene) use(ctx context.Context, args []string) error {
 	if args == nil {
 		return nil
 	}
-	d := &daemon{host: s.bench.WSL, program: s.program, dir: s.dir, args: args}
+	d := &daemon{host: s.bench.WSL, program: s.program, args: args}
 	if err := d.start(ctx); err != nil {
 		return err
 	}
@@ -189,7 +190,7 @@ func (s *scene) await(ctx context.Context, v variant) error {
 	}
 	var said string
 	for deadline := time.Now().Add(daemonTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		out, err := exec.CommandContext(ctx, s.program, "status", "--json", "--runtime-dir", s.dir).Output()
+		out, err := exec.CommandContext(ctx, s.program.Path, "status", "--json", "--runtime-dir", s.running.dir).Output()
 		if err != nil {
 			return fmt.Errorf("ask wslmirror: %w", err)
 		}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
 // timeout bounds each run of the program.
@@ -41,6 +42,7 @@ var build = sync.OnceValue(func() (err error) {
 })
 
 func TestMain(m *testing.M) {
+	sandbox.Enter()
 	code := m.Run()
 	os.RemoveAll(programs)
 	os.Exit(code)
@@ -56,6 +58,10 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	}
 	tmp, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
+		t.Fatal(err)
+	}
+	// What any user may run must lie where any user may enter.
+	if err := os.Chmod(filepath.Dir(tmp), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	mounts := readFile(t, "/proc/self/mounts")

@@ -33,32 +33,36 @@ func runSoak(ctx context.Context, args []string, std stdio) (int, error) {
 	if *long <= 0 {
 		return exitUsage, usageError("--for: %v is no time to soak", *long)
 	}
-	found, err := findProgram("soak", *program)
+	wslmirror, err := findProgram("soak", *program)
 	if err != nil {
 		return exitFailure, err
 	}
-	cfg := chaos.Config{Seed: *seed, Direct: *path == "direct", Program: found}
-	p := newProgress(std.err)
-	var storm chaos.StormResult
+	cfg := chaos.Config{Seed: *seed, Direct: *path == "direct", Program: wslmirror}
+	storm, soak, err := stormAndSoak(ctx, cfg, *long, newProgress(std.err))
+	err = errors.Join(err, wslmirror.Close())
+	if soak.Took > 0 {
+		err = errors.Join(err, printSoak(std.out, storm, soak), storm.Check(), soak.Check())
+	}
+	if err != nil {
+		return exitFailure, err
+	}
+	return exitOK, nil
+}
+
+// stormAndSoak runs both, one after the other.
+func stormAndSoak(ctx context.Context, cfg chaos.Config, long time.Duration, p progress) (storm chaos.StormResult, soak chaos.SoakResult, err error) {
 	err = p.step(fmt.Sprintf("a storm of %d events in %v", stormEvents, stormOver), func() (err error) {
 		storm, err = chaos.Storm(ctx, cfg, stormEvents, stormOver)
 		return err
 	})
 	if err != nil {
-		return exitFailure, err
+		return storm, soak, err
 	}
-	var soak chaos.SoakResult
-	err = p.step(fmt.Sprintf("containers come and go, clients ask, and daemons take over in the second half, for %v", *long), func() (err error) {
-		soak, err = chaos.Soak(ctx, cfg, *long)
+	err = p.step(fmt.Sprintf("containers come and go, clients ask, and daemons take over in the second half, for %v", long), func() (err error) {
+		soak, err = chaos.Soak(ctx, cfg, long)
 		return err
 	})
-	if soak.Took > 0 {
-		err = errors.Join(err, printSoak(std.out, storm, soak))
-	}
-	if err = errors.Join(err, storm.Check(), soak.Check()); err != nil {
-		return exitFailure, err
-	}
-	return exitOK, nil
+	return storm, soak, err
 }
 
 func printSoak(out io.Writer, storm chaos.StormResult, soak chaos.SoakResult) error {

@@ -61,10 +61,12 @@ Commands:
   help     Print this.
 
 All need root and a kernel with nf_tables, but no Windows, no WSL, and no
-container engine of the machine. The command 'windows' of the shell needs
-nsenter; chaos and soak also nft, ip and unshare. The matrix and bench take
-engines from Debian trees and from source, in a cache. The network of this
-machine is not touched, and nothing is left behind. NO_COLOR turns colours off.
+container engine of the machine. They run wslmirror with the rights of its
+service, for which they need setpriv and, but for the demo, systemd-analyze. The
+command 'windows' of the shell needs nsenter; chaos and soak also nft, ip and
+unshare. The matrix and bench take engines from Debian trees and from source, in
+a cache. The network of this machine is not touched, and nothing is left behind.
+NO_COLOR turns colours off.
 
 Exit status:
   0  success; for demo, matrix, chaos and soak: all is as it should be

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
@@ -23,9 +24,7 @@ import (
 const asProgram = "WSLMIRROR_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if filter := os.Getenv(inSandbox); filter != "" {
-		enterSandbox(filter)
-	}
+	sandbox.Enter()
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
@@ -43,13 +42,13 @@ var atExit []func()
 // what cleans up behind it are asService.
 func program(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = programEnv()
+	cmd.Env = programEnv(os.Environ())
 	return cmd
 }
 
-func programEnv() []string {
+func programEnv(env []string) []string {
 	// The race detector would wait for a second before each exit.
-	return append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0")
+	return append(env, asProgram+"=1", "GORACE=atexit_sleep_ms=0")
 }
 
 // A daemon is a running "wslmirror run".

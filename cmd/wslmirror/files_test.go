@@ -39,17 +39,15 @@ func TestOpensNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin, err := plain()
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := must(t, plain)
+	bin := program.Path
 	trace := filepath.Join(t.TempDir(), "calls")
 	d := launch(t, b.WSL, func(args ...string) *exec.Cmd {
-		cmd := asNobody(t, "+net_admin")(args...)
-		i := slices.Index(cmd.Args, "run")
-		cmd.Args[i-1] = bin
+		cmd := program.Command(args...)
 		// -D: it is the daemon that is our child.
-		return exec.Command("strace", append([]string{"-D", "-f", "-q", "-o", trace, "-e", "trace=%file", "--signal=none"}, cmd.Args...)...)
+		traced := exec.Command("strace", append([]string{"-D", "-f", "-q", "-o", trace, "-e", "trace=%file", "--signal=none"}, cmd.Args...)...)
+		traced.Env = cmd.Env
+		return traced
 	}, "--path", "direct")
 	d.awaitState(status.Active)
 	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {

@@ -72,14 +72,10 @@ func TestHostileNames(t *testing.T) {
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	bin, err := plain()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var p *tap
 	d := launch(t, b.WSL, func(args ...string) *exec.Cmd {
 		var cmd *exec.Cmd
-		cmd, p = onTap(t, asNobody(t, "+net_admin")(append([]string{bin}, args...)...))
+		cmd, p = onTap(t, args...)
 		return cmd
 	}, "--log-level", "debug")
 	served := make(chan error, 1)
@@ -150,14 +146,8 @@ func mustBeSeen(t *testing.T, texts map[string]string) {
 // shows none, neither in what it sees nor in what it says to type.
 func TestHostileArguments(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
-	bin, err := readable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for range 2 {
-		cmd := exec.Command(bin, "run", "--runtime-dir", filepath.Join(t.TempDir(), hostile))
-		cmd.Env = programEnv()
-		p, err := b.WSL.Start(cmd)
+		p, err := b.WSL.Start(asService(t, "run", "--runtime-dir", filepath.Join(t.TempDir(), hostile)))
 		if err != nil {
 			t.Fatal(err)
 		}

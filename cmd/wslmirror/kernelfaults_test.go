@@ -79,10 +79,6 @@ func (l *lives) lead(fault func(n int, call string) unix.Errno) life {
 func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func(*daemon, *tap)) (out life) {
 	t := l.t
 	t.Helper()
-	bin, err := plain()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var d *daemon
 	var p *tap
 	served := make(chan error, 1)
@@ -90,7 +86,7 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 		t.Helper()
 		d = launch(t, l.bench.WSL, func(args ...string) *exec.Cmd {
 			var cmd *exec.Cmd
-			cmd, p = onTap(t, asNobody(t, "+net_admin")(append([]string{bin}, args...)...))
+			cmd, p = onTap(t, args...)
 			// The collector runs often, and finds what was closed twice.
 			cmd.Env = append(cmd.Env, "GOGC=1")
 			return cmd
@@ -154,7 +150,7 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 	settle("the start")
 	change(d, p)
 	settle("the change")
-	err = d.proc.Stop(unix.SIGTERM)
+	err := d.proc.Stop(unix.SIGTERM)
 	end()
 	if err != nil {
 		t.Errorf("the stop: %v, after %q:\n%s", err, out.hit, out.log)

@@ -19,7 +19,7 @@ func TestNeedsOneCapability(t *testing.T) {
 	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
 		t.Fatal(err)
 	}
-	d := launch(t, b.WSL, func(args ...string) *exec.Cmd { return asNobody(t, "+net_admin")(args...) }, "--path", "direct")
+	d := launch(t, b.WSL, func(args ...string) *exec.Cmd { return asNobody(t, "net_admin")(args...) }, "--path", "direct")
 	d.awaitPaths("8080/tcp direct")
 	if !hasTable(t, b.WSL) {
 		t.Error("active without a table")

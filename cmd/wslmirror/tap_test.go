@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 	"unsafe"
 
+	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
@@ -23,7 +25,7 @@ import (
 // the kinds in tapped and asks; the answer is to go on, or an error. So the program
 // is the one that users run, with no hook in it.
 type tap struct {
-	numbers              map[int]string
+	numbers              map[int]string // the names of all system calls
 	pid, pidfd, listener int
 
 	mu    sync.Mutex
@@ -66,24 +68,18 @@ const (
 // holdFor is longer than the daemon waits for anything.
 const holdFor = 2300 * time.Millisecond
 
-// onTap is a command of asNobody on a tap, which starts with the command.
-func onTap(t testing.TB, cmd *exec.Cmd) (*exec.Cmd, *tap) {
+// onTap is a command that is plain on a tap, which starts with the command.
+func onTap(t testing.TB, args ...string) (*exec.Cmd, *tap) {
 	t.Helper()
-	numbers, err := calls()
+	machine, err := arch.GetInfo("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &tap{numbers: map[int]string{}}
-	var f filter
-	f.load(callAt)
-	for _, name := range append(tapped, execs...) {
-		if number, ok := numbers[name]; ok { // not every machine has them all
-			p.numbers[number] = name
-			f.answer(number, unix.SECCOMP_RET_USER_NOTIF)
-		}
-	}
-	f.end(unix.SECCOMP_RET_ALLOW)
-	return under(f, cmd), p
+	program := *must(t, plain)
+	filter := *program.Filter
+	filter.Asked = slices.Concat(tapped, execs)
+	program.Filter = &filter
+	return program.Command(args...), &tap{numbers: machine.SyscallNumbers}
 }
 
 // serve answers until the program has ended. The program must have been started.

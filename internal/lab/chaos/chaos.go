@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
 // within is how soon after the last fault all must be as it should.
@@ -34,8 +36,8 @@ type Config struct {
 	Steps int
 	// Direct has the daemons run with --path direct.
 	Direct bool
-	// Program is wslmirror.
-	Program string
+	// Program is wslmirror, of which the daemons are, and what cleans up behind them.
+	Program *sandbox.Program
 	// Rest is how long to wait after each burst. A daemon that is woken again and
 	// again looks no more than a few times a second, so that without a rest the
 	// times say how long that limit made it wait.
@@ -257,7 +259,7 @@ func (r *runner) leave() error {
 		}
 	}
 	if w.crashed {
-		if _, err := w.bench.WSL.Run(w.cfg.Program, "cleanup"); err != nil {
+		if _, err := w.cleanup(); err != nil {
 			return err
 		}
 		w.crashed = false

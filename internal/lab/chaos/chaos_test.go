@@ -7,40 +7,63 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab/chaos"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
+	"github.com/wslmirror/wslmirror/systemd"
 )
 
-// program is the real wslmirror: with the race detector in it, its memory and
-// its times would say nothing.
-var program string
-
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "wslmirror-chaos-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "wslmirror")
-		build := exec.Command("go", "build", "-o", program, "../../../cmd/wslmirror")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build wslmirror: %v: %s\n", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
+	sandbox.Enter()
+	code := m.Run()
+	if built != nil {
+		built.Close()
+	}
+	os.Exit(code)
+}
+
+// built is what build has made, nil if it was not called.
+var built *sandbox.Program
+
+// build builds the real wslmirror, once, to be run with the rights of the service.
+// With the race detector in it, its memory and its times would say nothing.
+var build = sync.OnceValue(func() error {
+	dir, err := os.MkdirTemp("", "wslmirror-chaos-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "wslmirror")
+	build := exec.Command("go", "build", "-o", path, "../../../cmd/wslmirror")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build wslmirror: %w: %s", err, out)
+	}
+	if built, err = sandbox.New(path); err != nil {
+		return err
+	}
+	built.Filter, err = sandbox.OfUnit(systemd.Unit)
+	return err
+})
+
+// program is what build makes, for a test that has a bench.
+func program(t *testing.T) *sandbox.Program {
+	t.Helper()
+	labtest.NeedRoot(t)
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	return built
 }
 
 // After any sequence of faults all is as it should within a second. A miss says
 // how to replay it.
 func TestChaos(t *testing.T) {
-	labtest.NeedRoot(t)
+	wslmirror := program(t)
 	t.Parallel()
 	drawn := rand.Uint64N(1_000_000)
 	faults := make([][]string, 4)
@@ -53,7 +76,7 @@ func TestChaos(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("seed %d, direct %v", test.Seed, test.Direct), func(t *testing.T) {
 				t.Parallel()
-				test.Program, test.Steps = program, 120
+				test.Program, test.Steps = wslmirror, 120
 				test.Told = func(_ uint64, _ int, fault string) { faults[i] = append(faults[i], fault) }
 				res, err := chaos.Run(t.Context(), test)
 				if err != nil {
@@ -72,10 +95,10 @@ func TestChaos(t *testing.T) {
 
 // What one look at a time costs is bounded however many events there are.
 func TestStorm(t *testing.T) {
-	labtest.NeedRoot(t)
+	wslmirror := program(t)
 	t.Parallel()
 	const events, over = 25_000, 15 * time.Second // as in 100,000 a minute
-	res, err := chaos.Storm(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: program}, events, over)
+	res, err := chaos.Storm(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: wslmirror}, events, over)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,9 +111,9 @@ func TestStorm(t *testing.T) {
 // Clients notice nothing while containers come and go and daemons take over, and a
 // daemon does not grow. With the storm it is three minutes.
 func TestSoak(t *testing.T) {
-	labtest.NeedRoot(t)
+	wslmirror := program(t)
 	t.Parallel()
-	res, err := chaos.Soak(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: program}, 165*time.Second)
+	res, err := chaos.Soak(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: wslmirror}, 165*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -37,8 +36,7 @@ func (w *world) startDaemon() error {
 	if w.cfg.Direct {
 		path = "direct"
 	}
-	cmd := exec.Command("unshare", "--mount", "sh", "-c", runtimeDir, d.dir,
-		w.cfg.Program, "run", "--runtime-dir", d.dir, "--path", path, "--log-level", "debug")
+	cmd := inRuntimeDir(d.dir, w.cfg.Program.Command("run", "--runtime-dir", d.dir, "--path", path, "--log-level", "debug"))
 	cmd.Stderr = d.log
 	var err error
 	if d.proc, err = w.bench.WSL.Start(cmd); err != nil {
@@ -46,6 +44,21 @@ func (w *world) startDaemon() error {
 	}
 	w.daemons = append(w.daemons, d)
 	return nil
+}
+
+// cleanup cleans up behind the daemons, as the unit does, and returns what that says.
+func (w *world) cleanup() (string, error) {
+	var out strings.Builder
+	cmd := w.cfg.Program.Command("cleanup")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := w.bench.WSL.Start(cmd)
+	if err != nil {
+		return "", err
+	}
+	if err := p.Wait(); err != nil {
+		return "", fmt.Errorf("wslmirror cleanup: %w: %s", err, out.String())
+	}
+	return out.String(), nil
 }
 
 // end ends a daemon.

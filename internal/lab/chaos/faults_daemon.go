@@ -56,9 +56,8 @@ var daemonFaults = []fault{
 		return d.proc.Process.Signal(unix.SIGCONT)
 	}, 0},
 	{"cleanup", 2, always, func(w *world) error {
-		out, err := w.bench.WSL.Run(w.cfg.Program, "cleanup")
-		if err != nil {
-			return fmt.Errorf("cleanup: %w: %s", err, out)
+		if _, err := w.cleanup(); err != nil {
+			return err
 		}
 		if len(w.daemons) == 0 {
 			w.crashed = false

@@ -9,11 +9,20 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
-// runtimeDir mounts a small file system for the runtime directory, in a mount
-// namespace of the daemon's own, so that it can become full or read-only.
-const runtimeDir = `mount -t tmpfs -o size=64k wslmirror "$0" && exec "$@"`
+// inRuntimeDir mounts a small file system of the daemon's user for its runtime
+// directory, in a mount namespace of the daemon's own, so that it can become full or
+// read-only. Then it becomes the daemon.
+func inRuntimeDir(dir string, daemon *exec.Cmd) *exec.Cmd {
+	const mount = `mount -t tmpfs -o "size=64k,mode=755,uid=$1,gid=$1" wslmirror "$0" && shift && exec "$@"`
+	args := []string{"--mount", "sh", "-c", mount, dir, strconv.Itoa(sandbox.User)}
+	cmd := exec.Command("unshare", append(args, daemon.Args...)...)
+	cmd.Env = daemon.Env
+	return cmd
+}
 
 // inDir runs a command in the mount namespace of a daemon.
 func (d *daemon) inDir(args ...string) error {

@@ -55,7 +55,12 @@ func newWorld(cfg Config) (w *world, err error) {
 	if w.dir, err = os.MkdirTemp("", "mirrorlab-chaos-"); err != nil {
 		return nil, err
 	}
-	if err := w.build(); err != nil {
+	// The daemons' user must come to its file systems in there.
+	err = os.Chmod(w.dir, 0o755)
+	if err == nil {
+		err = w.build()
+	}
+	if err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
