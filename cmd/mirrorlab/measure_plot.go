@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"image/color"
+	"math"
 	"os"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -36,6 +38,14 @@ var halves = []struct {
 		[]quantity{median, p99, cpu}, []string{"latency, median", "latency, p99", "CPU per GiB"}},
 }
 
+// times are the whole numbers of an axis.
+func times(low, high float64) (ticks []plot.Tick) {
+	for n := math.Ceil(low); n <= high; n++ {
+		ticks = append(ticks, plot.Tick{Value: n, Label: strconv.Itoa(int(n))})
+	}
+	return ticks
+}
+
 // plot draws everything in relation to docker-proxy, as an SVG file.
 func (r *report) plot(path string) error {
 	const width, height = 25 * vg.Centimeter, 18 * vg.Centimeter
@@ -50,9 +60,11 @@ func (r *report) plot(path string) error {
 		p := plot.New()
 		p.X.Tick.Label.Font.Size = 10
 		p.Title.Text = h.title
-		p.Y.Min, p.Y.Tick.Marker = 0, plot.DefaultTicks{}
-		p.Legend.Top, p.Legend.Padding = true, vg.Points(2)
-		p.Legend.TextStyle.Font.Size, p.Legend.XOffs = 10, -vg.Points(4)
+		p.Y.Min, p.Y.Tick.Marker = 0, plot.TickerFunc(times)
+		// At the right, but with the names behind the colours: who has not this font
+		// sees them wider.
+		p.Legend.Top, p.Legend.Left, p.Legend.XOffs = true, true, width-5*vg.Centimeter
+		p.Legend.TextStyle.Font.Size, p.Legend.Padding = 10, vg.Points(2)
 		groups := len(h.quantities) * len(bothClients)
 		places := groups*(len(bars)+1) - 1 // between two groups one is free
 		one := plotter.NewFunction(func(float64) float64 { return 1 })

@@ -44,8 +44,9 @@ type quantity struct {
 
 var (
 	keepAlive  = quantity{"keepalive", "requests, connections kept", "requests/s", false}
-	keepCPU    = quantity{"keepalive_cpu", "CPU for each of these requests", "µs", true}
+	keepCPU    = quantity{"keepalive_cpu", "CPU for each of these", "µs", true}
 	newConns   = quantity{"newconns", "requests, a connection each", "requests/s", false}
+	newCPU     = quantity{"newconns_cpu", "CPU for each of these", "µs", true}
 	bulk       = quantity{"bulk", "bulk", "MiB/s", false}
 	cpu        = quantity{"cpu", "CPU", "s/GiB", true}
 	median     = quantity{"median", fmt.Sprintf("latency at %d requests/s, median", rate), "µs", true}
@@ -57,7 +58,7 @@ var (
 )
 
 // allQuantities is the order in which they are shown.
-var allQuantities = []quantity{keepAlive, keepCPU, newConns, bulk, cpu, median, p99, udp, manyRate, manyFailed, manyPorts}
+var allQuantities = []quantity{keepAlive, keepCPU, newConns, newCPU, bulk, cpu, median, p99, udp, manyRate, manyFailed, manyPorts}
 
 // A trial is a run of a load generator.
 type trial struct {
@@ -84,17 +85,17 @@ func trials(seconds int) []trial {
 	return []trial{
 		{"keepalive", "requests on kept connections", speedPorts, bothClients, allVariants, []quantity{keepAlive, keepCPU},
 			func(ctx context.Context, t target) (outcome, error) {
-				w, cpu, err := t.costing(ctx, seconds, "")
+				w, cpu, err := t.costing(ctx, seconds, "", "")
 				return outcome{[]float64{w.requests / w.seconds, cpu / w.requests * 1e6}, w.failed}, err
 			}},
-		{"newconns", "a connection for each request", speedPorts, bothClients, allVariants, []quantity{newConns},
+		{"newconns", "a connection for each request", speedPorts, bothClients, allVariants, []quantity{newConns, newCPU},
 			func(ctx context.Context, t target) (outcome, error) {
-				w, err := t.wrk(ctx, connections, seconds, "", "Connection: close")
-				return outcome{[]float64{w.requests / w.seconds}, w.failed}, err
+				w, cpu, err := t.costing(ctx, seconds, "", "Connection: close")
+				return outcome{[]float64{w.requests / w.seconds, cpu / w.requests * 1e6}, w.failed}, err
 			}},
 		{"bulk", "bulk", speedPorts, bothClients, allVariants, []quantity{bulk, cpu},
 			func(ctx context.Context, t target) (outcome, error) {
-				w, cpu, err := t.costing(ctx, seconds, strconv.Itoa(body))
+				w, cpu, err := t.costing(ctx, seconds, strconv.Itoa(body), "")
 				return outcome{[]float64{w.bytes / w.seconds / (1 << 20), cpu / w.bytes * (1 << 30)}, w.failed}, err
 			}},
 		{"latency", "requests at a fixed rate", speedPorts, bothClients, allVariants, []quantity{median, p99},
@@ -120,12 +121,12 @@ func trials(seconds int) []trial {
 // machine that is shared takes time away from both, but little of that counts as
 // ours: so the CPU of each request differs less from round to round than how many
 // there are.
-func (t target) costing(ctx context.Context, seconds int, path string) (w wrkCounts, cpu float64, err error) {
+func (t target) costing(ctx context.Context, seconds int, path, header string) (w wrkCounts, cpu float64, err error) {
 	before, err := cpuSeconds()
 	if err != nil {
 		return w, 0, err
 	}
-	if w, err = t.wrk(ctx, connections, seconds, path, ""); err != nil {
+	if w, err = t.wrk(ctx, connections, seconds, path, header); err != nil {
 		return w, 0, err
 	}
 	after, err := cpuSeconds()
