@@ -141,7 +141,7 @@ func TestDecideReplies(t *testing.T) {
 	}{
 		"a server of Linux alone":           {closed, nft.View{}, Policy{Repair: true, Direct: true}, false},
 		"a proxy":                           {closed, proxied, Policy{Repair: true}, false},
-		"past the proxy, not yet":           {closed, proxied, Policy{Repair: true, Direct: true}, false},
+		"past the proxy soon":               {closed, proxied, Policy{Repair: true, Direct: true}, true},
 		"past the proxy":                    {open, proxied, Policy{Repair: true, Direct: true}, true},
 		"the kernel":                        {closed, kernel, Policy{Repair: true}, true},
 		"the kernel, no rule at the moment": {open, nft.View{}, Policy{Repair: true}, true},
