@@ -32,8 +32,9 @@ var (
 	byProxy  = variant{"proxy", "docker-proxy", 8081, []string{"--path", "proxy"}, "proxy"}
 	byDirect = variant{"direct", "direct", 8082, []string{"--path", "direct"}, "direct"}
 	// The kernel without loopback. From the LAN a packet goes by as many
-	// interfaces as from Windows. Linux does not reach its own LAN address on
-	// the bench; its client takes that of the bridge.
+	// interfaces as from Windows, and on the bench by as many rules outside of
+	// WSL. Linux does not reach its own LAN address on the bench; its client
+	// takes that of the bridge.
 	byLimit = variant{"limit", "kernel's limit", 8083, nil, ""}
 	// Without a network of its own the container is a server of Linux.
 	byServer = variant{"server", "no container", 9000, []string{"--path", "proxy"}, ""}
@@ -72,7 +73,7 @@ func newScene(m measuring, ports int, dir string) (*scene, error) {
 		return nil, err
 	}
 	s := &scene{bench: b, containers: map[string]*lab.Container{}, program: m.program, dir: dir}
-	if err := s.serve(m.engine); err != nil {
+	if err := errors.Join(b.LevelLAN(), s.serve(m.engine)); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return s, nil
@@ -125,12 +126,20 @@ func (s *scene) target(ctx context.Context, v variant, client string) (target, e
 	if client == inLinux {
 		t.from = s.bench.WSL
 	}
+	reuse := "2" // which is the default
 	if v.Key == byLimit.Key {
+		reuse = "1"
 		if client == inLinux {
 			t.addr = fmt.Sprintf("%s:%d", bridgeAddress, v.port)
 		} else {
 			t.from, t.addr = s.bench.LAN, fmt.Sprintf("%s:%d", lanAddress, v.port)
 		}
+	}
+	// A client of 127.0.0.1 may use a source port again a second after its last
+	// connection has ended, one of the bridge's address only so; or it would soon
+	// look for a free one most of the time.
+	if err := s.bench.WSL.Sysctl("ipv4/tcp_tw_reuse", reuse); err != nil {
+		return t, err
 	}
 	if err := s.use(ctx, v.daemon); err != nil {
 		return t, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -99,6 +100,38 @@ func TestWindowsFollows(t *testing.T) {
 	if n, err := b.Returned(); err != nil || n == 0 {
 		t.Errorf("Windows returned %d packets, error %v", n, err)
 	}
+}
+
+// A packet to the LAN meets what one to Windows meets, and goes on.
+func TestLevelLAN(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	if err := b.LevelLAN(); err != nil {
+		t.Fatal(err)
+	}
+	meets := func(h *lab.Host, names ...string) string {
+		t.Helper()
+		chain, err := h.Run("nft", "--stateless", "list", "chain", "netdev", "mirror", "ingress")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules, err := h.Run("ip", "rule")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.NewReplacer(names...).Replace(chain + rules)
+	}
+	lan := meets(b.LAN, "eth0", "vEthernet", "0xc0000201", "0x7f000001", "\t\t@nh,128,32 0xc0000202 goto hairpin\n", "")
+	if windows := meets(b.Windows); lan != windows {
+		t.Errorf("to Windows\n%s\nto the LAN\n%s", windows, lan)
+	}
+	startStandIn(t, b)
+	for _, proto := range []string{"tcp", "udp"} {
+		if answer, err := b.LAN.Ask(proto, "192.0.2.2:8080", patience); err != nil || answer != "container" {
+			t.Errorf("LAN to the container, %s: answer %q, error %v", proto, answer, err)
+		}
+	}
+	serve(t, b.WSL, "0.0.0.0:8000")
+	expect(t, b.WSL, "192.0.2.2:8000", "WSL")
 }
 
 func TestOptions(t *testing.T) {

@@ -55,8 +55,11 @@ func (b *Bench) connectLAN() error {
 	if err := mirrorInterface(b.WSL, eth0, wslAddr.Addr(), localTable, gatewayMAC); err != nil {
 		return err
 	}
-	// What Linux sends to its own LAN address leaves by eth0 as well, and
-	// comes back.
+	return b.addLANChain(false)
+}
+
+// addLANChain gives the LAN its chain, and those rules of Windows' as well.
+func (b *Bench) addLANChain(ofWindows bool) error {
 	c, err := b.LAN.NFT()
 	if err != nil {
 		return fmt.Errorf("open nftables of the LAN: %w", err)
@@ -65,11 +68,37 @@ func (b *Bench) connectLAN() error {
 	if err != nil {
 		return err
 	}
+	if ofWindows {
+		if _, err := b.addOwnership(c, ingress, lanAddr.Addr()); err != nil {
+			return err
+		}
+	}
+	// What Linux sends to its own LAN address leaves by eth0 as well, and
+	// comes back.
 	addRules(c, ingress, [][]expr.Any{matchAddr(daddr, expr.CmpOpEq, single(wslAddr.Addr())), gotoHairpin})
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("add the LAN's chains: %w", err)
 	}
 	return nil
+}
+
+// LevelLAN makes a packet to the LAN as much work as one to Windows, for whoever
+// measures both ways: what Windows does itself the bench does by rules, which the
+// LAN has then too. None of them applies to a client there. It has as many source
+// ports, and may use them again as soon as one of 127.0.0.1 may, after a second.
+func (b *Bench) LevelLAN() error {
+	for key, value := range map[string]string{"ip_local_port_range": windowsPorts, "tcp_tw_reuse": "1"} {
+		if err := b.LAN.Sysctl("ipv4/"+key, value); err != nil {
+			return err
+		}
+	}
+	if err := localFirst(b.LAN, eth0); err != nil {
+		return err
+	}
+	if err := mirrorRules(b.LAN); err != nil {
+		return err
+	}
+	return b.addLANChain(true)
 }
 
 // connectWindows makes loopback0 and both of its ends.
@@ -188,6 +217,11 @@ func mirrorInterface(h *Host, dev string, addr netip.Addr, table int, neighbour 
 	if err != nil {
 		return fmt.Errorf("set route to %s by %s of %s: %w", addr, dev, h.Name, err)
 	}
+	return localFirst(h, dev)
+}
+
+// localFirst has the table local come first for TCP and UDP by dev.
+func localFirst(h *Host, dev string) error {
 	for _, proto := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		rule := netlink.NewRule()
 		rule.Priority, rule.IifName, rule.IPProto, rule.Table = 0, dev, proto, unix.RT_TABLE_LOCAL

@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -73,27 +74,37 @@ func (o *owner) install() error {
 	if err != nil {
 		return err
 	}
-	set := &nftables.Set{
-		Table: ingress.Table, Name: "linux", Concatenation: true,
-		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+	set, err := o.bench.addOwnership(o.windows, ingress, localhost)
+	if err != nil {
+		return err
 	}
-	if err := o.windows.AddSet(set, nil); err != nil {
-		return fmt.Errorf("add the set of Linux' ports: %w", err)
-	}
-	toLocalhost := matchAddr(daddr, expr.CmpOpEq, single(localhost))
-	addRules(o.windows, ingress,
-		[][]expr.Any{toLocalhost, matchPorts(dport, o.bench.FirstPort, o.bench.LastPort), gotoHairpin},
-		[][]expr.Any{toLocalhost, {
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
-			&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: dport, Len: 2},
-			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: set.Name, SetID: set.ID},
-		}, gotoHairpin},
-	)
 	if err := o.windows.Flush(); err != nil {
 		return fmt.Errorf("add Windows' chains: %w", err)
 	}
 	o.set, o.has = set, nil
 	return o.refreshLocked()
+}
+
+// addOwnership adds the rules to ingress by which a packet for to is sent back, and
+// returns the set of what Linux has bound.
+func (b *Bench) addOwnership(c *nftables.Conn, ingress *nftables.Chain, to netip.Addr) (*nftables.Set, error) {
+	set := &nftables.Set{
+		Table: ingress.Table, Name: "linux", Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+	}
+	if err := c.AddSet(set, nil); err != nil {
+		return nil, fmt.Errorf("add the set of Linux' ports: %w", err)
+	}
+	toAddr := matchAddr(daddr, expr.CmpOpEq, single(to))
+	addRules(c, ingress,
+		[][]expr.Any{toAddr, matchPorts(dport, b.FirstPort, b.LastPort), gotoHairpin},
+		[][]expr.Any{toAddr, {
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
+			&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: dport, Len: 2},
+			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: set.Name, SetID: set.ID},
+		}, gotoHairpin},
+	)
+	return set, nil
 }
 
 // refresh tells Windows which ports Linux has bound now.
