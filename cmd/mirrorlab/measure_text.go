@@ -15,9 +15,10 @@ type benchTable struct {
 
 // explanation says what the variants are.
 const explanation = `docker-proxy is wslmirror's --path proxy, direct its --path direct. The kernel's limit is the same container
-without loopback: from the LAN by WSL's LAN address (in the rows of Windows), and by the bridge's address (Linux). No
-container is the same program as a server of Linux. Medians of all rounds, and their range. With a goal, ✓ says that the
-median reaches it, ✗ that it does not, and ≈ that it does not but that the rounds differ too much to tell (95 %).
+without loopback: from the LAN by WSL's LAN address, a LAN that costs the bench as much as its Windows (in the rows of
+Windows), and by the bridge's address (Linux). No container is the same program as a server of Linux. Medians of all rounds,
+and their range. With a goal, ✓ says that the median reaches it, ✗ that it does not, and ≈ that it does not but that the
+rounds differ too much to tell (95 %).
 `
 
 // tables are the report's two tables: values and ratios.

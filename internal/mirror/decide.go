@@ -85,7 +85,7 @@ func decide(o Observed, p Policy) Desired {
 	}
 	d.marks(o, needed)
 	d.Table.Guarded = guarded(o)
-	d.Table.Replies = p.Repair && (len(needed) > 0 || replies(o))
+	d.Table.Replies = p.Repair && (p.Direct || replies(o))
 	return d
 }
 
@@ -174,9 +174,9 @@ func guarded(o Observed) (names []string) {
 }
 
 // replies reports whether a container may reply to a client of 127.0.0.1 without a
-// proxy. An engine that writes its rules anew has none for a moment, but its bridge is
-// open meanwhile. By one that is not, the kernel lets no packet for 127.0.0.1 in
-// (ip_route_input_slow in net/ipv4/route.c).
+// proxy, by the rules of its engine. An engine that writes its rules anew has none for
+// a moment, but its bridge is open meanwhile. By one that is not, the kernel lets no
+// packet for 127.0.0.1 in (ip_route_input_slow in net/ipv4/route.c).
 func replies(o Observed) bool {
 	return !o.View.Kernel.Empty() || slices.ContainsFunc(o.Links, func(l netwatch.Link) bool {
 		return l.Kind == "bridge" && l.RouteLocalnet

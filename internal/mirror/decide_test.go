@@ -121,7 +121,7 @@ func TestGuarded(t *testing.T) {
 }
 
 // Replies are marked while there can be some, also while an engine has no rules for a
-// moment; a server of Linux alone pays for no mark.
+// moment. With the path proxy, servers of Linux do not pay for a mark that nobody needs.
 func TestDecideReplies(t *testing.T) {
 	var (
 		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
@@ -139,13 +139,12 @@ func TestDecideReplies(t *testing.T) {
 		policy  Policy
 		want    bool
 	}{
-		"a server of Linux alone":           {closed, nft.View{}, Policy{Repair: true, Direct: true}, false},
+		"nothing is published":              {closed, nft.View{}, Policy{Repair: true}, false},
 		"a proxy":                           {closed, proxied, Policy{Repair: true}, false},
-		"past the proxy soon":               {closed, proxied, Policy{Repair: true, Direct: true}, true},
-		"past the proxy":                    {open, proxied, Policy{Repair: true, Direct: true}, true},
 		"the kernel":                        {closed, kernel, Policy{Repair: true}, true},
 		"the kernel, no rule at the moment": {open, nft.View{}, Policy{Repair: true}, true},
 		"the kernel, without repair":        {open, kernel, Policy{}, false},
+		"the path is direct":                {closed, nft.View{}, Policy{Repair: true, Direct: true}, true},
 	}
 	for name, test := range tests {
 		got := decide(Observed{Links: []netwatch.Link{loopback0, eth0, test.docker0}, Link: loopback0, View: test.view}, test.policy)

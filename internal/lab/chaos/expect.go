@@ -93,7 +93,7 @@ func (w *world) table() string {
 	}
 	open := func(b *bridge) bool { return b.there && b.open }
 	var flowmark string
-	if len(kernel) > 0 || len(direct) > 0 || slices.ContainsFunc(w.allBridges(), open) {
+	if w.cfg.Direct || len(kernel) > 0 || slices.ContainsFunc(w.allBridges(), open) {
 		flowmark = `chain flowmark {
 type filter hook prerouting priority mangle; policy accept;
 iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
