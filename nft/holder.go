@@ -40,9 +40,10 @@ func Open() (*Holder, error) {
 func (h *Holder) PortID() uint32 { return h.portID }
 
 // Install makes the kernel hold t, in one transaction: a packet sees the old
-// table or the new one. Where only elements of sets differ, only they change, and
-// the counters go on; otherwise the whole table is replaced, as is one of our
-// name that nobody owns. It returns ErrOwned if somebody else owns the table.
+// table or the new one. Where only elements of sets differ, or chains come or go,
+// only they change, and the counters go on; otherwise the whole table is replaced,
+// as is one of our name that nobody owns. It returns ErrOwned if somebody else owns
+// the table.
 func (h *Holder) Install(t Table, old State) error {
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	if old.Owner == h.portID && t.sameBut(old.Table) {
@@ -54,6 +55,12 @@ func (h *Holder) Install(t Table, old State) error {
 			if err := h.elements(h.conn.SetAddElements, set, s.minus(old.Table.Sets[i])); err != nil {
 				return err
 			}
+		}
+		for _, c := range old.Table.chainsBut(t) {
+			h.conn.DelChain(&nftables.Chain{Table: table, Name: c.Name})
+		}
+		for _, c := range t.chainsBut(old.Table) {
+			h.addChain(table, c)
 		}
 		return h.flush("change table")
 	}
@@ -71,19 +78,23 @@ func (h *Holder) Install(t Table, old State) error {
 		}
 	}
 	for _, c := range t.Chains {
-		policy := nftables.ChainPolicyAccept
-		chain := h.conn.AddChain(&nftables.Chain{
-			Table: table, Name: c.Name, Type: c.Type,
-			Hooknum: &c.Hook, Priority: &c.Priority, Policy: &policy,
-		})
-		for _, r := range c.Rules {
-			h.conn.AddRule(&nftables.Rule{
-				Table: table, Chain: chain, Exprs: r.Exprs,
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.Comment),
-			})
-		}
+		h.addChain(table, c)
 	}
 	return h.flush("install table")
+}
+
+func (h *Holder) addChain(table *nftables.Table, c Chain) {
+	policy := nftables.ChainPolicyAccept
+	chain := h.conn.AddChain(&nftables.Chain{
+		Table: table, Name: c.Name, Type: c.Type,
+		Hooknum: &c.Hook, Priority: &c.Priority, Policy: &policy,
+	})
+	for _, r := range c.Rules {
+		h.conn.AddRule(&nftables.Rule{
+			Table: table, Chain: chain, Exprs: r.Exprs,
+			UserData: userdata.AppendString(nil, userdata.TypeComment, r.Comment),
+		})
+	}
 }
 
 // of is the set as the library has it.

@@ -67,10 +67,23 @@ type Rule struct {
 func (t Table) Equal(u Table) bool { return reflect.DeepEqual(t, u) }
 
 // sameBut reports whether two tables are the same but for the elements of their
-// sets.
+// sets, and for chains that only one of them has.
 func (t Table) sameBut(u Table) bool {
 	return slices.EqualFunc(t.Sets, u.Sets, func(a, b Set) bool { return a.Name == b.Name && a.Kind == b.Kind }) &&
-		reflect.DeepEqual(t.Chains, u.Chains)
+		!slices.ContainsFunc(t.Chains, func(c Chain) bool {
+			at := u.chain(c.Name)
+			return at >= 0 && !reflect.DeepEqual(c, u.Chains[at])
+		})
+}
+
+// chain is where the chain of that name is, -1 if there is none.
+func (t Table) chain(name string) int {
+	return slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == name })
+}
+
+// chainsBut are the chains of t that u has not.
+func (t Table) chainsBut(u Table) []Chain {
+	return slices.DeleteFunc(slices.Clone(t.Chains), func(c Chain) bool { return u.chain(c.Name) >= 0 })
 }
 
 // minus is the elements of s that are not in u, or have another value there.

@@ -95,6 +95,63 @@ func TestLeavesTheWorldAsItWas(t *testing.T) {
 	expect("kill -9, then a start without repair and SIGTERM")
 }
 
+// Replies are marked only while a container may have some, and the counters go on
+// when that begins and ends.
+func TestMarksRepliesWhileNeeded(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	if _, err := b.StartStandIn(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	var packets uint64
+	// expect waits until replies are marked or not. Each time a connection of Windows
+	// is counted, and what was counted before is not forgotten.
+	expect := func(when string, marked bool) {
+		t.Helper()
+		d.await(when, func(status.Snapshot) bool {
+			return strings.Contains(ruleset(t, b.WSL), "chain flowmark {") == marked
+		})
+		if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", patience); err != nil || answer != "WSL" {
+			t.Errorf("%s: %q, %v", when, answer, err)
+		}
+		s, _ := d.status()
+		if s.Rule.Packets != packets+1 {
+			t.Errorf("%s: counted %d, after %d", when, s.Rule.Packets, packets)
+		}
+		packets = s.Rule.Packets
+	}
+	do := func(name string, args ...string) {
+		t.Helper()
+		if _, err := b.WSL.Run(name, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("nothing is published", false)
+
+	// As Docker does without a proxy.
+	do("sysctl", "-q", "net.ipv4.conf.docker0.route_localnet=1")
+	do("nft", `table ip engine {
+		chain out { type nat hook output priority -100; ip daddr 127.0.0.1 tcp dport 8081 dnat to 172.17.0.2:80; }
+	}`)
+	d.awaitPaths("8081/tcp kernel")
+	expect("the kernel serves a port", true)
+	if answer, err := b.WSL.Ask("tcp", "127.0.0.1:8081", patience); err != nil || answer != "container" {
+		t.Errorf("Linux to the container: %q, %v", answer, err)
+	}
+
+	do("nft", "delete", "table", "ip", "engine")
+	d.await("no port", func(s status.Snapshot) bool { return len(s.Ports) == 0 })
+	expect("the engine has no rule for a moment", true)
+
+	do("sysctl", "-q", "net.ipv4.conf.docker0.route_localnet=0")
+	expect("the bridge is shut", false)
+	d.stop(unix.SIGTERM)
+}
+
 // lateLoopback0 adds what Docker 28 writes for a port that is published on
 // 127.0.0.1, if loopback0 is not there when dockerd starts (moby#53382).
 func lateLoopback0(t *testing.T, b *lab.Bench, port string) {

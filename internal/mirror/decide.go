@@ -175,8 +175,13 @@ func guarded(o Observed) (names []string) {
 
 // replies reports whether a container may reply to a client of 127.0.0.1 without a
 // proxy, by the rules of its engine. An engine that writes its rules anew has none for
-// a moment, but its bridge is open meanwhile. By one that is not, the kernel lets no
-// packet for 127.0.0.1 in (ip_route_input_slow in net/ipv4/route.c).
+// a moment, but its bridge is open meanwhile, as it is where the rules cannot be seen
+// (iptables-legacy). By a link that is not open the kernel lets no packet for
+// 127.0.0.1 in (ip_route_input_slow in net/ipv4/route.c).
+//
+// Somebody may have opened all links by the sysctl of "all", which netlink does not
+// tell, and then only the rules count. Veths are not asked: those of containers are
+// open only behind rules of CNI, which count as well.
 func replies(o Observed) bool {
 	return !o.View.Kernel.Empty() || slices.ContainsFunc(o.Links, func(l netwatch.Link) bool {
 		return l.Kind == "bridge" && l.RouteLocalnet

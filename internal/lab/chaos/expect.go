@@ -61,7 +61,8 @@ func ourRule(bridge string) string {
 	return "0: " + text
 }
 
-// table is our table as nft lists it, with the elements of its sets in order.
+// table is our table as nft lists it, with the elements of its sets in order. Replies
+// are always marked: a bridge of the canaries is open.
 func (w *world) table() string {
 	var kernel, direct, guarded []string
 	if w.podman.rules {
@@ -91,15 +92,6 @@ func (w *world) table() string {
 		directRule = `iif "loopback0" ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
 		directOutput = `ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
 	}
-	open := func(b *bridge) bool { return b.there && b.open }
-	var flowmark string
-	if w.cfg.Direct || len(kernel) > 0 || slices.ContainsFunc(w.allBridges(), open) {
-		flowmark = `chain flowmark {
-type filter hook prerouting priority mangle; policy accept;
-iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
-}
-`
-	}
 	return `table ip wslmirror {
 flags owner
 ` + directMap + `set guarded {
@@ -114,7 +106,11 @@ iif "loopback0" accept comment "from Windows"
 ip daddr 127.0.0.0/8 iifname @guarded counter drop comment "to localhost"
 ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
 }
-` + flowmark + `chain WSLPREROUTING {
+chain flowmark {
+type filter hook prerouting priority mangle; policy accept;
+iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
+}
+chain WSLPREROUTING {
 type nat hook prerouting priority dstnat - 1; policy accept;
 iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @kernel counter accept comment "served by the kernel"
 ` + directRule + `iif "loopback0" ip daddr 127.0.0.1 counter dnat to 127.0.0.1 comment "mirrored"
