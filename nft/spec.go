@@ -22,9 +22,9 @@ type Spec struct {
 	Direct Targets
 	// Repair has Linux's own clients reach these ports too.
 	Repair bool
-	// Replies says that containers may have replies for them, which need a mark:
-	// see flowmark. It is not for its own sake that it can be off: each packet for
-	// whatever server of Linux would pay for it.
+	// Replies says that containers may have replies for them, which need a mark: see
+	// flowmark. Without need there is none, because all packets pay for it, also
+	// those to servers of Linux that are in no container.
 	Replies bool
 	// Guarded are the links from which no packet may have to do with
 	// 127.0.0.0/8.

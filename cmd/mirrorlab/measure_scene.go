@@ -73,7 +73,10 @@ func newScene(m measuring, ports int, dir string) (*scene, error) {
 		return nil, err
 	}
 	s := &scene{bench: b, containers: map[string]*lab.Container{}, program: m.program, dir: dir}
-	if err := errors.Join(b.LevelLAN(), s.serve(m.engine)); err != nil {
+	if err = b.LevelLAN(); err == nil {
+		err = s.serve(m.engine)
+	}
+	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return s, nil

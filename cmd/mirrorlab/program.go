@@ -23,6 +23,9 @@ func beside(program string) string {
 // findProgram finds wslmirror for a verb, to be run with the rights of the service. It
 // must be closed.
 func findProgram(verb, name string) (*sandbox.Program, error) {
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		return nil, hinted{err, "install util-linux, which has it"}
+	}
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return nil, hinted{fmt.Errorf("find wslmirror: %w", err), "run 'make build', or name it: mirrorlab " + verb + " --wslmirror PATH"}

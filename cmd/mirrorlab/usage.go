@@ -61,11 +61,12 @@ Commands:
   help     Print this.
 
 All need root and a kernel with nf_tables, but no Windows, no WSL, and no
-container engine of the machine. They run wslmirror with the rights of its
-service, for which they need setpriv and, but for the demo, systemd-analyze. The
-command 'windows' of the shell needs nsenter; chaos and soak also nft, ip and
-unshare. The matrix and bench take engines from Debian trees and from source, in
-a cache. The network of this machine is not touched, and nothing is left behind.
+container engine of the machine. All but the shell run wslmirror with the rights
+of its service, for which they need setpriv and, but for the demo,
+systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
+soak also nft, ip and unshare. The matrix and bench take engines from Debian
+trees and from source, in a cache. The network of this machine is not touched.
+Nothing is left behind, but a folder in $TMPDIR if mirrorlab is killed.
 NO_COLOR turns colours off.
 
 Exit status:

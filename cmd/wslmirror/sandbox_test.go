@@ -44,7 +44,7 @@ var plain = sync.OnceValues(func() (*sandbox.Program, error) {
 	return &p, os.Chmod(p.Path, 0o755) // whatever the umask
 })
 
-// must is what one of the two is.
+// must is what service or plain returns, or the end of the test.
 func must(t testing.TB, program func() (*sandbox.Program, error)) *sandbox.Program {
 	t.Helper()
 	p, err := program()

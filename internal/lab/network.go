@@ -87,7 +87,10 @@ func (b *Bench) addLANChain(ofWindows bool) error {
 // LAN has then too. None of them applies to a client there. It has as many source
 // ports, and may use them again as soon as one of 127.0.0.1 may, after a second.
 func (b *Bench) LevelLAN() error {
-	for key, value := range map[string]string{"ip_local_port_range": windowsPorts, "tcp_tw_reuse": "1"} {
+	for key, value := range map[string]string{
+		"ip_local_port_range": windowsPorts, "tcp_tw_reuse": "1",
+		"conf/all/rp_filter": "0", "conf/eth0/rp_filter": "0", "conf/eth0/accept_local": "1",
+	} {
 		if err := b.LAN.Sysctl("ipv4/"+key, value); err != nil {
 			return err
 		}

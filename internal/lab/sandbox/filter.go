@@ -22,14 +22,14 @@ type Filter struct {
 	// Families are the address families of the sockets that it may make, if there are
 	// any. The others fail with EAFNOSUPPORT.
 	Families []uint64
-	// Asked are those of the allowed calls before which the kernel asks a supervisor
-	// (seccomp_unotify(2)). It finds the descriptor among those of the process, which
-	// has it until it becomes the program.
+	// Asked are calls before which the kernel asks a supervisor (seccomp_unotify(2)),
+	// who can let them pass. The descriptor to answer by is among those of the
+	// process, for as long as that waits in execve to become the program.
 	Asked []string
 }
 
-// variable has the filter that Enter puts itself under, and the program that then
-// takes its place is in the arguments.
+// variable is what tells Enter that it was started for a filter, and which. The
+// arguments are then the program that takes its place.
 const variable = "WSLMIRROR_LAB_FILTER"
 
 // String is f for the environment.
@@ -117,7 +117,15 @@ func OfUnit(unit string) (*Filter, error) {
 	allowed := map[string]bool{}
 	var f Filter
 	for line := range strings.Lines(unit) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		line = strings.TrimSpace(line)
+		if line == "" || strings.ContainsRune("#;[", rune(line[0])) {
+			continue
+		}
+		key, value, _ := strings.Cut(line, "=")
+		// What systemd would read otherwise must not become a hole.
+		if value == "" || strings.TrimSpace(key) != key || strings.HasSuffix(line, `\`) {
+			return nil, fmt.Errorf("%q is not understood here", line)
+		}
 		switch key {
 		case "RestrictAddressFamilies":
 			for _, name := range strings.Fields(value) {

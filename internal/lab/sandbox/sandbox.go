@@ -1,7 +1,8 @@
 // Package sandbox runs programs with the rights that systemd gives the service: a
-// user without a name, one capability, the unit's filters of system calls. It knows
-// nothing of the bench, nor of the unit but its text. What of the unit is about files
-// is tested where systemd itself makes it, in the package packaging.
+// user without a name, one capability, the system calls and address families that the
+// unit names. It knows nothing of the bench, nor of the unit but its text. The rest of
+// the unit, about files and namespaces, is tested where systemd itself makes it, in the
+// package packaging.
 package sandbox
 
 import (

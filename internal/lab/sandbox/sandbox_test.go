@@ -96,6 +96,9 @@ func TestNobodyMayEnter(t *testing.T) {
 func TestUnknown(t *testing.T) {
 	for unit, want := range map[string]string{
 		"RestrictAddressFamilies=AF_INET": "AF_INET",
+		"SystemCallFilter=":               "not understood",
+		"SystemCallFilter = @process":     "not understood",
+		"SystemCallFilter=~@process \\":   "not understood",
 		"SystemCallFilter=@no-such-group": "ask systemd what @no-such-group is",
 	} {
 		if f, err := sandbox.OfUnit(unit); err == nil || !strings.Contains(err.Error(), want) {
