@@ -14,7 +14,7 @@ import (
 func ownProgram(t *testing.T) string {
 	t.Helper()
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		t.Skipf("there is no package for %s", runtime.GOARCH)
+		unable(t, "there is no package for %s", runtime.GOARCH)
 	}
 	return program(t, runtime.GOARCH)
 }

@@ -55,7 +55,7 @@ func build(root, name string, env ...string) (string, error) {
 func packages(t testing.TB, get func() (string, error)) string {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("building takes long where Go's cache is cold")
+		unable(t, "building takes long where Go's cache is cold")
 	}
 	dir, err := get()
 	if err != nil {
@@ -96,7 +96,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-func unable(t *testing.T, format string, args ...any) {
+// unable skips the test with a reason, and fails it where CI is set.
+func unable(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatalf(format, args...)

@@ -124,6 +124,16 @@ func TestLevelLAN(t *testing.T) {
 	if windows := meets(b.Windows); lan != windows {
 		t.Errorf("to Windows\n%s\nto the LAN\n%s", windows, lan)
 	}
+	for _, key := range []string{"ip_local_port_range", "conf/all/rp_filter", "conf/%s/rp_filter", "conf/%s/accept_local"} {
+		windows, err := b.Windows.GetSysctl("ipv4/" + strings.Replace(key, "%s", "vEthernet", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lan, err := b.LAN.GetSysctl("ipv4/" + strings.Replace(key, "%s", "eth0", 1))
+		if err != nil || lan != windows {
+			t.Errorf("%s: Windows has %s, the LAN %s, %v", key, windows, lan, err)
+		}
+	}
 	startStandIn(t, b)
 	for _, proto := range []string{"tcp", "udp"} {
 		if answer, err := b.LAN.Ask(proto, "192.0.2.2:8080", patience); err != nil || answer != "container" {

@@ -179,9 +179,8 @@ func guarded(o Observed) (names []string) {
 // (iptables-legacy). By a link that is not open the kernel lets no packet for
 // 127.0.0.1 in (ip_route_input_slow in net/ipv4/route.c).
 //
-// Somebody may have opened all links by the sysctl of "all", which netlink does not
-// tell, and then only the rules count. Veths are not asked: those of containers are
-// open only behind rules of CNI, which count as well.
+// Links that somebody has opened by the sysctl of "all" do not show, since netlink does
+// not tell that one. There, and behind a veth without a bridge, only the rules count.
 func replies(o Observed) bool {
 	return !o.View.Kernel.Empty() || slices.ContainsFunc(o.Links, func(l netwatch.Link) bool {
 		return l.Kind == "bridge" && l.RouteLocalnet
