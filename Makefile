@@ -30,7 +30,7 @@ test: deps lint ## all tests (root); installs the Debian packages they need
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
-	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 
