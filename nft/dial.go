@@ -10,9 +10,13 @@ import (
 	"github.com/mdlayher/netlink"
 )
 
-// answerTimeout bounds one reading of the ruleset, and one change of it. Both take
-// milliseconds; a kernel that needs longer is asked again later.
-const answerTimeout = 2 * time.Second
+// changeTimeout bounds one change of the ruleset. It takes milliseconds, but the
+// first may have to wait until modules are loaded.
+const changeTimeout = 10 * time.Second
+
+// ErrTimeout says that the kernel did not answer in time. Whether it has made the
+// change is not known. The socket is closed, so a table that it owned is gone.
+var ErrTimeout = fmt.Errorf("the kernel did not answer within %v", changeTimeout)
 
 // dial opens a connection that is kept, in the network namespace of the calling
 // thread, and shows the socket of it.
@@ -42,9 +46,14 @@ func enlarge(sock *netlink.Conn) error {
 // library goes on after each error (receiveSeq in its conn.go), for ever after that
 // of a deadline that has passed.
 func within(sock *netlink.Conn, do func() error) error {
-	t := time.AfterFunc(answerTimeout, func() { sock.Close() })
-	defer t.Stop()
-	return do()
+	t := time.AfterFunc(changeTimeout, func() { sock.Close() })
+	err := do()
+	if !t.Stop() && err != nil {
+		// The error is that of a socket which was closed in between, of one kind or
+		// another.
+		return ErrTimeout
+	}
+	return err
 }
 
 // closed is the error of closing what within may have closed.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -38,34 +39,44 @@ func in(t *testing.T, h *lab.Host, fn func() error) {
 	}
 }
 
-// install opens a Holder in h and installs table with it.
-func install(t *testing.T, h *lab.Host, table Table) *Holder {
+// install opens a TableOwner in h and installs table with it.
+func install(t *testing.T, h *lab.Host, table Table) *TableOwner {
 	t.Helper()
-	var holder *Holder
+	var owner *TableOwner
 	old := read(t, h)
 	in(t, h, func() (err error) {
-		if holder, err = Open(); err != nil {
+		if owner, err = Open(); err != nil {
 			return err
 		}
-		return holder.Install(table, old)
+		return owner.Install(table, old)
 	})
-	t.Cleanup(func() { holder.Close() })
-	return holder
+	t.Cleanup(func() { owner.Close() })
+	return owner
 }
 
-func read(t *testing.T, h *lab.Host) State {
+// look has analyse look at the ruleset of h.
+func look(t *testing.T, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Ruleset) error) (generation uint32) {
 	t.Helper()
-	var s State
 	in(t, h, func() error {
-		r, err := OpenReader()
+		r, err := ruleset.OpenReader(TableName)
 		if err != nil {
 			return err
 		}
 		defer r.Close()
-		s, _, err = r.Read()
+		generation, err = r.Read(func(rs *ruleset.Ruleset) error { return analyse(r, rs) })
 		return err
 	})
-	return s
+	return generation
+}
+
+func read(t *testing.T, h *lab.Host) (ours OurTable) {
+	t.Helper()
+	look(t, h, func(r *ruleset.Reader, rs *ruleset.Ruleset) (err error) {
+		ours.Table = TableOf(rs)
+		ours.Owner, ours.Present, err = r.Owner(TableName)
+		return err
+	})
+	return ours
 }
 
 // mirror is the table of the path proxy, for the link of that index.
@@ -77,8 +88,8 @@ func direct(index int, targets Targets) Table {
 }
 
 var twoTargets = Targets{
-	{unix.IPPROTO_TCP, 8080}: netip.MustParseAddrPort("172.17.0.2:80"),
-	{unix.IPPROTO_UDP, 5353}: netip.MustParseAddrPort("172.17.0.3:53"),
+	{Proto: unix.IPPROTO_TCP, Number: 8080}: netip.MustParseAddrPort("172.17.0.2:80"),
+	{Proto: unix.IPPROTO_UDP, Number: 5353}: netip.MustParseAddrPort("172.17.0.3:53"),
 }
 
 // nft also prints which program owns a table.
@@ -121,34 +132,52 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	if s := read(t, h); s.Present || s.Owner != 0 || len(s.Table.Chains) != 0 {
 		t.Fatalf("before: %+v", s)
 	}
-	holder := install(t, h, mirror(index))
+	owner := install(t, h, mirror(index))
 	s := read(t, h)
-	if !s.Present || s.Owner != holder.PortID() || !s.Table.Equal(mirror(index)) {
-		t.Errorf("read %+v, want owner %d and %+v", s, holder.PortID(), mirror(index))
+	if !s.Present || s.Owner != owner.PortID() || !s.Table.Equal(mirror(index)) {
+		t.Errorf("read %+v, want owner %d and %+v", s, owner.PortID(), mirror(index))
 	}
 	if s.Table.Equal(mirror(index + 1)) {
 		t.Error("the table for another link counts as equal")
 	}
 
+	// Ranges of ports, of which some change.
+	for _, served := range []ruleset.Ports{ports(1, 65535), ports(80, 90), ports(80, 95), nil} {
+		spec := Spec{Index: index, Repair: true, EngineServed: served}
+		in(t, h, func() error { return owner.Install(spec.Table(), s) })
+		if s = read(t, h); !s.Table.Equal(spec.Table()) {
+			t.Errorf("with %s: %+v", served, s)
+		}
+	}
+
 	// Another table in its place, and none.
-	in(t, h, func() error { return holder.Install(mirror(index+1), s) })
+	in(t, h, func() error { return owner.Install(mirror(index+1), s) })
 	if s = read(t, h); !s.Table.Equal(mirror(index + 1)) {
 		t.Errorf("after replacing: %+v", s)
 	}
-	in(t, h, holder.Remove)
-	in(t, h, holder.Remove) // there is nothing left to do
+	in(t, h, owner.Remove)
+	in(t, h, owner.Remove) // there is nothing left to do
 	if s = read(t, h); s.Present {
 		t.Errorf("after removing: %+v", s)
 	}
-	in(t, h, func() error { return holder.Install(mirror(index), s) })
-	if s = read(t, h); !s.Table.Equal(mirror(index)) || s.Owner != holder.PortID() {
+	in(t, h, func() error { return owner.Install(mirror(index), s) })
+	if s = read(t, h); !s.Table.Equal(mirror(index)) || s.Owner != owner.PortID() {
 		t.Errorf("installed again: %+v", s)
 	}
 }
 
+// ports are the ports of TCP from first to last.
+func ports(first, last uint16) ruleset.Ports {
+	var list []ruleset.Port
+	for p := int(first); p <= int(last); p++ {
+		list = append(list, ruleset.Port{Proto: unix.IPPROTO_TCP, Number: uint16(p)})
+	}
+	return ruleset.PortSet(list...)
+}
+
 func TestOwnership(t *testing.T) {
 	h, index := host(t)
-	holder := install(t, h, mirror(index))
+	owner := install(t, h, mirror(index))
 
 	if out, err := h.Run("nft", "delete", "table", TableFamily, TableName); err == nil {
 		t.Errorf("somebody else could delete the table: %s", out)
@@ -163,24 +192,24 @@ func TestOwnership(t *testing.T) {
 		t.Errorf("after 'nft flush ruleset': %+v", s)
 	}
 
-	var second *Holder
+	var second *TableOwner
 	in(t, h, func() (err error) {
 		second, err = Open()
 		return err
 	})
 	defer second.Close()
-	for _, old := range []State{{}, read(t, h)} {
+	for _, old := range []OurTable{{}, read(t, h)} {
 		err := h.Do(func() error { return second.Install(mirror(index), old) })
 		if !errors.Is(err, ErrOwned) {
 			t.Errorf("a second owner: %v, want ErrOwned", err)
 		}
 	}
 
-	holder.Close()
+	owner.Close()
 	if s := read(t, h); s.Present {
 		t.Errorf("outlives its owner: %+v", s)
 	}
-	in(t, h, func() error { return second.Install(mirror(index), State{}) })
+	in(t, h, func() error { return second.Install(mirror(index), OurTable{}) })
 	if s := read(t, h); s.Owner != second.PortID() {
 		t.Errorf("owner is %d, want the second, %d", s.Owner, second.PortID())
 	}
@@ -199,8 +228,8 @@ func TestReplaceTakesATableThatNobodyOwns(t *testing.T) {
 	if s := read(t, h); !s.Present || s.Owner != 0 {
 		t.Fatalf("before: %+v", s)
 	}
-	holder := install(t, h, mirror(index))
-	if s := read(t, h); s.Owner != holder.PortID() || !s.Table.Equal(mirror(index)) {
+	owner := install(t, h, mirror(index))
+	if s := read(t, h); s.Owner != owner.PortID() || !s.Table.Equal(mirror(index)) {
 		t.Errorf("after: %+v", s)
 	}
 }
@@ -256,49 +285,3 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestMisdirected(t *testing.T) {
-	ip := func(s string) [4]byte { return netip.MustParseAddr(s).As4() }
-	nine := PortSet(Port{unix.IPPROTO_TCP, 9000})
-	m := misdirected{
-		now:   Spec{Kernel: nine, Direct: Targets{{unix.IPPROTO_TCP, 7000}: netip.MustParseAddrPort("172.17.0.2:80")}},
-		freed: nine,
-	}
-	tests := map[string]struct {
-		src, dst, answers string
-		masqueraded       bool
-		proto             uint8
-		port              uint16
-		want              bool
-	}{
-		"to a container":              {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, true},
-		"to a container, masqueraded": {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 8080, true},
-
-		"to another loopback":               {"127.0.0.1", "127.0.0.1", "127.0.0.2", false, unix.IPPROTO_UDP, 8080, true},
-		"to where it was sent":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 8080, false},
-		"to a container, by the kernel":     {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 9000, false},
-		"by the kernel, and not answerable": {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 9000, true},
-		"kept from the kernel":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 9000, true},
-		"the same port of another protocol": {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_UDP, 9000, false},
-		"neither TCP nor UDP":               {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_SCTP, 8080, false},
-		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
-		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
-		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", false, unix.IPPROTO_TCP, 8080, false},
-		"direct":                            {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 7000, false},
-		"direct, and not answerable":        {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 7000, true},
-		"direct, to where it was":           {"127.0.0.1", "127.0.0.1", "172.17.0.3", true, unix.IPPROTO_TCP, 7000, true},
-		"direct, of another protocol":       {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_UDP, 7000, true},
-		"through the proxy, direct by now":  {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 7000, false},
-	}
-	for name, test := range tests {
-		f := flow{
-			forward: tuple{src: ip(test.src), dst: ip(test.dst), proto: test.proto, dstPort: test.port},
-			reverse: tuple{src: ip(test.answers), srcPort: 80, dst: ip(test.src)},
-		}
-		if test.masqueraded {
-			f.reverse.dst = ip("172.17.0.1")
-		}
-		if got := m.has(f); got != test.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}

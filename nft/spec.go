@@ -9,14 +9,16 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // A Spec says what our table is for. Table makes it.
 type Spec struct {
 	// Index is the link by which the packets from Windows come.
 	Index int
-	// Kernel are the ports that the kernel serves on 127.0.0.1.
-	Kernel Ports
+	// EngineServed are the ports that an engine serves on 127.0.0.1 by its rules.
+	EngineServed ruleset.Ports
 	// Direct are the ports that are sent past the engine's proxy, and where to.
 	// If it is nil, no port ever is: the path is proxy.
 	Direct Targets
@@ -32,7 +34,7 @@ type Spec struct {
 }
 
 // Targets are ports of 127.0.0.1 and where packets for them are sent.
-type Targets map[Port]netip.AddrPort
+type Targets map[ruleset.Port]netip.AddrPort
 
 // Mark is the bit of the packet mark by which a reply to Linux itself finds its
 // way, and in the connection mark the bit of a flow that began in Linux.
@@ -46,9 +48,10 @@ const Mark = 0x1000
 
 // The names of the sets and of the rules that are counted.
 const (
-	kernelSet  = "kernel"
+	servedSet  = "engine_served"
 	directMap  = "direct"
 	guardedSet = "guarded"
+	served     = "engine-served"
 	mirrored   = "mirrored"
 	pastProxy  = "past the proxy"
 )
@@ -56,7 +59,7 @@ const (
 // Table is the table for s.
 func (s Spec) Table() Table {
 	t := Table{
-		Sets:   []Set{linkSet(guardedSet, s.Guarded), portSet(kernelSet, s.Kernel)},
+		Sets:   []Set{linkSet(guardedSet, s.Guarded), portSet(servedSet, s.EngineServed)},
 		Chains: []Chain{s.prerouting(), s.guard()},
 	}
 	direct := s.Direct != nil
@@ -86,8 +89,8 @@ func (s Spec) Table() Table {
 // only end this one chain. So the packet is delivered locally, to the engine's
 // userland proxy or to whoever listens.
 //
-// The ports that the kernel serves are left alone: there the engine's DNAT is
-// what serves localhost, and nothing of worth listens. Those in the map direct
+// The engine-served ports are left alone: there the engine's DNAT is what serves
+// localhost, and nothing of worth listens. Those in the map direct
 // go to the container itself.
 func (s Spec) prerouting() Chain {
 	toLocalhost := slices.Concat(s.fromWindows(), matchAddr(ipDaddr, loopback))
@@ -98,9 +101,9 @@ func (s Spec) prerouting() Chain {
 		// One step before the engines, whose DNAT is at dstnat.
 		Priority: *nftables.ChainPriorityNATDest - 1,
 		Rules: []Rule{{
-			Comment: "served by the kernel",
+			Comment: served,
 			// Accept ends this chain only: the engine's comes next.
-			Exprs: slices.Concat(toLocalhost, inPortSet(kernelSet), []expr.Any{
+			Exprs: slices.Concat(toLocalhost, inPortSet(servedSet), []expr.Any{
 				&expr.Counter{},
 				&expr.Verdict{Kind: expr.VerdictAccept},
 			}),
@@ -242,13 +245,8 @@ func (s Spec) masquerade() Chain {
 	}
 }
 
-// Of enum ip_conntrack_status in nf_conntrack_common.h: IPS_DST_NAT,
-// IPS_DST_NAT_DONE, and what the first reply of a flow with both kinds of NAT has.
-const (
-	ctStatusDNAT     = 1 << 5
-	ctStatusDNATDone = 1 << 8
-	ctStatusReply    = ctStatusDNAT | ctStatusDNATDone | 1<<1 /* seen */ | 1<<3 /* confirmed */ | 1<<4 | 1<<7 /* source NAT, done */
-)
+// ctStatusDNAT is IPS_DST_NAT of enum ip_conntrack_status in nf_conntrack_common.h.
+const ctStatusDNAT = 1 << 5
 
 // fromWindows is iif "loopback0". An index compares one word, and a link that
 // comes back under the same name is a different link.
@@ -269,6 +267,12 @@ func matchLink(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {
 
 // word is a number as meta and ct have it.
 func word(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+
+// The offsets of the addresses in a header of IPv4.
+const (
+	ipSaddr = 12
+	ipDaddr = 16
+)
 
 func matchAddr(offset uint32, addr []byte) []expr.Any {
 	return []expr.Any{

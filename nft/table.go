@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // The name of the table, in family ip, and of the chain that is the heart of
@@ -37,14 +39,14 @@ type SetKind int
 
 // The kinds of a Set.
 const (
-	SetOfPorts   SetKind = iota // inet_proto . inet_service
+	SetOfPorts   SetKind = iota // inet_proto . inet_service, ranges among them
 	SetOfLinks                  // ifname
 	MapOfTargets                // inet_proto . inet_service : ipv4_addr . inet_service
 )
 
-// An Element is one element of a Set, as the kernel has it. Value is "" but in a
-// map.
-type Element struct{ Key, Value string }
+// An Element is one element of a Set, as the kernel has it. KeyEnd is "" but in a
+// set of ports, Value but in a map.
+type Element struct{ Key, KeyEnd, Value string }
 
 // A Chain is a base chain, with policy accept.
 type Chain struct {
@@ -104,14 +106,14 @@ var loopback = []byte{127, 0, 0, 1}
 
 // portKey is a port as the kernel has it in a set: each field of a concatenation
 // fills a word.
-func portKey(p Port) string {
+func portKey(p ruleset.Port) string {
 	return string([]byte{p.Proto, 0, 0, 0, byte(p.Number >> 8), byte(p.Number), 0, 0})
 }
 
-func portSet(name string, ports Ports) Set {
+func portSet(name string, ports ruleset.Ports) Set {
 	s := Set{Name: name}
-	for p := range ports.All() {
-		s.Elements = append(s.Elements, Element{Key: portKey(p)})
+	for first, last := range ports.Ranges() {
+		s.Elements = append(s.Elements, Element{Key: portKey(first), KeyEnd: portKey(last)})
 	}
 	return s
 }
@@ -139,4 +141,13 @@ func linkSet(name string, links []string) Set {
 	slices.SortFunc(s.Elements, Element.compare)
 	s.Elements = slices.Compact(s.Elements)
 	return s
+}
+
+// guards reports whether the table keeps packets of a link from 127.0.0.0/8.
+func (t Table) guards(link string) bool {
+	return slices.ContainsFunc(t.Sets, func(s Set) bool {
+		return s.Name == guardedSet && slices.ContainsFunc(s.Elements, func(e Element) bool {
+			return unix.ByteSliceToString([]byte(e.Key)) == link
+		})
+	})
 }

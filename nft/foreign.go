@@ -1,0 +1,192 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// A ForeignRule is a rule of ours in somebody else's chain. It accepts what arrives
+// from Windows for a port of 127.0.0.1, ahead of a rule that drops what does not
+// come from Linux's own loopback.
+//
+// Docker 28 and later drops at the hook prerouting, before any NAT, what is for
+// a port published on 127.0.0.1 and did not arrive on lo. It makes an exception of
+// loopback0 if that is there when dockerd starts, and only then (moby#53382).
+type ForeignRule struct {
+	// At is the rule itself, or for a new one the rule to be ahead of.
+	At   ruleset.Place
+	Port ruleset.Port
+	link string
+}
+
+// String is for people.
+func (r ForeignRule) String() string {
+	return fmt.Sprintf("%s in %s %s", r.Port, r.At.Table(), r.At.Chain())
+}
+
+// foreignComment is by which our rules in the tables of others are recognized.
+const foreignComment = "wslmirror: from Windows is from localhost"
+
+// ForeignRules are our rules in the tables of others, and what is to be changed of
+// them.
+type ForeignRules struct {
+	// Present are those that are there. Remove are those among them that have no
+	// reason any more or no effect, Add those that are missing.
+	Present, Remove, Add []ForeignRule
+	// Barred are those that are missing too, and that nobody but the owner of the
+	// table could add.
+	Barred []ForeignRule
+}
+
+// FindForeignRules finds out which rules of ours others' tables contain and should.
+//
+// A drop is meant for us if it hits what arrives on the link loopback and on any
+// other link alike, and not what arrives on lo: then it tells loopback from the
+// rest, and does not know that loopback0 is loopback. A rule that somebody wrote
+// against loopback0 alone stays in force.
+func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found ForeignRules) {
+	for _, r := range rs.Commented(foreignComment) {
+		found.Present = append(found.Present, ForeignRule{At: r.Place, Port: portOf(r.Exprs), link: linkOf(r.Exprs)})
+	}
+	dropped := func(by ruleset.Iface, without string) (ports ruleset.Ports, outcomes []ruleset.Outcome) {
+		for _, o := range rs.Walk(ruleset.FromWindows(by), ruleset.Sight{Chains: ruleset.Filters, Without: without}) {
+			if o.Fate == ruleset.Dropped && o.Sure && o.At.Handle != 0 {
+				outcomes = append(outcomes, o)
+				ports = ports.Union(o.Ports)
+			}
+		}
+		return ports, outcomes
+	}
+	needed, _ := dropped(loopback, foreignComment)
+	if !needed.Empty() {
+		others, _ := dropped(ruleset.Unnamed, foreignComment)
+		lo, _ := dropped(ruleset.Iface{Name: "lo", Index: 1}, foreignComment)
+		needed = needed.Intersect(others).Minus(lo)
+	}
+	// Only a rule that drops what arrives on any link is one to be ahead of.
+	generic := map[ruleset.Place]ruleset.Ports{}
+	_, drops := dropped(ruleset.Unnamed, "")
+	for _, o := range drops {
+		generic[o.At] = generic[o.At].Union(o.Ports)
+	}
+	_, still := dropped(loopback, "")
+	var lacking []ForeignRule // where a rule of ours has no effect
+	for _, o := range still {
+		ports := o.Ports.Intersect(needed).Intersect(generic[o.At])
+		if ports.Len() > ruleset.MostPorts {
+			continue // not a rule for a published port
+		}
+		for p := range ports.All() {
+			lacking = append(lacking, ForeignRule{At: o.At, Port: p, link: loopback.Name})
+		}
+	}
+	for _, r := range lacking {
+		if rs.Owned(r.At) {
+			found.Barred = append(found.Barred, r)
+		} else {
+			found.Add = append(found.Add, r)
+		}
+	}
+	for _, r := range found.Present {
+		useless := slices.ContainsFunc(lacking, func(l ForeignRule) bool { return l.Port == r.Port && l.At.InChain(r.At) })
+		if !needed.Has(r.Port) || useless || r.link != loopback.Name {
+			found.Remove = append(found.Remove, r)
+		}
+	}
+	return found
+}
+
+// portOf is the port that a rule of ours accepts.
+func portOf(exprs []expr.Any) (p ruleset.Port) {
+	for _, e := range exprs {
+		if c, ok := e.(*expr.Cmp); ok {
+			switch len(c.Data) {
+			case 1:
+				p.Proto = c.Data[0]
+			case 2:
+				p.Number = uint16(c.Data[0])<<8 | uint16(c.Data[1])
+			}
+		}
+	}
+	return p
+}
+
+// linkOf is the link of which a rule of ours accepts.
+func linkOf(exprs []expr.Any) string {
+	for _, e := range exprs {
+		if c, ok := e.(*expr.Cmp); ok && len(c.Data) == unix.IFNAMSIZ {
+			return unix.ByteSliceToString(c.Data)
+		}
+	}
+	return ""
+}
+
+// exprs are what iptables understands as well when it lists its chain.
+func (r ForeignRule) exprs() []expr.Any {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, r.link)
+	return slices.Concat([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+	}, matchAddr(ipDaddr, loopback), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{r.Port.Proto}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(r.Port.Number >> 8), byte(r.Port.Number)}},
+		&expr.Counter{},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	})
+}
+
+// ErrChanged says that the rules of others have changed since they were read.
+var ErrChanged = errors.New("the rules have changed")
+
+// ChangeForeignRules adds rules of ours to the chains of others, and removes rules of
+// ours from them, in one transaction. They were read in that generation: in
+// another their handles may be those of other rules, and it returns ErrChanged.
+func ChangeForeignRules(generation uint32, add, remove []ForeignRule) error {
+	if len(add) == 0 && len(remove) == 0 {
+		return nil
+	}
+	conn, sock, err := dial()
+	if err != nil {
+		return err
+	}
+	defer conn.CloseLasting()
+	if err := enlarge(sock); err != nil {
+		return err
+	}
+	rule := func(r ForeignRule) *nftables.Rule {
+		table := &nftables.Table{Name: r.At.Table(), Family: r.At.TableFamily()}
+		return &nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.At.Chain(), Table: table}}
+	}
+	for _, a := range add {
+		r := rule(a)
+		r.Position, r.Exprs = a.At.Handle, a.exprs()
+		r.UserData = userdata.AppendString(nil, userdata.TypeComment, foreignComment)
+		conn.InsertRule(r)
+	}
+	for _, a := range remove {
+		r := rule(a)
+		r.Handle = a.At.Handle
+		if err := conn.DelRule(r); err != nil {
+			return fmt.Errorf("remove the rule for %s: %w", a, err)
+		}
+	}
+	err = within(sock, func() error { return conn.FlushWithGenID(generation) })
+	if errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOENT) {
+		return ErrChanged
+	}
+	if err != nil {
+		return fmt.Errorf("change the rules for loopback0 in the tables of others: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrOwned says that the table belongs to another process: another wslmirror,
+// in this distribution or in another one of the same VM.
+var ErrOwned = errors.New("table " + TableName + " is owned by another process")
+
+// A TableOwner is the netlink socket that owns the table.
+type TableOwner struct {
+	conn   *nftables.Conn
+	sock   *netlink.Conn // conn's
+	portID uint32
+}
+
+// Open makes a TableOwner that owns nothing yet.
+func Open() (*TableOwner, error) {
+	conn, sock, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	if err := enlarge(sock); err != nil {
+		return nil, errors.Join(err, conn.CloseLasting())
+	}
+	return &TableOwner{conn: conn, sock: sock, portID: sock.PID()}, nil
+}
+
+// PortID is the netlink port ID that OurTable.Owner has for a table of ours. It is
+// unique in the network namespace, also among processes that cannot see one
+// another.
+func (o *TableOwner) PortID() uint32 { return o.portID }
+
+// Install makes the kernel hold t, in one transaction: a packet sees the old
+// table or the new one. Where only elements of sets differ, or chains come or go,
+// only they change, and the counters go on; otherwise the whole table is replaced,
+// as is one of our name that nobody owns. It returns ErrOwned if somebody else owns
+// the table.
+func (o *TableOwner) Install(t Table, old OurTable) error {
+	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
+	if old.Owner == o.portID && t.sameBut(old.Table) {
+		for i, s := range t.Sets {
+			set := s.of(table)
+			if err := o.elements(o.conn.SetDeleteElements, set, old.Table.Sets[i].minus(s)); err != nil {
+				return err
+			}
+			if err := o.elements(o.conn.SetAddElements, set, s.minus(old.Table.Sets[i])); err != nil {
+				return err
+			}
+		}
+		for _, c := range old.Table.chainsBut(t) {
+			o.conn.DelChain(&nftables.Chain{Table: table, Name: c.Name})
+		}
+		for _, c := range t.chainsBut(old.Table) {
+			o.addChain(table, c)
+		}
+		return o.flush("change table")
+	}
+	if old.Present {
+		o.conn.DelTable(table)
+	}
+	o.conn.AddTable(table)
+	for _, s := range t.Sets {
+		set := s.of(table)
+		if err := o.conn.AddSet(set, nil); err != nil {
+			return fmt.Errorf("make set %s: %w", s.Name, err)
+		}
+		if err := o.elements(o.conn.SetAddElements, set, s.Elements); err != nil {
+			return err
+		}
+	}
+	for _, c := range t.Chains {
+		o.addChain(table, c)
+	}
+	return o.flush("install table")
+}
+
+func (o *TableOwner) addChain(table *nftables.Table, c Chain) {
+	policy := nftables.ChainPolicyAccept
+	chain := o.conn.AddChain(&nftables.Chain{
+		Table: table, Name: c.Name, Type: c.Type,
+		Hooknum: &c.Hook, Priority: &c.Priority, Policy: &policy,
+	})
+	for _, r := range c.Rules {
+		o.conn.AddRule(&nftables.Rule{
+			Table: table, Chain: chain, Exprs: r.Exprs,
+			UserData: userdata.AppendString(nil, userdata.TypeComment, r.Comment),
+		})
+	}
+}
+
+// of is the set as the library has it.
+func (s Set) of(table *nftables.Table) *nftables.Set {
+	set := &nftables.Set{Table: table, Name: s.Name}
+	if s.Kind == SetOfLinks {
+		// Without its byte order, nft prints the names as empty.
+		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
+		return set
+	}
+	set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+	set.Concatenation = true
+	set.Interval = s.Kind == SetOfPorts
+	if s.Kind == MapOfTargets {
+		set.IsMap = true
+		set.DataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+	}
+	return set
+}
+
+// elements adds elements to a set or deletes them from it.
+func (o *TableOwner) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, elements []Element) error {
+	if len(elements) == 0 {
+		return nil
+	}
+	var list []nftables.SetElement
+	for _, e := range elements {
+		list = append(list, nftables.SetElement{Key: []byte(e.Key), KeyEnd: []byte(e.KeyEnd), Val: []byte(e.Value)})
+	}
+	if err := change(set, list); err != nil {
+		return fmt.Errorf("change set %s: %w", set.Name, err)
+	}
+	return nil
+}
+
+// Remove removes the table. The TableOwner can install it again.
+func (o *TableOwner) Remove() error {
+	o.conn.DelTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4})
+	if err := o.flush("remove table"); !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil // it is gone: nothing is left to do
+}
+
+// Close closes the socket; the kernel removes the table with it.
+func (o *TableOwner) Close() error { return closed(o.conn.CloseLasting()) }
+
+func (o *TableOwner) flush(what string) error {
+	err := within(o.sock, o.conn.Flush)
+	if errors.Is(err, unix.EPERM) {
+		return ErrOwned
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", what, TableName, err)
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package ruleset
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// A Bridge is a link behind which there are containers.
+type Bridge struct {
+	Iface
+	// Prefixes are the addresses of the link, with their networks.
+	Prefixes []netip.Prefix
+}
+
+// Equal reports whether two bridges are the same.
+func (b Bridge) Equal(c Bridge) bool {
+	return b.Iface == c.Iface && slices.Equal(b.Prefixes, c.Prefixes)
+}
+
+// An Obstacle is why packets for a published port cannot be sent to the
+// container past the engine's proxy; "" if they can.
+type Obstacle string
+
+// The obstacles, in words for people.
+const (
+	NotUnderstood Obstacle = "its rules do not say for certain where it goes"
+	NotOnBridge   Obstacle = "its target is not on a bridge here"
+	NotForwarded  Obstacle = "other rules drop what is forwarded to it, or may"
+)
+
+// findObstacles fills in Via, and Obstacle of the ports that a proxy serves.
+//
+// What goes through a proxy starts in Linux; what goes past it is forwarded, and
+// meets the rules for that. So a packet to each of these ports is walked on, the
+// way behind its DNAT, and so is the reply to it: a container that may not reach
+// the world can still answer a proxy.
+func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges []Bridge) {
+	var f forwarded
+	for i := range published {
+		p := &published[i]
+		p.Via = bridgeOf(bridges, p.To.Addr())
+		switch {
+		case p.EngineServed:
+		case !p.sure || !p.To.Addr().IsValid() || p.To.Port() == 0:
+			p.Obstacle = NotUnderstood
+		case p.Via.Index == 0:
+			p.Obstacle = NotOnBridge
+		default:
+			f.rows = append(f.rows, newRow(p))
+		}
+	}
+	if len(f.rows) == 0 {
+		return
+	}
+	slices.SortFunc(f.rows, func(a, b row) int { return bytes.Compare(a.data[:], b.data[:]) })
+	request := Packet{Hook: *nftables.ChainHookForward, Iif: loopback, Src: Localhost, Ports: f.all(), forwarded: &f}
+	reply := request
+	reply.Iif, reply.Oif, reply.Src, reply.Dst, reply.reply = Iface{}, loopback, netip.Addr{}, Localhost, true
+	var stopped Ports
+	for _, p := range []Packet{request, reply} {
+		w := rs.walk(p, Sight{})
+		stopped = stopped.Union(w.doubt)
+		for _, o := range w.outcomes {
+			stopped = stopped.Union(o.Ports)
+		}
+	}
+	for i, r := range f.rows {
+		if stopped.hasKey(uint32(i)) {
+			r.published.Obstacle = NotForwarded
+		}
+	}
+}
+
+// bridgeOf is the bridge behind which addr is: that with the longest prefix, as
+// the routes of connected networks have it. Two that are equal say nothing.
+func bridgeOf(bridges []Bridge, addr netip.Addr) (via Iface) {
+	longest := -1
+	for _, b := range bridges {
+		for _, p := range b.Prefixes {
+			switch {
+			case !p.Contains(addr) || p.Bits() < longest:
+			case p.Addr() == addr: // the bridge itself
+				return Iface{}
+			case p.Bits() == longest && via != b.Iface:
+				via = Iface{}
+			default:
+				via, longest = b.Iface, p.Bits()
+			}
+		}
+	}
+	return via
+}
+
+// forwarded is what a Packet has been changed to on its way: for each of the
+// ports for which it was meant, another destination and another link. Of a reply
+// these are where it comes from.
+//
+// In the walk of such a packet a Ports is not a set of ports, but of numbers of
+// rows. They are sorted, so that what has one address is one span: a ruleset has
+// rules for each container, and sets of many spans are costly.
+type forwarded struct {
+	rows []row
+	// known are the answers of where.
+	known map[span]map[string]Ports
+}
+
+// A row is what differs from port to port, in the kernel's own form.
+type row struct {
+	published *Published
+	data      [rowLen]byte
+}
+
+// Where things are in a row. A protocol with a port is one number.
+const (
+	rowAddr  = 0
+	rowProto = 4
+	rowPort  = 5
+	rowIndex = 7
+	rowName  = 11
+	rowLen   = rowName + unix.IFNAMSIZ
+)
+
+func newRow(p *Published) row {
+	r := row{published: p}
+	addr := p.To.Addr().As4()
+	copy(r.data[rowAddr:], addr[:])
+	r.data[rowProto] = p.Port.Proto
+	binary.BigEndian.PutUint16(r.data[rowPort:], p.To.Port())
+	binary.NativeEndian.PutUint32(r.data[rowIndex:], uint32(p.Via.Index))
+	copy(r.data[rowName:], p.Via.Name)
+	return r
+}
+
+func (f *forwarded) all() Ports { return Ports{{0, uint32(len(f.rows) - 1)}} }
+
+// where says in which rows the bytes from at on are data. A ruleset asks for the
+// address of each container, so the answers to all such questions are made at
+// once.
+func (f *forwarded) where(at int, data []byte) match {
+	field := span{uint32(at), uint32(at + len(data))}
+	if f.known[field] == nil {
+		spans := map[string][]span{}
+		for i, r := range f.rows {
+			v := string(r.data[field.first:field.last])
+			spans[v] = append(spans[v], span{uint32(i), uint32(i)})
+		}
+		answers := make(map[string]Ports, len(spans))
+		for v, s := range spans {
+			answers[v] = Ports(s).normal()
+		}
+		if f.known == nil {
+			f.known = map[span]map[string]Ports{}
+		}
+		f.known[field] = answers
+	}
+	return match{ports: f.known[field][string(data)]}
+}
+
+// values are the different values of n bytes from at on.
+func (f *forwarded) values(at, n int) (list [][]byte) {
+	f.where(at, make([]byte, n)) // which makes the answers
+	for v := range f.known[span{uint32(at), uint32(at + n)}] {
+		list = append(list, []byte(v))
+	}
+	return list
+}
+
+// between says in which rows the bytes from at on, as a number, are between two
+// others.
+func (f *forwarded) between(at int, from, to []byte) match {
+	if bytes.Equal(from, to) {
+		return f.where(at, from)
+	}
+	var s []span
+	for i, r := range f.rows {
+		if b := r.data[at : at+len(from)]; bytes.Compare(from, b) <= 0 && bytes.Compare(b, to) <= 0 {
+			s = append(s, span{uint32(i), uint32(i)})
+		}
+	}
+	return match{ports: Ports(s).normal()}
+}
+
+// fields are n cells of a row.
+func fields(at, n int) []cell {
+	cells := make([]cell, n)
+	for i := range cells {
+		cells[i] = cell{isField, byte(at + i)}
+	}
+	return cells
+}
+
+// run is how many of the cells are one after the other in a row.
+func run(cells []cell) int {
+	n := 1
+	for n < len(cells) && cells[n].kind == isField && int(cells[n].value) == int(cells[0].value)+n {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,263 @@
+package ruleset
+
+import (
+	"encoding/binary"
+	"math"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// A cell is one byte of what a rule has loaded: known, unknown, or a part of
+// what the walk is about, the protocol and the port, or of what depends on that.
+type cell struct {
+	kind  cellKind
+	value byte // of a constant; of a field, its place in the row
+}
+
+type cellKind uint8
+
+const (
+	isUnknown cellKind = iota
+	isConstant
+	isProto
+	isPortHigh
+	isPortLow
+	isField // of a row of Packet.forwarded
+)
+
+func constant(b []byte) []cell {
+	cells := make([]cell, len(b))
+	for i, v := range b {
+		cells[i] = cell{isConstant, v}
+	}
+	return cells
+}
+
+func unknown(n int) []cell { return make([]cell, n) }
+
+// values is what cells contain, if all of it is constant.
+func values(cells []cell) (b []byte, ok bool) {
+	b = make([]byte, len(cells))
+	for i, c := range cells {
+		if c.kind != isConstant {
+			return nil, false
+		}
+		b[i] = c.value
+	}
+	return b, true
+}
+
+// maxValue is the size of the largest value of a register.
+const maxValue = 16
+
+// registers are those of nf_tables: four of 16 bytes, which are also sixteen of
+// four.
+type registers struct {
+	cells [4 * maxValue]cell
+	// daddr says that the last load was the destination address, whole.
+	daddr bool
+}
+
+// at is where a register begins, or -1.
+func (r *registers) at(reg uint32) int {
+	switch {
+	case reg >= unix.NFT_REG_1 && reg <= unix.NFT_REG_4:
+		return int(reg-unix.NFT_REG_1) * maxValue
+	case reg >= unix.NFT_REG32_00 && reg <= unix.NFT_REG32_15:
+		return int(reg-unix.NFT_REG32_00) * 4
+	}
+	return -1
+}
+
+// store fills a register, and the rest of the word with zeroes as the kernel
+// does (nft_data_copy and nft_reg_store8 in nf_tables.h).
+func (r *registers) store(reg uint32, cells []cell) {
+	at := r.at(reg)
+	if at < 0 {
+		return
+	}
+	r.daddr = false
+	n := copy(r.cells[at:], cells)
+	for ; n%4 != 0; n++ {
+		r.cells[at+n] = cell{kind: isConstant}
+	}
+}
+
+func (r *registers) load(reg uint32, n int) []cell {
+	at := r.at(reg)
+	if at < 0 || n < 0 || at+n > len(r.cells) {
+		return unknown(max(n, 0))
+	}
+	return r.cells[at : at+n]
+}
+
+// meta is what a meta expression loads at a hook.
+func (p *Packet) meta(key expr.MetaKey, hook nftables.ChainHook) []cell {
+	// Where a packet leaves is known once it is routed.
+	routed := p.forwarded != nil && hook != *nftables.ChainHookPrerouting
+	switch key {
+	case expr.MetaKeyIIF:
+		if p.reply {
+			return fields(rowIndex, 4)
+		}
+		return p.Iif.number()
+	case expr.MetaKeyOIF:
+		if routed && !p.reply {
+			return fields(rowIndex, 4)
+		}
+		return p.Oif.number()
+	case expr.MetaKeyIIFNAME:
+		if p.reply {
+			return fields(rowName, unix.IFNAMSIZ)
+		}
+		return p.Iif.text()
+	case expr.MetaKeyOIFNAME:
+		if routed && !p.reply {
+			return fields(rowName, unix.IFNAMSIZ)
+		}
+		return p.Oif.text()
+	case expr.MetaKeyL4PROTO:
+		return p.proto()
+	case expr.MetaKeyNFPROTO:
+		return constant([]byte{unix.NFPROTO_IPV4})
+	case expr.MetaKeyPROTOCOL:
+		return constant(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
+	}
+	return unknown(maxValue)
+}
+
+func (i Iface) number() []cell {
+	return constant(binary.NativeEndian.AppendUint32(nil, uint32(i.Index)))
+}
+
+func (i Iface) text() []cell {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, i.Name)
+	return constant(b)
+}
+
+// The offsets of the addresses in a header of IPv4.
+const (
+	ipSaddr = 12
+	ipDaddr = 16
+)
+
+// payload is what a payload expression loads.
+func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
+	if offset > math.MaxUint8 || length > maxValue {
+		return unknown(maxValue)
+	}
+	var header []cell
+	switch base {
+	case expr.PayloadBaseNetworkHeader:
+		header = unknown(20)
+		header[0] = cell{isConstant, 0x45} // the version, and no options
+		header[9] = p.proto()[0]
+		copy(header[ipSaddr:], p.addr(p.Src, p.reply))
+		copy(header[ipDaddr:], p.addr(p.Dst, p.forwarded != nil && !p.reply))
+	case expr.PayloadBaseTransportHeader:
+		header = append(unknown(2), p.port()...)
+		if p.reply {
+			header = append(fields(rowPort, 2), unknown(2)...)
+		}
+	}
+	cells := unknown(int(length))
+	if int(offset) < len(header) {
+		copy(cells, header[offset:])
+	}
+	return cells
+}
+
+// addr is an address in the packet, the container's if it says so.
+func (p *Packet) addr(a netip.Addr, container bool) []cell {
+	if container {
+		return fields(rowAddr, 4)
+	}
+	b := a.As4()
+	return constant(b[:])
+}
+
+// proto is the protocol of the packet.
+func (p *Packet) proto() []cell {
+	if p.forwarded != nil {
+		return fields(rowProto, 1)
+	}
+	return []cell{{kind: isProto}}
+}
+
+// port is the destination port in the packet, if it is no reply.
+func (p *Packet) port() []cell {
+	if p.forwarded != nil {
+		return fields(rowPort, 2)
+	}
+	return []cell{{kind: isPortHigh}, {kind: isPortLow}}
+}
+
+// to says when the packet is one of a protocol to the ports first to last.
+func (p *Packet) to(proto uint8, first, last uint16) match {
+	if p.forwarded == nil {
+		return match{ports: protoPorts(proto, first, last)}
+	}
+	if p.reply {
+		// To the client's port, of which nothing is known.
+		m := p.forwarded.where(rowProto, []byte{proto})
+		m.maybe = first > 0 || last < math.MaxUint16
+		return m
+	}
+	number := func(port uint16) []byte { return binary.BigEndian.AppendUint16([]byte{proto}, port) }
+	return p.forwarded.between(rowProto, number(first), number(last))
+}
+
+// toEither is to for both protocols.
+func (p *Packet) toEither(first, last uint16) match {
+	return p.to(unix.IPPROTO_TCP, first, last).or(p.to(unix.IPPROTO_UDP, first, last))
+}
+
+// ct is what a ct expression loads for the first packet of a flow, or for the
+// reply to it.
+func (p *Packet) ct(key expr.CtKey) []cell {
+	number := func(n uint32) []cell { return constant(binary.NativeEndian.AppendUint32(nil, n)) }
+	switch {
+	case key == expr.CtKeySTATE && p.reply:
+		return number(expr.CtStateBitESTABLISHED)
+	case key == expr.CtKeySTATE:
+		return number(expr.CtStateBitNEW)
+	case key == expr.CtKeyDIRECTION && p.reply:
+		return constant([]byte{1})
+	case key == expr.CtKeyDIRECTION:
+		return constant([]byte{0}) // the original one
+	case key == expr.CtKeySTATUS && p.reply:
+		return number(ctStatusReply)
+	case key == expr.CtKeySTATUS && p.forwarded != nil:
+		return number(ctStatusDNAT | ctStatusDNATDone)
+	}
+	return unknown(maxValue)
+}
+
+// Of enum ip_conntrack_status in nf_conntrack_common.h: IPS_DST_NAT,
+// IPS_DST_NAT_DONE, and what the first reply of a flow with both kinds of NAT has.
+const (
+	ctStatusDNAT     = 1 << 5
+	ctStatusDNATDone = 1 << 8
+	ctStatusReply    = ctStatusDNAT | ctStatusDNATDone | 1<<1 /* seen */ | 1<<3 /* confirmed */ | 1<<4 | 1<<7 /* source NAT, done */
+)
+
+// fib is what a fib expression loads.
+func (p *Packet) fib(x *expr.Fib) []cell {
+	if x.ResultADDRTYPE && x.FlagDADDR && !x.FlagIIF && !x.FlagOIF {
+		return constant(binary.NativeEndian.AppendUint32(nil, p.addrType()))
+	}
+	return unknown(maxValue)
+}
+
+// addrType is what the routes say of the destination: it is this machine's own,
+// or that of a container.
+func (p *Packet) addrType() uint32 {
+	if p.forwarded != nil && !p.reply {
+		return unix.RTN_UNICAST
+	}
+	return unix.RTN_LOCAL
+}

@@ -1,0 +1,249 @@
+package ruleset
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/nlconn"
+)
+
+// readTries is how often a ruleset that changes meanwhile is read at most.
+const readTries = 4
+
+// A Reader reads rulesets. It keeps its sockets, because to open one takes as long
+// as to read.
+type Reader struct {
+	conn *nlconn.Conn
+	// bulk is for dumps that may be cut short, which closes the socket.
+	bulk *nlconn.Conn
+	own  string
+}
+
+// OpenReader opens a Reader in the network namespace of the calling thread. own
+// names our own table, of the family ip, which a walk leaves out.
+func OpenReader(own string) (*Reader, error) {
+	conn, err := nlconn.Open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	bulk, err := nlconn.Open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &Reader{conn, bulk, own}, nil
+}
+
+// Close closes the sockets.
+func (r *Reader) Close() {
+	r.conn.Close()
+	r.bulk.Close()
+}
+
+// Generation is a number that changes with every change of the kernel's ruleset,
+// but one: the kernel removes a table without it when the owner's socket is closed.
+func (r *Reader) Generation() (uint32, error) {
+	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETGEN), request(unix.AF_UNSPEC))
+	if err != nil {
+		return 0, fmt.Errorf("read the generation of nftables: %w", err)
+	}
+	var id uint32
+	if _, err = nlconn.GenAttrs(answer, func(a *nlconn.Attr) {
+		if a.Kind == unix.NFTA_GEN_ID {
+			id = a.Uint32BE()
+		}
+	}); err != nil {
+		return 0, fmt.Errorf("decode the generation of nftables: %w", err)
+	}
+	return id, nil
+}
+
+// Read reads the ruleset and calls do with it, and returns which generation it
+// was.
+//
+// A reading is several dumps, each of several parts. Of a ruleset that changes
+// meanwhile one could see, say, new chains without their rules, and remove what is
+// needed: so do is called again, with another reading, unless the ruleset changes
+// all the time. Then the last call counts, until the next Read, which finds another
+// generation.
+func (r *Reader) Read(do func(*Ruleset) error) (generation uint32, err error) {
+	after, err := r.Generation()
+	for try := 0; try < readTries && err == nil && (try == 0 || after != generation); try++ {
+		if err = r.awaitCommit(); err != nil {
+			break
+		}
+		if generation, err = r.Generation(); err != nil {
+			break
+		}
+		var rs *Ruleset
+		if rs, err = read(r, r.own); err != nil {
+			break
+		}
+		if err = errors.Join(do(rs), rs.failed); err != nil {
+			break
+		}
+		after, err = r.Generation()
+	}
+	return generation, err
+}
+
+// awaitCommit waits for the end of a transaction that is being carried out.
+//
+// The kernel counts the generation first and takes the old rules out of its lists
+// afterwards (nf_tables_commit). A dump between the two, which goes on in its
+// next part by the number of rules that it has passed, leaves out as many of the
+// new ones, and nothing tells. An empty transaction has to wait for its turn, and
+// changes nothing.
+func (r *Reader) awaitCommit() error {
+	var batch []byte
+	for _, kind := range []netlink.HeaderType{unix.NFNL_MSG_BATCH_BEGIN, unix.NFNL_MSG_BATCH_END} {
+		b, err := netlink.Message{
+			Header: netlink.Header{Length: 20, Type: kind, Flags: netlink.Request},
+			Data:   binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES),
+		}.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		batch = append(batch, b...)
+	}
+	if err := r.conn.Send(batch); err != nil {
+		return fmt.Errorf("wait for a change of nftables: %w", err)
+	}
+	return nil
+}
+
+// Owner is the netlink port of the process that owns a table of the family ip, 0
+// if none does, and whether there is such a table.
+func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
+	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETTABLE), request(unix.NFPROTO_IPV4, named(unix.NFTA_TABLE_NAME, table)))
+	if errors.Is(err, unix.ENOENT) {
+		return 0, false, nil
+	}
+	if err == nil {
+		_, owner, err = decodeTable(answer)
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("read table %s: %w", table, err)
+	}
+	return owner, true, nil
+}
+
+// Rules are the rules of a chain of the family ip or ip6, none if there is no such
+// chain, with what they have counted.
+func (r *Reader) Rules(family byte, table, chain string) (list []Rule, err error) {
+	msgs, err := r.conn.Dump(message(unix.NFT_MSG_GETRULE), request(family,
+		named(unix.NFTA_RULE_TABLE, table), named(unix.NFTA_RULE_CHAIN, chain)))
+	if err != nil {
+		return nil, fmt.Errorf("read chain %s of table %s: %w", chain, table, err)
+	}
+	for _, m := range msgs {
+		id, rule, err := decodeRule(m, nil)
+		if err != nil {
+			return nil, fmt.Errorf("decode rule: %w", err)
+		}
+		out := Rule{Place: Place{id, rule.handle}, Comment: rule.comment}
+		for _, e := range rule.exprs {
+			out.Exprs = append(out.Exprs, e.expr)
+		}
+		list = append(list, out)
+	}
+	return list, nil
+}
+
+// Counted is what the counters of a rule have counted.
+func (r Rule) Counted() (packets, bytes uint64) {
+	for _, e := range r.Exprs {
+		if c, ok := e.(*expr.Counter); ok {
+			packets += c.Packets
+			bytes += c.Bytes
+		}
+	}
+	return packets, bytes
+}
+
+// message is the type of a message of nf_tables.
+func message(kind int) int { return unix.NFNL_SUBSYS_NFTABLES<<8 | kind }
+
+// request is the body of one: an nfgenmsg and attributes.
+func request(family byte, attrs ...netlink.Attribute) []byte {
+	b, err := netlink.MarshalAttributes(attrs)
+	if err != nil {
+		panic(err) // an attribute of more than 64 KiB; names have 255 bytes
+	}
+	return append([]byte{family, unix.NFNETLINK_V0, 0, 0}, b...)
+}
+
+func named(kind uint16, name string) netlink.Attribute {
+	return netlink.Attribute{Type: kind, Data: append([]byte(name), 0)}
+}
+
+// The Reader as the kernel of a Ruleset.
+
+func (r *Reader) all(kind int, family byte) (msgs [][]byte, err error) {
+	err = r.conn.Each(message(kind), request(family), func(msg []byte) bool {
+		msgs = append(msgs, msg)
+		return true
+	})
+	return msgs, changed(err)
+}
+
+// changed takes an interrupted dump for a whole one: that something has changed
+// meanwhile shows in the generation.
+func changed(err error) error {
+	if errors.Is(err, nlconn.ErrInterrupted) {
+		return nil
+	}
+	return err
+}
+
+func (r *Reader) tables(family byte) ([][]byte, error) { return r.all(unix.NFT_MSG_GETTABLE, family) }
+func (r *Reader) chains(family byte) ([][]byte, error) { return r.all(unix.NFT_MSG_GETCHAIN, family) }
+func (r *Reader) sets(family byte) ([][]byte, error)   { return r.all(unix.NFT_MSG_GETSET, family) }
+
+func (r *Reader) rulesOf(t tableID, each func([]byte) bool) error {
+	return changed(r.bulk.Each(message(unix.NFT_MSG_GETRULE), request(t.family, named(unix.NFTA_RULE_TABLE, t.name)), each))
+}
+
+func (r *Reader) elementsOf(s setID, each func([]byte) bool) error {
+	err := r.bulk.Each(message(unix.NFT_MSG_GETSETELEM), request(s.table.family,
+		named(unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), named(unix.NFTA_SET_ELEM_LIST_SET, s.name)), each)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // it was removed in between, which is another generation
+	}
+	return changed(err)
+}
+
+func (r *Reader) element(s setID, key []byte) (*element, error) {
+	wanted := netlink.Attribute{Type: unix.NFTA_SET_ELEM_FLAGS, Data: binary.BigEndian.AppendUint32(nil, elemFlagAll)}
+	if key != nil {
+		wanted = nest(unix.NFTA_SET_ELEM_KEY, netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: key})
+	}
+	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETSETELEM), request(s.table.family,
+		named(unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), named(unix.NFTA_SET_ELEM_LIST_SET, s.name),
+		nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, nest(unix.NFTA_LIST_ELEM, wanted))))
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	elements, err := appendElements(nil, answer)
+	if err != nil || len(elements) == 0 {
+		return nil, err
+	}
+	return &elements[0], nil
+}
+
+// nest is an attribute that contains another.
+func nest(kind uint16, inner netlink.Attribute) netlink.Attribute {
+	b, err := netlink.MarshalAttributes([]netlink.Attribute{inner})
+	if err != nil {
+		panic(err)
+	}
+	return netlink.Attribute{Type: kind | unix.NLA_F_NESTED, Data: b}
+}

@@ -1,0 +1,319 @@
+package ruleset
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// A Packet is the first packet of a flow at one of the hooks, to all of a set of
+// ports at once: the rules decide which of them go which way. Or it is the first
+// reply, from all of these.
+type Packet struct {
+	Hook nftables.ChainHook // *nftables.ChainHookPrerouting, ChainHookOutput or ChainHookInput
+	// Iif is the link by which it came, Oif the one by which it is about to
+	// leave; the other is the zero Iface.
+	Iif, Oif Iface
+	Src, Dst netip.Addr // of IPv4; Dst is an address of this machine
+	Ports    Ports      // where it goes
+	// forwarded is where it goes instead, since it was translated; Hook is then
+	// the hook forward. Or, if it is a reply, it is where it comes from.
+	forwarded *forwarded
+	reply     bool
+}
+
+// An Iface names a link.
+type Iface struct {
+	Name  string
+	Index int
+}
+
+// A Fate is what happens to a packet.
+type Fate int
+
+// The fates. What none of them names is accepted unchanged.
+const (
+	Dropped    Fate = iota
+	Translated      // its destination is changed (dnat)
+	Redirected      // its destination is changed to this machine's own (redirect)
+)
+
+// An Outcome is what the rules do to a packet to some ports.
+type Outcome struct {
+	Ports Ports
+	Fate  Fate
+	// To is the new destination, invalid if a rule computes it. Its port is 0 if
+	// the port stays.
+	To netip.AddrPort
+	// Base, if not 0, is the port for which To stands: the ones behind it go to
+	// the ports behind To's.
+	Base uint16
+	// At is the rule that does it.
+	At Place
+	// ToAddr says that a rule on the way names the packet's destination.
+	ToAddr bool
+	// Sure says that it happens. Otherwise it may: a match on the way was not
+	// understood, or depends on more than the packet.
+	Sure bool
+}
+
+// maxDepth is more than the kernel allows chains to nest (NFT_JUMP_STACK_SIZE
+// in include/net/netfilter/nf_tables.h, 16).
+const maxDepth = 20
+
+// maxSteps bounds the rules that one walk evaluates: a chain to which several
+// jumps lead is walked several times.
+const maxSteps = 1 << 17
+
+// A Sight is what a walk sees of the ruleset.
+type Sight struct {
+	Chains Chains
+	// Without is the comment of rules that it passes over.
+	Without string
+}
+
+// Chains are those that a walk goes through.
+type Chains int
+
+// The kinds of chains.
+const (
+	All     Chains = iota
+	NAT            // only the chains that change addresses
+	Filters        // only those that do not
+	// Intended are the chains that change addresses, walked for what their authors
+	// mean to translate: in the table that all users of iptables share, no rule that
+	// somebody has put ahead of an engine's jump keeps a packet from it.
+	Intended
+)
+
+// Walk tells what the rules would do to a packet: chain after chain in the
+// order of their priorities, through jumps, gotos and verdict maps. The same rules
+// always give the same outcomes. Our own table is left out.
+//
+// A match has three values: it holds, it does not, or it may. Where one may
+// hold, both ways are followed, and what they come to is not Sure.
+func (rs *Ruleset) Walk(p Packet, see Sight) []Outcome { return rs.walk(p, see).outcomes }
+
+func (rs *Ruleset) walk(p Packet, see Sight) *walker {
+	w := &walker{rs: rs, packet: p, see: see}
+	rest := p.Ports
+	for _, c := range rs.chainsOf(p) {
+		if c.table == rs.own || see.Chains != All && (see.Chains != Filters) != (c.kind == nftables.ChainTypeNAT) {
+			continue
+		}
+		w.base, w.left = c, nil
+		ends := w.chain(c, rest, way{sure: true})
+		switch {
+		case see.Chains == Intended:
+		case c.drop:
+			w.record(Outcome{Ports: ends.fell, Fate: Dropped, At: Place{chainID: c.chainID}}, way{sure: true})
+			rest = ends.accepted
+		default:
+			rest = ends.fell.Union(ends.accepted)
+		}
+	}
+	return w
+}
+
+// sharedNAT is the table into which everybody writes who uses iptables.
+var sharedNAT = tableID{unix.NFPROTO_IPV4, "nat"}
+
+// passesOver reports whether the walk goes on after whatever a rule of c does.
+func (w *walker) passesOver(c *chain) bool {
+	return w.see.Chains == Intended && c.hooked && c.table == sharedNAT
+}
+
+// chainsOf is the base chains that a packet goes through, in their order.
+func (rs *Ruleset) chainsOf(p Packet) []*chain {
+	if p.forwarded == nil {
+		return rs.at(p.Hook)
+	}
+	// What was translated at the hook prerouting is not through with that yet.
+	after := slices.DeleteFunc(rs.at(*nftables.ChainHookPrerouting), func(c *chain) bool {
+		return c.kind == nftables.ChainTypeNAT || c.priority <= *nftables.ChainPriorityNATDest
+	})
+	return append(after, rs.at(p.Hook)...)
+}
+
+// at is the base chains at a hook in the order in which the kernel runs them. It
+// runs all nat chains from one place, in the order of their priorities
+// (nf_nat_register_fn in net/netfilter/nf_nat_core.c), and puts a chain before
+// the older ones of its priority (nf_hook_entries_grow in
+// net/netfilter/core.c).
+func (rs *Ruleset) at(hook nftables.ChainHook) (list []*chain) {
+	for _, c := range slices.Backward(rs.base) {
+		if c.hook == hook {
+			list = append(list, c)
+		}
+	}
+	runsAt := func(c *chain) nftables.ChainPriority {
+		if c.kind == nftables.ChainTypeNAT {
+			return *nftables.ChainPriorityNATDest // at both hooks of a Packet
+		}
+		return c.priority
+	}
+	slices.SortStableFunc(list, func(a, b *chain) int {
+		return cmp.Or(cmp.Compare(runsAt(a), runsAt(b)), cmp.Compare(a.priority, b.priority))
+	})
+	return list
+}
+
+type walker struct {
+	rs       *Ruleset
+	packet   Packet
+	base     *chain // where the walk is; no jump leaves its table
+	path     []*chain
+	outcomes []Outcome
+	see      Sight
+	scratch  [2][]branch // of rule, kept from one to the next
+	steps    int         // the rules that were evaluated
+	ports    Ports       // what came to the rule
+	// doubt are the ports to which something may already have happened, so that
+	// nothing after it is sure; left those that may have left the base chain.
+	doubt, left Ports
+}
+
+// A way is how a packet came to a rule.
+type way struct {
+	sure   bool
+	toAddr bool // see Outcome.ToAddr
+}
+
+// ends is where the packets that a chain does not keep have gone.
+type ends struct {
+	fell     Ports // through the end of the chain, or returned
+	accepted Ports // no further chain of this base chain sees them
+}
+
+// chain follows the packets through c.
+func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
+	// The kernel has no loops, but a ruleset that changed while it was read may
+	// seem to have one.
+	if len(w.path) > maxDepth || w.steps > maxSteps || slices.Contains(w.path, c) {
+		w.doubt = w.doubt.Union(ports)
+		return ends{fell: ports}
+	}
+	w.path = append(w.path, c)
+	defer func() { w.path = w.path[:len(w.path)-1] }()
+	ports = slices.Clone(ports) // to remove from
+	rules, ok := w.rs.rulesOf(c)
+	if !ok {
+		w.doubt = w.doubt.Union(ports)
+		return ends{fell: ports}
+	}
+	for _, r := range rules {
+		if ports.Empty() {
+			break
+		}
+		if w.see.Without != "" && r.comment == w.see.Without {
+			continue
+		}
+		w.steps++
+		for _, h := range w.rule(r, ports) {
+			at := way{sure: on.sure && h.sure, toAddr: on.toAddr || h.toAddr}
+			e, onward := w.verdict(Place{c.chainID, r.handle}, h, at)
+			if w.passesOver(c) {
+				continue
+			}
+			out.fell = out.fell.Union(e.fell)
+			out.accepted = out.accepted.Union(e.accepted)
+			left := h.ports.Minus(onward)
+			if !h.sure {
+				// They may have left the chain here, and they may go on.
+				w.left = w.left.Union(left)
+				continue
+			}
+			ports.remove(left)
+		}
+	}
+	out.fell = out.fell.Union(ports)
+	return out
+}
+
+// verdict does what a rule says to the packets that it hits. It returns where
+// they have left the chain, if they were not kept, and which of them go on to
+// the next rule.
+func (w *walker) verdict(at Place, h hit, on way) (out ends, onward Ports) {
+	if h.outcome != nil {
+		o := *h.outcome
+		o.Ports, o.At = h.ports, at
+		w.record(o, on)
+		return out, nil
+	}
+	switch h.verdict.Kind {
+	case expr.VerdictDrop, expr.VerdictStolen, expr.VerdictQueue:
+		w.record(Outcome{Ports: h.ports, Fate: Dropped, At: at}, on)
+		return out, nil
+	case expr.VerdictAccept, expr.VerdictStop:
+		return ends{accepted: h.ports}, nil
+	case expr.VerdictReturn:
+		return ends{fell: h.ports}, nil
+	case expr.VerdictJump, expr.VerdictGoto:
+		next := w.rs.chains[chainID{at.table, h.verdict.Chain}]
+		if next == nil { // it was made in between
+			w.doubt = w.doubt.Union(h.ports)
+			return out, h.ports
+		}
+		sub := w.chain(next, h.ports, on)
+		if h.verdict.Kind == expr.VerdictGoto {
+			return sub, nil
+		}
+		return ends{accepted: sub.accepted}, sub.fell
+	}
+	return out, h.ports // continue, break
+}
+
+// record notes an outcome, apart for the ports for which it is sure.
+func (w *walker) record(o Outcome, on way) {
+	o.ToAddr = on.toAddr
+	all := o.Ports
+	if on.sure {
+		if o.Ports = all.Minus(w.doubt).Minus(w.left); !o.Ports.Empty() {
+			o.Sure = true
+			w.outcomes = append(w.outcomes, o)
+		}
+		all = all.Minus(o.Ports)
+	}
+	if o.Ports = all; !o.Ports.Empty() {
+		o.Sure = false
+		w.outcomes = append(w.outcomes, o)
+		w.doubt = w.doubt.Union(o.Ports)
+	}
+}
+
+// A hit is some of a rule's packets for which all its matches hold, or may, and
+// what the rule does to them: a verdict or an outcome.
+type hit struct {
+	ports   Ports
+	sure    bool
+	toAddr  bool
+	verdict *expr.Verdict
+	outcome *Outcome // without its Ports
+}
+
+// rule evaluates r for the packets. It does so for all ports, and takes those of
+// the packets from what comes out: sets of many spans are costly to carry along.
+func (w *walker) rule(r *rule, ports Ports) []hit {
+	w.ports = ports
+	branches, next := append(w.scratch[0][:0], branch{hit: hit{ports: AllPorts, sure: true}}), w.scratch[1]
+	var hits []hit
+	for _, e := range r.exprs {
+		next = next[:0]
+		for i := range branches {
+			next, hits = w.eval(&branches[i], e, next, hits)
+		}
+		branches, next = next, branches
+		if len(branches) == 0 {
+			break
+		}
+	}
+	w.scratch = [2][]branch{branches, next}
+	for i := range hits {
+		hits[i].ports = hits[i].ports.Intersect(ports)
+	}
+	return slices.DeleteFunc(hits, func(h hit) bool { return h.ports.Empty() })
+}
