@@ -179,9 +179,11 @@ func cleanup(args []string, stdout io.Writer) (int, error) {
 	if err := parse(flag.NewFlagSet("cleanup", flag.ContinueOnError), args); err != nil {
 		return usageExit(err, stdout)
 	}
-	if err := mirror.Cleanup(); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return exitFailure, hinted{err, "run it with sudo"}
+	err := mirror.Cleanup()
+	if err != nil {
+		// The error is of whatever came first, and may hide its errno.
+		if errors.Is(nft.Check(), nft.ErrPermission) {
+			err = hinted{nft.ErrPermission, "run it with sudo"}
 		}
 		return exitFailure, err
 	}
