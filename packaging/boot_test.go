@@ -42,6 +42,7 @@ func TestBooted(t *testing.T) {
 		{"kill", comesBack},
 		{"crash", func(t *testing.T, s service) { leavesNothing(t, s, before) }},
 		{"watchdog", watchdogBites},
+		{"options", refusesOptions},
 		{"upgrade", func(t *testing.T, s service) { upgrades(t, s, newer) }},
 		{"remove", func(t *testing.T, s service) { removes(t, s, before) }},
 		{"purge", func(t *testing.T, s service) { purges(t, s, before) }},

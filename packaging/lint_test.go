@@ -90,6 +90,9 @@ func TestUnitPrivileges(t *testing.T) {
 		"RestrictAddressFamilies": {"AF_NETLINK AF_UNIX"},
 		"ExecStart":               {"/usr/bin/wslmirror run $WSLMIRROR_OPTS"},
 		"ExecStopPost":            {"/usr/bin/wslmirror cleanup"},
+		// It always comes back, but not with options that are wrong.
+		"Restart":                  {"always"},
+		"RestartPreventExitStatus": {"78"},
 		// With these, other users could not read the state.
 		"RuntimeDirectoryPreserve": nil,
 		"User":                     nil,

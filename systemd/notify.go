@@ -5,6 +5,7 @@ package systemd
 
 import (
 	"errors"
+	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -31,6 +32,9 @@ func send(unsetEnvironment bool, state string) (bool, error) {
 	return sent, err
 }
 
+// Managed reports whether this process is a service that tells its state.
+func Managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
 // Status shows sentence in "systemctl status" and says, if ready, that the
 // service is. What the service manager knows already is not sent again. It is
 // for one goroutine; the other methods are for any.
@@ -53,6 +57,16 @@ func (n *Notifier) Status(sentence string, ready bool) error {
 // Stopping says that the service has begun to stop.
 func (n *Notifier) Stopping() error {
 	_, err := n.send(false, "STOPPING=1\nSTATUS=Stopping")
+	return err
+}
+
+// failedPrefix begins the status line of a service that has ended with an error.
+const failedPrefix = "Failed: "
+
+// Failed says why the service ends. systemd keeps it for "systemctl status" until
+// the next start, and shows it to every user.
+func (n *Notifier) Failed(reason string) error {
+	_, err := n.send(false, "STATUS="+failedPrefix+printable(reason))
 	return err
 }
 

@@ -31,9 +31,10 @@ func TestNotifierSendsWhatIsNew(t *testing.T) {
 	n.Status("in chain \n\x1bMAINPID=1", true)
 	n.Alive()
 	n.Stopping()
+	n.Failed("no such\nflag")
 	want := []string{
 		"STATUS=Failing", "READY=1\nSTATUS=Waiting", "STATUS=Failing", "STATUS=Serving",
-		`STATUS=in chain \n\x1bMAINPID=1`, "WATCHDOG=1", "STOPPING=1\nSTATUS=Stopping",
+		`STATUS=in chain \n\x1bMAINPID=1`, "WATCHDOG=1", "STOPPING=1\nSTATUS=Stopping", `STATUS=Failed: no such\nflag`,
 	}
 	if !reflect.DeepEqual(sent, want) {
 		t.Errorf("sent %q\nwant %q", sent, want)

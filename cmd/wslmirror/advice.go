@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
+	"github.com/wslmirror/wslmirror/systemd"
 )
 
 const defaultInterface = "loopback0"
@@ -24,6 +24,8 @@ type surroundings struct {
 	link, wslLink bool
 	// systemd says that systemd is the init of this distribution.
 	systemd bool
+	// unit is what systemd says of the service, where no daemon runs.
+	unit systemd.UnitState
 }
 
 // lookAround finds out where this is. It may run wslinfo, which is a program of
@@ -39,8 +41,7 @@ func lookAround(iface string) surroundings {
 		s.mode, _ = windows.NetworkingMode(ctx)
 	}
 	s.link, s.wslLink = linkIndex(iface) != 0, linkIndex(defaultInterface) != 0
-	_, err = os.Stat("/run/systemd/system") // sd_booted(3)
-	s.systemd = err == nil
+	s.systemd = systemd.Booted()
 	return s
 }
 
@@ -99,6 +100,10 @@ const (
       journalctl -u wslmirror -e
       sudo systemctl restart wslmirror
 `
+	adviceOptions = `  The service does not start with its options, and systemd does not try again.
+  Correct WSLMIRROR_OPTS in /etc/default/wslmirror, and then:
+      sudo systemctl restart wslmirror
+`
 	adviceElsewhere = `  The daemon sees %LINK%, but here there is none: this command runs in another
   network namespace than the daemon.
 `
@@ -115,6 +120,10 @@ func advice(s status.Snapshot, here surroundings) string {
 		return adviceError
 	case s.State == status.Standby:
 		return adviceStandby
+	case s.State == status.Stopped && badOptions(here.unit):
+		return adviceOptions
+	case s.State == status.Stopped && trouble(here.unit) != "":
+		return adviceError
 	case s.State == status.Waiting && !here.link && here.wslLink:
 		return strings.ReplaceAll(adviceInterface, "%LINK%", clean(s.Interface.Name))
 	case !here.wsl && !here.link:

@@ -50,6 +50,10 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	report := doctor.Run(ctx, doctor.Config{
 		Iface: defaultInterface, Root: "/",
 		Status: func() (status.Snapshot, error) { return current(*dir) },
+		Service: func(ctx context.Context) (doctor.Service, error) {
+			u, err := readService(ctx, *dir)
+			return doctor.Service{Trouble: trouble(u), BadOptions: badOptions(u)}, err
+		},
 	})
 	code := exitOK
 	if report.Summary.Faults > 0 {

@@ -237,7 +237,7 @@ func FuzzRunFlags(f *testing.F) {
 		}
 		switch {
 		case code == exitOK && stdout.String() == usage: // --help
-		case code != exitUsage || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 2:
+		case code != exitConfig || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 2:
 			t.Errorf("exit %d: %s", code, stderr.String())
 		}
 	})

@@ -26,6 +26,9 @@ const (
 	exitFailure   = 1
 	exitUsage     = 2
 	exitNotActive = 3
+	// exitConfig is EX_CONFIG of sysexits.h: run has bad options. The unit does not
+	// restart the service after it (RestartPreventExitStatus=).
+	exitConfig = 78
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -52,13 +55,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return code
 	}
-	fmt.Fprintf(stderr, "wslmirror: %s\n", clean(strings.ReplaceAll(err.Error(), "\n", "; "))) // joined errors
+	fmt.Fprintf(stderr, "wslmirror: %s\n", oneLine(err))
 	var h hinted
 	if errors.As(err, &h) {
 		fmt.Fprintf(stderr, "hint: %s\n", clean(h.hint))
 	}
 	return code
 }
+
+// oneLine is the text of an error, joined or not, fit for a terminal.
+func oneLine(err error) string { return clean(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 func dispatch(args []string, stdout io.Writer) (int, error) {
 	if len(args) == 0 {

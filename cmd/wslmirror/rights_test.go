@@ -45,3 +45,24 @@ func TestNeedsOneCapability(t *testing.T) {
 		t.Errorf("run without the capability: exit %d: %s", p.Cmd.ProcessState.ExitCode(), stderr.String())
 	}
 }
+
+// What needs the right to change the network says so in one line, and how to get it.
+func TestVerbsWithoutTheRight(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	for _, args := range [][]string{{"cleanup"}, {"run", "--runtime-dir", t.TempDir()}} {
+		cmd := asNobody(t)(args...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		p, err := b.WSL.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Wait()
+		lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+		if code := p.Cmd.ProcessState.ExitCode(); code != exitFailure || stdout.Len() > 0 || len(lines) != 2 ||
+			lines[0] != "wslmirror: no permission to change nftables (CAP_NET_ADMIN)" ||
+			!strings.HasPrefix(lines[1], "hint: ") || !strings.Contains(lines[1], "run it with sudo") {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", args[0], code, stdout.String(), stderr.String())
+		}
+	}
+}

@@ -48,10 +48,26 @@ func parseRun(args []string) (o runOptions, err error) {
 	return o, nil
 }
 
+// runDaemon is serve. If that fails, systemd is told why.
 func runDaemon(args []string, stdout io.Writer) (int, error) {
-	o, err := parseRun(args)
+	notifier := systemd.NewNotifier()
+	code, err := serve(args, stdout, notifier)
 	if err != nil {
-		return usageExit(err, stdout)
+		err = errors.Join(err, notifier.Failed(oneLine(err)))
+	}
+	return code, err
+}
+
+func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, error) {
+	o, err := parseRun(args)
+	if errors.Is(err, flag.ErrHelp) {
+		if !systemd.Managed() {
+			return usageExit(err, stdout)
+		}
+		err = usageError("a service has no use for --help") // exit 0 would restart it
+	}
+	if err != nil {
+		return exitConfig, err
 	}
 	log := logrus.New()
 	log.SetLevel(o.level)
@@ -68,7 +84,6 @@ func runDaemon(args []string, stdout io.Writer) (int, error) {
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	notifier := systemd.NewNotifier()
 	pub := &publisher{dir: o.dir, log: log, notifier: notifier}
 	var d *mirror.Daemon
 	pub.serve = func() error { return status.Serve(ctx, o.dir, d.Refresh) }
@@ -179,9 +194,11 @@ func cleanup(args []string, stdout io.Writer) (int, error) {
 	if err := parse(flag.NewFlagSet("cleanup", flag.ContinueOnError), args); err != nil {
 		return usageExit(err, stdout)
 	}
-	if err := mirror.Cleanup(); err != nil {
-		if errors.Is(err, unix.EPERM) {
-			return exitFailure, hinted{err, "run it with sudo"}
+	err := mirror.Cleanup()
+	if err != nil {
+		// The error is of whatever came first, and may hide its errno.
+		if errors.Is(nft.Check(), nft.ErrPermission) {
+			err = hinted{nft.ErrPermission, "run it with sudo"}
 		}
 		return exitFailure, err
 	}

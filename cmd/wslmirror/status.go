@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/systemd"
 )
 
 func showStatus(args []string, stdout io.Writer) (int, error) {
@@ -23,6 +25,12 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 	if err != nil {
 		return exitFailure, hinted{err, "ask the service manager: systemctl status wslmirror"}
 	}
+	var unit systemd.UnitState
+	if s.State == status.Stopped {
+		// Without an answer of systemd, stopped is all there is to say.
+		unit, _ = readService(context.Background(), *dir)
+		s.Reason = trouble(unit)
+	}
 	if *asJSON {
 		if s.Since.IsZero() { // nobody knows since when, and programs rely on a time
 			s.Since = time.Now()
@@ -30,7 +38,9 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 		}
 		err = writeJSON(stdout, s)
 	} else {
-		err = printStatus(stdout, s, lookAround(s.Interface.Name))
+		here := lookAround(s.Interface.Name)
+		here.unit = unit
+		err = printStatus(stdout, s, here)
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)

@@ -46,10 +46,11 @@ Commands:
   help     Print this.
 
 Exit status:
-  0  success; for status: active; for ports explain: free; for doctor: no fault found
-  1  failure; for ports explain: taken or blocked; for doctor: a fault found
-  2  wrong usage
-  3  status: not active (waiting, standby or stopped)
+  0   success; for status: active; for ports explain: free; for doctor: no fault found
+  1   failure; for ports explain: taken or blocked; for doctor: a fault found
+  2   wrong usage
+  3   status: not active (waiting, standby or stopped)
+  78  run: bad options; systemd does not restart the service
 
 As a service:
   systemctl enable --now wslmirror     settings are in /etc/default/wslmirror

@@ -10,6 +10,12 @@ import (
 
 // start is how to start the daemon.
 func (o *Observation) start() []string {
+	switch s := o.Service.Value; {
+	case s.BadOptions:
+		return []string{"# correct WSLMIRROR_OPTS in /etc/default/wslmirror, and then", "sudo systemctl restart wslmirror"}
+	case s.Trouble != "":
+		return []string{"journalctl -u wslmirror -e", "sudo systemctl restart wslmirror"}
+	}
 	if o.Systemd {
 		return []string{"sudo systemctl enable --now wslmirror"}
 	}
@@ -40,6 +46,14 @@ func checkService(o *Observation) Check {
 		return fault("it fails: %s", s.Reason).
 			because("As long as it does, what containers publish may not answer on localhost.", "").
 			do("journalctl -u wslmirror -e", "sudo systemctl restart wslmirror")
+	}
+	if trouble := o.Service.Value.Trouble; trouble != "" {
+		if o.active() {
+			return warning("%s; another one serves this network", trouble).
+				because("All distributions share the network. If the other one stops, this one does not take over.", "").do(o.start()...)
+		}
+		return fault("%s", trouble).
+			because("Until it runs, a port that a container publishes may not answer on localhost in Windows.", "").do(o.start()...)
 	}
 	if o.active() {
 		return ok("none here, but another one serves this network: all distributions share it")
@@ -72,7 +86,7 @@ func checkTable(o *Observation) Check {
 	case state.Present && state.Owner == 0:
 		return fault("there is a table %s that no daemon owns", name).
 			because("Somebody has loaded it from a file, say. Its rules are not kept up to date.", "").
-			do("sudo nft delete table "+name, o.start()[0])
+			do(append([]string{"sudo nft delete table " + name}, o.start()...)...)
 	case state.Present:
 		return ok("table %s, owned by a daemon", name)
 	case o.Status.Err == nil && o.Status.Value.State == status.Active:

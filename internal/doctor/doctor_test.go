@@ -162,6 +162,8 @@ func TestChecks(t *testing.T) {
 			o.Programs.Value = append(o.Programs.Value, Program{300, name, []string{name}, true, false})
 		}
 	}
+	failed := func(o obs) { o.Service.Value.Trouble = "the service has failed: no such flag" }
+	badOptions := func(o obs) { o.Service.Value.BadOptions = true }
 	tests := []struct {
 		check  string
 		change func(obs)
@@ -250,6 +252,12 @@ func TestChecks(t *testing.T) {
 		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
 		{"service", both(noDaemon, func(o obs) { o.Systemd = false }), Fault, "sudo wslmirror run"},
 		{"service", both(noDaemon, func(o obs) { o.Daemons.Value = 1; user(o) }), OK, "another one"},
+		{"service", both(noDaemon, failed), Fault, "has failed: no such flag\njournalctl -u wslmirror -e\nsudo systemctl restart wslmirror"},
+		{"service", both(noDaemon, failed, badOptions), Fault, "has failed: no such flag\n# correct WSLMIRROR_OPTS in /etc/default/wslmirror, and then\nsudo systemctl restart wslmirror"},
+		{"service", both(noDaemon, idle, failed, badOptions), Fault, "WSLMIRROR_OPTS"},
+		{"service", both(noDaemon, failed, badOptions, func(o obs) { o.Daemons.Value = 1; user(o) }), Warning, "another one serves this network\n# correct WSLMIRROR_OPTS"},
+		{"service", failed, OK, "active"}, // by hand, or a moment ago
+		{"service", both(noDaemon, func(o obs) { o.Service.Err = errSlow }), Fault, "systemctl enable --now wslmirror"},
 		{"service", func(o obs) { o.Status.Value.State, o.Status.Value.Reason = status.Error, "broken" }, Fault, "broken"},
 		{"service", func(o obs) { o.Status.Value.State = status.Standby }, OK, "another distribution"},
 		{"service", func(o obs) { o.Status.Value.State = status.Waiting }, Warning, "which is there"},
@@ -264,6 +272,7 @@ func TestChecks(t *testing.T) {
 		{"service", both(noDaemon, nat), NotApplicable, ""},
 		{"table", setRuleset(func(r *Ruleset) { r.State = nft.State{} }), Fault, "says that it serves"},
 		{"table", setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), Fault, "no daemon owns"},
+		{"table", both(setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), failed, badOptions), Fault, "delete table ip wslmirror\n# correct WSLMIRROR_OPTS"},
 		{"table", noDaemon, Warning, "wslmirror cleanup"},
 		{"table", both(noDaemon, func(o obs) { o.Rules.Value = slices.Delete(o.Rules.Value, 4, 5) }), NotApplicable, ""},
 		{"table", user, OK, "by the word of the daemon"},

@@ -46,6 +46,8 @@ type Observation struct {
 	Legacy    Seen[[]string] // the tables of iptables-legacy
 
 	Status Seen[status.Snapshot]
+	// Service is what systemd says, empty where it is not asked.
+	Service Seen[Service]
 	// Daemons is how many wslmirrors run in this network: the one that owns the
 	// table, and those that stand by.
 	Daemons Seen[int]
@@ -59,6 +61,14 @@ type Observation struct {
 	// Unmanaged says that NetworkManager's configuration keeps it from loopback0.
 	Unmanaged Seen[bool]
 	WSLConfig Seen[WSLConfig]
+}
+
+// A Service is what systemd says of wslmirror.service.
+type Service struct {
+	// Trouble says why it does not run, "" if it has not failed.
+	Trouble string
+	// BadOptions says that it was refused for its options.
+	BadOptions bool
 }
 
 // A WSLConfig is what of the Windows user's .wslconfig matters here.

@@ -25,6 +25,8 @@ type Config struct {
 	Root string
 	// Status asks the daemon.
 	Status func() (status.Snapshot, error)
+	// Service asks systemd about the service. It may be nil.
+	Service func(context.Context) (Service, error)
 }
 
 // errSlow says that a look took too long.
@@ -70,6 +72,9 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	// PATH leads over drives of Windows, too, which may hang.
 	look(s, &wslinfo, local(func() (string, error) { return exec.LookPath("wslinfo") }))
 	look(s, &o.Mode, windows.NetworkingMode)
+	if o.Systemd && cfg.Service != nil {
+		look(s, &o.Service, cfg.Service)
+	}
 	look(s, &o.Links, local(readLinks))
 	look(s, &o.Rules, local(netwatch.ReadRules))
 	look(s, &o.Addrs, local(readAddrs))

@@ -118,6 +118,9 @@ func (s Snapshot) Sentence() string {
 	case Standby:
 		return "Standing by: another wslmirror in this VM serves"
 	case Stopped:
+		if s.Reason != "" {
+			return "No wslmirror is running here: " + s.Reason
+		}
 		return "No wslmirror is running here"
 	default:
 		return "Failing: " + s.Reason

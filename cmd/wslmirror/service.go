@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/systemd"
+)
+
+// systemdPatience is how long systemd may take to answer.
+const systemdPatience = time.Second
+
+// readService asks systemd about the service, if its daemon is the one that
+// publishes in dir.
+func readService(ctx context.Context, dir string) (systemd.UnitState, error) {
+	if dir != status.DefaultDir || !systemd.Booted() {
+		return systemd.UnitState{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, systemdPatience)
+	defer cancel()
+	return systemd.ReadUnit(ctx, "wslmirror.service")
+}
+
+// trouble says why the service does not run, "" if it has not failed.
+func trouble(u systemd.UnitState) (text string) {
+	switch {
+	case u.Failed():
+		text = "the service has failed"
+	case u.Restarting() && u.Result == "success":
+		text = "the service has ended and systemd restarts it"
+	case u.Restarting():
+		text = "the service has failed and systemd restarts it"
+	default:
+		return ""
+	}
+	switch u.Result {
+	case "", "success":
+	case "exit-code":
+		text += fmt.Sprintf(" (exit status %d)", u.ExitStatus)
+	default:
+		text += " (" + u.Result + ")"
+	}
+	if u.Restarts > 1 {
+		text += fmt.Sprintf(", %d restarts so far", u.Restarts)
+	}
+	if u.LastLine != "" {
+		text += "; last log line: " + u.LastLine
+	}
+	return text
+}
+
+// badOptions reports whether the service has failed because of its options.
+func badOptions(u systemd.UnitState) bool {
+	return u.Failed() && u.Result == "exit-code" && u.ExitStatus == exitConfig
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/systemd"
+)
+
+// What a service that does not run comes to, in words and in advice.
+func TestTrouble(t *testing.T) {
+	mirrored := surroundings{wsl: true, mode: "mirrored", link: true, systemd: true}
+	const enable, options, restart = "systemctl enable --now", "Correct WSLMIRROR_OPTS in /etc/default/wslmirror", "sudo systemctl restart wslmirror"
+	for name, test := range map[string]struct {
+		unit   systemd.UnitState
+		want   string
+		advice []string
+	}{
+		"not asked": {systemd.UnitState{}, "", []string{enable}},
+		"stopped":   {systemd.UnitState{Active: "inactive", Result: "success"}, "", []string{enable}},
+		"starts":    {systemd.UnitState{Active: "activating", Sub: "start", Result: "success"}, "", []string{enable}},
+		"bad option": {systemd.UnitState{Active: "failed", Sub: "failed", Result: "exit-code", ExitStatus: exitConfig, LastLine: "not defined: -pth"},
+			"the service has failed (exit status 78); last log line: not defined: -pth", []string{options, restart}},
+		"bad option, journal hidden": {systemd.UnitState{Active: "failed", Result: "exit-code", ExitStatus: exitConfig},
+			"the service has failed (exit status 78)", []string{options, restart}},
+		"signal 78": {systemd.UnitState{Active: "failed", Result: "signal", ExitStatus: exitConfig},
+			"the service has failed (signal)", []string{"journalctl -u wslmirror", restart}},
+		"no right": {systemd.UnitState{Active: "activating", Sub: "auto-restart", Result: "exit-code", ExitStatus: 1, Restarts: 5, LastLine: "no permission"},
+			"the service has failed and systemd restarts it (exit status 1), 5 restarts so far; last log line: no permission", []string{"journalctl -u wslmirror", restart}},
+		"ended by hand": {systemd.UnitState{Active: "activating", Sub: "auto-restart", Result: "success"},
+			"the service has ended and systemd restarts it", []string{"journalctl -u wslmirror"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := stopped()
+			s.Reason = trouble(test.unit)
+			if s.Reason != test.want {
+				t.Errorf("trouble is %q, want %q", s.Reason, test.want)
+			}
+			here := mirrored
+			here.unit = test.unit
+			var out bytes.Buffer
+			if err := printStatus(&out, s, here); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(out.String(), "○ stopped: No wslmirror is running here") || !strings.Contains(out.String(), test.want+"\n") {
+				t.Errorf("says:\n%s", out.String())
+			}
+			for _, want := range test.advice {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("does not say %q:\n%s", want, out.String())
+				}
+			}
+			if strings.Contains(out.String(), enable) != (test.want == "") {
+				t.Errorf("says:\n%s", out.String())
+			}
+		})
+	}
+}
+
+// The unit and the program mean the same exit status.
+func TestUnitKnowsBadOptions(t *testing.T) {
+	if want := fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitConfig); !strings.Contains(systemd.Unit, want) {
+		t.Errorf("the unit has no %q", want)
+	}
+}
+
+// systemd is told why the service ends, and --help is no reason to end well: systemd
+// would restart it for ever.
+func TestRunTellsSystemdWhyItEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	for arg, want := range map[string]string{"--pth": "flag provided but not defined: -pth", "--help": "a service has no use for --help"} {
+		code, stdout, stderr := call("run", arg)
+		if code != exitConfig || stdout != "" || !strings.HasPrefix(stderr, "wslmirror: "+want+"\nhint: ") {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", arg, code, stdout, stderr)
+		}
+		b := make([]byte, 1000)
+		manager.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if n, err := manager.Read(b); err != nil || string(b[:n]) != "STATUS=Failed: "+want {
+			t.Errorf("%s: systemd gets %q, %v", arg, b[:n], err)
+		}
+	}
+}
+
+// Another directory than the service's is another daemon's.
+func TestOnlyTheServiceIsAskedAbout(t *testing.T) {
+	if u, err := readService(t.Context(), t.TempDir()); err != nil || u != (systemd.UnitState{}) {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if got := trouble(systemd.UnitState{}); got != "" {
+		t.Errorf("%q", got)
+	}
+	if s := stopped(); s.State != status.Stopped || s.Reason != "" {
+		t.Errorf("%+v", s)
+	}
+}
