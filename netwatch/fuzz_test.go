@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
@@ -35,12 +34,22 @@ func FuzzDecode(f *testing.F) {
 		if l, err := decodeLink(msg); err == nil && len(msg) < unix.SizeofIfInfomsg {
 			t.Errorf("%+v of %d bytes", l, len(msg))
 		}
-		if _, p, err := decodeAddr(msg); err == nil && p.IsValid() && (p.Bits() > 32 || !p.Contains(p.Addr())) {
-			t.Errorf("%v", p)
+		if a, err := decodeAddr(msg); err == nil && a.prefix.IsValid() && (a.prefix.Bits() > 32 || !a.prefix.Contains(a.prefix.Addr())) {
+			t.Errorf("%v", a.prefix)
 		}
 		_, _ = decodeRoute(msg)
 		_, _ = decodeNeighbour(msg)
-		_, _ = decodeRule(msg)
+		_, _ = decodeAnswer(msg)
+		// What is read can be written, and is the same when it is read again.
+		r, err := decodeRule(msg)
+		if err != nil {
+			return
+		}
+		if again, err := r.encode(); err == nil {
+			if got, err := decodeRule(again); err != nil || got != r.normal() {
+				t.Errorf("%+v became %+v, %v", r, got, err)
+			}
+		}
 	})
 }
 
@@ -55,33 +64,30 @@ func TestRecordMessages(t *testing.T) {
 	}
 	var recorded strings.Builder
 	err := b.WSL.Do(func() error {
-		r, err := OpenLinks()
+		c, err := Open()
 		if err != nil {
 			return err
 		}
-		defer r.Close()
+		defer c.Close()
 		for _, dump := range []struct {
-			request netlink.HeaderType
+			request int
 			decode  func([]byte) error
 		}{
 			{unix.RTM_GETLINK, func(b []byte) error { _, err := decodeLink(b); return err }},
-			{unix.RTM_GETADDR, func(b []byte) error { _, _, err := decodeAddr(b); return err }},
+			{unix.RTM_GETADDR, func(b []byte) error { _, err := decodeAddr(b); return err }},
 			{unix.RTM_GETROUTE, func(b []byte) error { _, err := decodeRoute(b); return err }},
 			{unix.RTM_GETNEIGH, func(b []byte) error { _, err := decodeNeighbour(b); return err }},
 			{unix.RTM_GETRULE, func(b []byte) error { _, err := decodeRule(b); return err }},
 		} {
-			msgs, err := r.conn.Execute(netlink.Message{
-				Header: netlink.Header{Type: dump.request, Flags: netlink.Request | netlink.Dump},
-				Data:   append([]byte{unix.AF_INET}, make([]byte, unix.SizeofIfInfomsg-1)...),
-			})
+			msgs, err := c.nl.Dump(dump.request, append([]byte{unix.AF_INET}, make([]byte, unix.SizeofIfInfomsg-1)...))
 			if err != nil {
 				return err
 			}
 			for _, m := range msgs[:min(len(msgs), 8)] {
-				if err := dump.decode(m.Data); err != nil {
-					t.Errorf("%x: %v", m.Data, err)
+				if err := dump.decode(m); err != nil {
+					t.Errorf("%x: %v", m, err)
 				}
-				recorded.WriteString(hex.EncodeToString(m.Data) + "\n")
+				recorded.WriteString(hex.EncodeToString(m) + "\n")
 			}
 		}
 		return nil

@@ -18,7 +18,21 @@ import (
 	"github.com/wslmirror/wslmirror/netwatch"
 )
 
-func TestRead(t *testing.T) {
+// open opens a Conn in h.
+func open(t *testing.T, h *lab.Host) (c *netwatch.Conn) {
+	t.Helper()
+	err := h.Do(func() (err error) {
+		c, err = netwatch.Open()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestLinks(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	loopback0 := mustLink(t, b, "loopback0")
 	if err := b.WSL.Net.LinkAddAltName(loopback0, "windows"); err != nil {
@@ -28,18 +42,10 @@ func TestRead(t *testing.T) {
 	if err := b.WSL.Net.LinkAdd(bridge); err != nil {
 		t.Fatal(err)
 	}
-	var reader *netwatch.LinkReader
-	err := b.WSL.Do(func() (err error) {
-		reader, err = netwatch.OpenLinks()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
+	conn := open(t, b.WSL)
 	read := func(want netwatch.Link) {
 		t.Helper()
-		links, err := reader.Read()
+		links, err := conn.Links()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,20 +90,12 @@ func TestSetRouteLocalnet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var reader *netwatch.LinkReader
-	err := b.WSL.Do(func() (err error) {
-		reader, err = netwatch.OpenLinks()
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
+	conn := open(t, b.WSL)
 	for _, on := range []bool{true, true, false} {
-		if err := reader.SetRouteLocalnet(bridge.Index, on); err != nil {
+		if err := conn.SetRouteLocalnet(bridge.Index, on); err != nil {
 			t.Fatal(err)
 		}
-		links, err := reader.Read()
+		links, err := conn.Links()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,11 +103,11 @@ func TestSetRouteLocalnet(t *testing.T) {
 			t.Errorf("set to %v, read %+v", on, got)
 		}
 	}
-	if err := reader.SetRouteLocalnet(4711, true); err != nil {
+	if err := conn.SetRouteLocalnet(4711, true); err != nil {
 		t.Errorf("of a link that is gone: %v", err)
 	}
 
-	prefixes, err := reader.ReadPrefixes()
+	prefixes, err := conn.Prefixes()
 	if err != nil {
 		t.Fatal(err)
 	}

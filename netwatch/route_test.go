@@ -14,7 +14,7 @@ import (
 )
 
 // What is read is printed as "ip rule" prints it.
-func TestReadRules(t *testing.T) {
+func TestRules(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	for _, args := range []string{
 		"pref 5 not from 10.0.0.0/8 to 192.0.2.7 fwmark 0x1/0xff iif eth0 oif lo lookup 99",
@@ -27,11 +27,7 @@ func TestReadRules(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var rules []netwatch.Rule
-	err := b.WSL.Do(func() (err error) {
-		rules, err = netwatch.ReadRules()
-		return err
-	})
+	rules, err := open(t, b.WSL).Rules()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,19 +61,17 @@ func TestReadRules(t *testing.T) {
 	}
 }
 
-func TestReadRoutesAndNeighbours(t *testing.T) {
+func TestRoutesAndNeighbours(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	if _, err := b.WSL.Run("ip", "route", "add", "throw", "198.51.100.0/24", "table", "500"); err != nil {
 		t.Fatal(err)
 	}
-	var routes []netwatch.Route
-	var neighbours []netwatch.Neighbour
-	err := b.WSL.Do(func() (err error) {
-		if routes, err = netwatch.ReadRoutes(); err == nil {
-			neighbours, err = netwatch.ReadNeighbours()
-		}
-		return err
-	})
+	conn := open(t, b.WSL)
+	routes, err := conn.Routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	neighbours, err := conn.Neighbours()
 	if err != nil {
 		t.Fatal(err)
 	}

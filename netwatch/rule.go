@@ -6,8 +6,9 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
 // A Rule is an ip rule of IPv4. See ip-rule(8).
@@ -29,65 +30,60 @@ type Rule struct {
 	SuppressPrefix int
 	// L3Mdev says that the table is that of the packet's VRF.
 	L3Mdev bool
-	// Other says that there are more conditions: ports, users or tunnels.
+	// Other says that there is more to it than the fields here can say: ports, users
+	// or tunnels, for example.
 	Other bool
 	// Protocol is who added it, one of unix.RTPROT_* or of /etc/iproute2/rt_protos.
 	Protocol uint8
 }
 
-// ReadRules reads the ip rules of IPv4, in the order in which the kernel asks
-// them.
-func ReadRules() ([]Rule, error) { return read("ip rules", unix.RTM_GETRULE, decodeRule) }
+// Where the parts of struct fib_rule_hdr are, and FIB_RULE_INVERT of fib_rules.h.
+const (
+	dstLenAt, srcLenAt, tosAt, tableAt, actionAt, flagsAt = 1, 2, 3, 4, 7, 8
 
-// fibRuleInvert is FIB_RULE_INVERT of fib_rules.h.
-const fibRuleInvert = 0x2
+	fibRuleInvert = 0x2
+)
 
 // decodeRule decodes a fib_rule_hdr and its attributes.
 func decodeRule(b []byte) (Rule, error) {
-	const dstLenAt, srcLenAt, tosAt, tableAt, actionAt, flagsAt = 1, 2, 3, 4, 7, 8
 	r := Rule{SuppressPrefix: -1}
 	if len(b) < unix.SizeofRtMsg {
 		return r, fmt.Errorf("a message of %d bytes", len(b))
 	}
 	r.TOS, r.Table, r.Action = b[tosAt], uint32(b[tableAt]), b[actionAt]
 	r.Not = binary.NativeEndian.Uint32(b[flagsAt:])&fibRuleInvert != 0
-	// Without an address a prefix length means nothing.
-	prefix := func(ad *netlink.AttributeDecoder, bits byte) netip.Prefix {
-		addr, ok := netip.AddrFromSlice(ad.Bytes())
-		if !ok {
-			return netip.Prefix{}
-		}
-		return netip.PrefixFrom(addr, int(bits)).Masked()
-	}
-	err := attributes(b[unix.SizeofRtMsg:], func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	err := nlconn.Attrs(b[unix.SizeofRtMsg:], func(a *nlconn.Attr) {
+		switch a.Kind {
 		case unix.FRA_PRIORITY:
-			r.Priority = ad.Uint32()
+			r.Priority = a.Uint32()
 		case unix.FRA_TABLE:
-			r.Table = ad.Uint32()
+			r.Table = a.Uint32()
 		case unix.FRA_GOTO:
-			r.Goto = ad.Uint32()
+			r.Goto = a.Uint32()
 		case unix.FRA_SRC:
-			r.From = prefix(ad, b[srcLenAt])
+			r.From = condition(netip.PrefixFrom(a.Addr(), int(b[srcLenAt])))
 		case unix.FRA_DST:
-			r.To = prefix(ad, b[dstLenAt])
+			r.To = condition(netip.PrefixFrom(a.Addr(), int(b[dstLenAt])))
 		case unix.FRA_IIFNAME:
-			r.Iif = ad.String()
+			r.Iif = a.Text()
 		case unix.FRA_OIFNAME:
-			r.Oif = ad.String()
+			r.Oif = a.Text()
 		case unix.FRA_FWMARK:
-			r.Mark = ad.Uint32()
+			r.Mark = a.Uint32()
 		case unix.FRA_FWMASK:
-			r.Mask = ad.Uint32()
+			r.Mask = a.Uint32()
 		case unix.FRA_SUPPRESS_PREFIXLEN:
-			r.SuppressPrefix = int(int32(ad.Uint32()))
+			r.SuppressPrefix = int(int32(a.Uint32()))
 		case unix.FRA_L3MDEV:
-			r.L3Mdev = ad.Uint8() != 0
+			r.L3Mdev = a.Uint8() != 0
 		case unix.FRA_PROTOCOL:
-			r.Protocol = ad.Uint8()
+			r.Protocol = a.Uint8()
 		case unix.FRA_IP_PROTO:
-			r.IPProto = ad.Uint8()
-		case unix.FRA_TUN_ID, unix.FRA_UID_RANGE, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE:
+			r.IPProto = a.Uint8()
+		case unix.FRA_PAD, unix.FRA_FLOW: // a realm is no condition
+		default:
+			// A condition that is not known here is not none. FRA_DSCP, for example,
+			// is younger than the constants of x/sys.
 			r.Other = true
 		}
 	})

@@ -109,7 +109,7 @@ func checkTable(o *Observation) Check {
 	return notApplicable("no daemon serves")
 }
 
-// ruleProtocol marks the ip rules of wslmirror (internal/mirror/returnrule.go).
+// ruleProtocol marks the ip rules of wslmirror (internal/mirror/replyrule.go).
 const ruleProtocol = 'W'
 
 func checkInstances(o *Observation) Check {

@@ -76,7 +76,7 @@ func observe(ctx context.Context, cfg Config) *Observation {
 		look(s, &o.Service, cfg.Service)
 	}
 	look(s, &o.Links, local(readLinks))
-	look(s, &o.Rules, local(netwatch.ReadRules))
+	look(s, &o.Rules, local(func() ([]netwatch.Rule, error) { return netlink((*netwatch.Conn).Rules) }))
 	look(s, &o.Addrs, local(readAddrs))
 	look(s, &o.Routes, local(readRoutes))
 	look(s, &o.Neighbours, local(readNeighbours))
@@ -136,14 +136,17 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-func readLinks() ([]netwatch.Link, error) {
-	r, err := netwatch.OpenLinks()
+// netlink asks the kernel by a socket of its own.
+func netlink[T any](ask func(*netwatch.Conn) (T, error)) (answer T, err error) {
+	c, err := netwatch.Open()
 	if err != nil {
-		return nil, err
+		return answer, err
 	}
-	defer r.Close()
-	return r.Read()
+	defer c.Close()
+	return ask(c)
 }
+
+func readLinks() ([]netwatch.Link, error) { return netlink((*netwatch.Conn).Links) }
 
 func readRuleset(iface string) (out Ruleset, err error) {
 	r, err := nft.OpenReader()
@@ -191,16 +194,11 @@ func names() (func(index int) string, error) {
 }
 
 func readAddrs() (list []Addr, err error) {
-	r, err := netwatch.OpenLinks()
+	links, err := readLinks()
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	links, err := r.Read()
-	if err != nil {
-		return nil, err
-	}
-	prefixes, err := r.ReadPrefixes()
+	prefixes, err := netlink((*netwatch.Conn).Prefixes)
 	for _, l := range links {
 		for _, p := range prefixes[l.Index] {
 			list = append(list, Addr{l.Name, p.Addr()})
@@ -214,7 +212,7 @@ func readRoutes() (list []Route, err error) {
 	if err != nil {
 		return nil, err
 	}
-	routes, err := netwatch.ReadRoutes()
+	routes, err := netlink((*netwatch.Conn).Routes)
 	for _, r := range routes {
 		list = append(list, Route{r.Table, r.To, r.Via, name(r.Link), r.Type})
 	}
@@ -226,7 +224,7 @@ func readNeighbours() (list []Neighbour, err error) {
 	if err != nil {
 		return nil, err
 	}
-	neighbours, err := netwatch.ReadNeighbours()
+	neighbours, err := netlink((*netwatch.Conn).Neighbours)
 	for _, n := range neighbours {
 		list = append(list, Neighbour{name(n.Link), n.Addr, n.State&unix.NUD_PERMANENT != 0})
 	}

@@ -242,7 +242,7 @@ func arguments(r netwatch.Rule) string {
 // removal is the commands that remove r. What is not given is a wildcard to the
 // kernel, which removes the first rule that fits: so WSL's own may go before it,
 // and are added again. The daemon adds its own, but not those that remember
-// something for it, which name a link (internal/mirror/returnrule.go).
+// something for it, which name a link (internal/mirror/replyrule.go).
 func (o *Observation) removal(target netwatch.Rule) (lines []string) {
 	var again []string
 	for _, r := range o.Rules.Value {

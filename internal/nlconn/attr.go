@@ -3,9 +3,30 @@ package nlconn
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
+
+// attrHeader is the length of struct nlattr.
+const attrHeader = 4
+
+// aligned rounds up to NLMSG_ALIGNTO, which is NLA_ALIGNTO too.
+func aligned(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
+
+// Next splits off the first attribute of b, which must not be empty. Nothing is
+// copied or allocated: of a hundred thousand flows every allocation counts.
+func Next(b []byte) (kind uint16, data, rest []byte, err error) {
+	if len(b) < attrHeader {
+		return 0, nil, nil, fmt.Errorf("%d bytes behind the last attribute", len(b))
+	}
+	n := int(binary.NativeEndian.Uint16(b))
+	if n < attrHeader || n > len(b) {
+		return 0, nil, nil, fmt.Errorf("an attribute of %d bytes in %d", n, len(b))
+	}
+	kind = binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+	return kind, b[attrHeader:n], b[min(aligned(n), len(b)):], nil
+}
 
 // An Attr is an attribute of a netlink message (struct nlattr). It refers to the
 // message, where the libraries' decoders copy: of a ruleset with thousands of
@@ -16,11 +37,25 @@ type Attr struct {
 	err  error // ends the iteration
 }
 
-// nfgenmsg is the length of struct nfgenmsg, with which each message begins.
+// Attrs calls each with the attributes in b.
+func Attrs(b []byte, each func(a *Attr)) (err error) {
+	var a Attr
+	for len(b) > 0 {
+		if a.Kind, a.Data, b, err = Next(b); err != nil {
+			return err
+		}
+		if each(&a); a.err != nil {
+			return a.err
+		}
+	}
+	return nil
+}
+
+// nfgenmsg is the length of struct nfgenmsg.
 const nfgenmsg = 4
 
 // GenAttrs calls each with the attributes of a message of nfnetlink, whose header
-// begins with the family.
+// (struct nfgenmsg) begins with the family.
 func GenAttrs(msg []byte, each func(a *Attr)) (family byte, err error) {
 	if len(msg) < nfgenmsg {
 		return 0, fmt.Errorf("a message of %d bytes", len(msg))
@@ -28,38 +63,52 @@ func GenAttrs(msg []byte, each func(a *Attr)) (family byte, err error) {
 	return msg[0], Attrs(msg[nfgenmsg:], each)
 }
 
-// Attrs calls each with the attributes in b.
-func Attrs(b []byte, each func(a *Attr)) error {
-	const header, align = 4, 4
-	var a Attr
-	for len(b) > 0 {
-		if len(b) < header {
-			return fmt.Errorf("%d bytes behind the last attribute", len(b))
-		}
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < header || n > len(b) {
-			return fmt.Errorf("an attribute of %d bytes in %d", n, len(b))
-		}
-		a.Kind = binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		a.Data = b[header:n]
-		if each(&a); a.err != nil {
-			return a.err
-		}
-		b = b[min((n+align-1)&^(align-1), len(b)):]
-	}
-	return nil
-}
-
-// Do goes on inside of the attribute.
+// Do goes on inside of the attribute. An error ends the iteration.
 func (a *Attr) Do(fn func(b []byte) error) { a.err = fn(a.Data) }
+
+// Nested calls each with the attributes inside of a.
+func (a *Attr) Nested(each func(a *Attr)) { a.err = Attrs(a.Data, each) }
 
 // Text is a string that ends with its first zero byte.
 func (a *Attr) Text() string { return unix.ByteSliceToString(a.Data) }
 
+// Addr is an IP address.
+func (a *Attr) Addr() netip.Addr {
+	addr, ok := netip.AddrFromSlice(a.Data)
+	if !ok {
+		a.err = fmt.Errorf("an address of %d bytes", len(a.Data))
+	}
+	return addr
+}
+
+// sized reports whether the attribute has so many bytes. Otherwise the iteration
+// ends.
+func (a *Attr) sized(n int) bool {
+	if len(a.Data) != n {
+		a.err = fmt.Errorf("a number of %d bytes", len(a.Data))
+	}
+	return len(a.Data) == n
+}
+
+// Uint8 is a number of 8 bits.
+func (a *Attr) Uint8() uint8 {
+	if !a.sized(1) {
+		return 0
+	}
+	return a.Data[0]
+}
+
+// Uint32 is a number of 32 bits in the byte order of this machine.
+func (a *Attr) Uint32() uint32 {
+	if !a.sized(4) {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(a.Data)
+}
+
 // Uint32BE is a number of 32 bits in network byte order.
 func (a *Attr) Uint32BE() uint32 {
-	if len(a.Data) != 4 {
-		a.err = fmt.Errorf("a number of %d bytes", len(a.Data))
+	if !a.sized(4) {
 		return 0
 	}
 	return binary.BigEndian.Uint32(a.Data)
@@ -67,21 +116,8 @@ func (a *Attr) Uint32BE() uint32 {
 
 // Uint64BE is a number of 64 bits in network byte order.
 func (a *Attr) Uint64BE() uint64 {
-	if len(a.Data) != 8 {
-		a.err = fmt.Errorf("a number of %d bytes", len(a.Data))
+	if !a.sized(8) {
 		return 0
 	}
 	return binary.BigEndian.Uint64(a.Data)
 }
-
-// Uint32 is a number of 32 bits in the byte order of this machine.
-func (a *Attr) Uint32() uint32 {
-	if len(a.Data) != 4 {
-		a.err = fmt.Errorf("a number of %d bytes", len(a.Data))
-		return 0
-	}
-	return binary.NativeEndian.Uint32(a.Data)
-}
-
-// Nested calls each with the attributes inside of a.
-func (a *Attr) Nested(each func(a *Attr)) { a.err = Attrs(a.Data, each) }

@@ -1,66 +1,67 @@
-// Package nlconn asks the kernel questions over netlink, and decodes the
-// attributes of what it answers.
-//
-// It is a thin layer over github.com/vishvananda/netlink/nl that adds what every
-// caller here needs: a socket that is kept, a bound on the kernel's silence, and
-// dumps that are not believed when they were interrupted.
+// Package nlconn asks the kernel questions over netlink. It encodes and decodes
+// the attributes of messages, bounds the kernel's silence, and repeats dumps that
+// were interrupted.
 package nlconn
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
 // Silence is how long the kernel may say nothing before a question fails. A dump
-// may take longer than that in all: each of its parts starts the time again.
+// may take longer in all, because each of its parts starts the time again. What
+// waits for a lock of the kernel inside sendto(2) is not bounded by it.
 const Silence = 2 * time.Second
 
 // ErrSilent says that the kernel did not answer within Silence.
 var ErrSilent = fmt.Errorf("the kernel did not answer within %v", Silence)
 
-// ErrInterrupted says that the objects changed while they were dumped, so that
-// some that were there all the time may be missing (NLM_F_DUMP_INTR).
-var ErrInterrupted = nl.ErrDumpInterrupted
+// ErrInterrupted says that the objects changed while the kernel listed them
+// (NLM_F_DUMP_INTR). Some that were there all the time may be missing.
+var ErrInterrupted = errors.New("the objects changed while the kernel listed them")
 
-// A Conn is a netlink socket. It answers one question at a time, and stays usable
-// after an error: late answers to earlier questions are passed over.
+// A Conn is a netlink socket. It answers one question at a time: it is not for
+// several goroutines at once.
+//
+// An error that the kernel answers with is a unix.Errno, and does no harm to the
+// socket. After any other error, and after a dump that was ended early, the rest
+// of the answer would be in the way. So the socket is closed then, and the next
+// question opens another, in the network namespace of its own thread. Therefore
+// a Conn is no owner for what lives as long as a socket, as an owned table does.
 type Conn struct {
-	protocol int
-	sock     *nl.NetlinkSocket // nil after a dump that was cut short
-	port     uint32
-	seq      uint32
+	open func() (socket, uint32, error)
+	sock socket // nil: the next question opens one
+	port uint32
+	seq  uint32
+
+	request, answer []byte // buffers
 }
+
+// answerSize is what the kernel fills at most with a part of a dump, if whoever
+// reads has so much room (netlink_recvmsg in net/netlink/af_netlink.c), and twice
+// that, because a single message may be longer.
+const answerSize = 64 << 10
 
 // Open opens a socket of a protocol, for example unix.NETLINK_ROUTE, in the
 // network namespace of the calling thread.
 func Open(protocol int) (*Conn, error) {
-	c := &Conn{protocol: protocol}
-	return c, c.open()
+	c := &Conn{open: func() (socket, uint32, error) { return openSocket(protocol) }}
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
-func (c *Conn) open() error {
-	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), c.protocol)
-	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
+func (c *Conn) connect() (err error) {
+	if c.sock == nil {
+		c.sock, c.port, err = c.open()
 	}
-	timeout := unix.NsecToTimeval(Silence.Nanoseconds())
-	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
-		s.Close()
-		return fmt.Errorf("set the timeout of netlink: %w", err)
-	}
-	port, err := s.GetPid()
-	if err != nil {
-		s.Close()
-		return fmt.Errorf("get the address of netlink: %w", err)
-	}
-	c.sock, c.port = s, port
-	return nil
+	return err
 }
 
 // Close closes the socket.
@@ -72,40 +73,62 @@ func (c *Conn) Close() {
 }
 
 // Each dumps all objects of a kind, for example unix.RTM_GETLINK, and calls each
-// with every message until it returns false. That ends the dump, for which the
-// socket is closed: the next question opens another, in the network namespace of
-// its own thread. The error is ErrInterrupted if the dump was.
+// with every message, until it returns false. A message is valid until each
+// returns: the next part of the dump overwrites it. If the dump was interrupted,
+// the error is ErrInterrupted, after all messages.
 func (c *Conn) Each(kind int, request []byte, each func(msg []byte) bool) error {
 	return c.execute(kind, unix.NLM_F_DUMP, request, each)
 }
 
-// dumpTries bounds how often Dump asks for objects that never rest.
-const dumpTries = 4
-
-// Dump dumps all objects of a kind. An interrupted dump is asked for again; the
-// last of several counts, because what interrupted it is an event.
+// Dump dumps all objects of a kind. An interrupted dump is repeated, see List.
 func (c *Conn) Dump(kind int, request []byte) ([][]byte, error) {
-	return dump(func(each func([]byte) bool) error { return c.Each(kind, request, each) })
+	var room []byte
+	return List(c, kind, request, func(msg []byte) ([]byte, error) {
+		// Small messages share an allocation.
+		if cap(room)-len(room) < len(msg) {
+			room = make([]byte, 0, max(answerSize/2, len(msg)))
+		}
+		at := len(room)
+		room = append(room, msg...)
+		return room[at:len(room):len(room)], nil
+	})
 }
 
-func dump(ask func(each func([]byte) bool) error) (msgs [][]byte, err error) {
+// dumpTries bounds how often a dump is repeated of objects that never rest.
+const dumpTries = 4
+
+// List dumps all objects of a kind and decodes each message, which is valid until
+// decode returns. A dump that was interrupted may lack objects, so it is repeated.
+// The last of dumpTries counts in any case: whatever interrupts a dump is also an
+// event, so that who watches lists the objects once more.
+func List[T any](c *Conn, kind int, request []byte, decode func(msg []byte) (T, error)) (list []T, err error) {
 	for range dumpTries {
-		msgs = nil
-		err = ask(func(msg []byte) bool {
-			msgs = append(msgs, msg)
-			return true
+		list = list[:0]
+		var broken error
+		err = c.Each(kind, request, func(msg []byte) bool {
+			var v T
+			if v, broken = decode(msg); broken == nil {
+				list = append(list, v)
+			}
+			return broken == nil
 		})
+		if broken != nil {
+			return nil, fmt.Errorf("decode: %w", broken)
+		}
 		if !errors.Is(err, ErrInterrupted) {
-			return msgs, err
+			break
 		}
 	}
-	return msgs, nil
+	if err != nil && !errors.Is(err, ErrInterrupted) {
+		return nil, err
+	}
+	return list, nil
 }
 
 // Ask asks for one object and returns the kernel's answer.
 func (c *Conn) Ask(kind int, request []byte) (answer []byte, err error) {
 	err = c.execute(kind, 0, request, func(msg []byte) bool {
-		answer = msg
+		answer = append([]byte{}, msg...)
 		return true
 	})
 	return answer, err
@@ -117,53 +140,110 @@ func (c *Conn) Do(kind, flags int, request []byte) error {
 	return c.execute(kind, flags|unix.NLM_F_ACK, request, func([]byte) bool { return true })
 }
 
+// Send sends messages with their headers in one piece. It is for a batch of
+// nfnetlink, which the kernel carries out before it returns.
+func (c *Conn) Send(batch []byte) error {
+	if err := c.connect(); err != nil {
+		return err
+	}
+	return silent(c.sock.send(batch, time.Now().Add(Silence)))
+}
+
 // execute sends a request and calls each with the answers.
 func (c *Conn) execute(kind, flags int, request []byte, each func([]byte) bool) error {
-	if c.sock == nil {
-		if err := c.open(); err != nil {
-			return err
-		}
+	if err := c.connect(); err != nil {
+		return err
 	}
 	c.seq++
-	req := nl.NewNetlinkRequest(kind, flags)
-	req.Seq = c.seq
-	req.AddRawData(request)
-	if err := c.sock.Send(req); err != nil {
-		return silent(err)
+	c.request = binary.NativeEndian.AppendUint32(c.request[:0], uint32(unix.SizeofNlMsghdr+len(request)))
+	c.request = binary.NativeEndian.AppendUint16(c.request, uint16(kind))
+	c.request = binary.NativeEndian.AppendUint16(c.request, uint16(unix.NLM_F_REQUEST|flags))
+	c.request = binary.NativeEndian.AppendUint32(c.request, c.seq)
+	c.request = binary.NativeEndian.AppendUint32(c.request, c.port)
+	c.request = append(c.request, request...)
+	err := c.sock.send(c.request, time.Now().Add(Silence))
+	complete := false
+	if err == nil {
+		complete, err = c.receive(flags, each)
 	}
+	if !complete {
+		c.Close()
+	}
+	return silent(err)
+}
+
+// receive reads the answers to the last request. It reports whether it has read
+// the last of them.
+func (c *Conn) receive(flags int, each func([]byte) bool) (complete bool, err error) {
+	if c.answer == nil {
+		c.answer = make([]byte, answerSize)
+	}
+	deadline := time.Now().Add(Silence)
 	interrupted := false
 	for {
-		msgs, from, err := c.sock.Receive()
+		n, from, err := c.sock.receive(c.answer, deadline)
 		if err != nil {
-			return silent(err)
+			return false, err
 		}
-		if from.Pid != nl.PidKernel {
-			continue
+		if from != 0 {
+			continue // any process with CAP_NET_ADMIN may send to any port
 		}
-		for _, m := range msgs {
-			if m.Header.Seq != c.seq || m.Header.Pid != c.port {
+		for rest := c.answer[:n]; len(rest) > 0; {
+			var m message
+			if m, rest, err = nextMessage(rest); err != nil {
+				return false, err
+			}
+			if m.seq != c.seq || m.port != c.port {
 				continue // a late answer to another question
 			}
-			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			switch m.Header.Type {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				if err := errno(m.Data); err != nil {
-					return err
+			deadline = time.Now().Add(Silence)
+			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+			switch {
+			case m.kind == unix.NLMSG_NOOP:
+				continue
+			case m.kind == unix.NLMSG_OVERRUN:
+				return false, errors.New("netlink has lost a part of the answer")
+			case m.kind == unix.NLMSG_ERROR || m.kind == unix.NLMSG_DONE:
+				if err := errno(m.data); err != nil {
+					return true, err
 				}
 				if interrupted {
-					return ErrInterrupted
+					return true, ErrInterrupted
 				}
-				return nil
-			}
-			if !each(m.Data) {
-				c.Close()
-				return nil
-			}
-			if m.Header.Flags&unix.NLM_F_MULTI == 0 && flags&unix.NLM_F_ACK == 0 {
-				return nil
+				return true, nil
+			case !each(m.data):
+				return false, nil
+			case m.flags&unix.NLM_F_MULTI == 0 && flags&unix.NLM_F_ACK == 0:
+				return true, nil
 			}
 		}
 	}
+}
+
+// A message is a netlink message (struct nlmsghdr).
+type message struct {
+	kind, flags uint16
+	seq, port   uint32
+	data        []byte
+}
+
+// nextMessage splits off the first message of b.
+func nextMessage(b []byte) (m message, rest []byte, err error) {
+	if len(b) < unix.SizeofNlMsghdr {
+		return m, nil, fmt.Errorf("%d bytes behind the last message of netlink", len(b))
+	}
+	n := binary.NativeEndian.Uint32(b)
+	if n < unix.SizeofNlMsghdr || uint64(n) > uint64(len(b)) {
+		return m, nil, fmt.Errorf("a message of netlink of %d bytes in %d", n, len(b))
+	}
+	m = message{
+		kind:  binary.NativeEndian.Uint16(b[4:]),
+		flags: binary.NativeEndian.Uint16(b[6:]),
+		seq:   binary.NativeEndian.Uint32(b[8:]),
+		port:  binary.NativeEndian.Uint32(b[12:]),
+		data:  b[unix.SizeofNlMsghdr:n],
+	}
+	return m, b[min(aligned(int(n)), len(b)):], nil
 }
 
 // errno is the error in a message that ends an answer, nil if there is none.
@@ -177,21 +257,10 @@ func errno(data []byte) error {
 	return nil
 }
 
-// silent names the timeout, of which the library makes EAGAIN.
+// silent names the timeout.
 func silent(err error) error {
-	if errors.Is(err, unix.EAGAIN) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return ErrSilent
 	}
 	return err
-}
-
-// Send sends messages in one piece. It is for a batch of nfnetlink, which the
-// kernel carries out before it returns.
-func (c *Conn) Send(batch []byte) error {
-	if c.sock == nil {
-		if err := c.open(); err != nil {
-			return err
-		}
-	}
-	return silent(unix.Sendto(c.sock.GetFd(), batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
 }

@@ -1,0 +1,132 @@
+package netwatch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/nlconn"
+)
+
+// A Conn reads links, addresses, routes, neighbours and ip rules of IPv4, which
+// needs no rights, and writes ip rules and route_localnet, which needs
+// CAP_NET_ADMIN. It keeps its socket, because opening one takes longer than
+// reading. It is not for several goroutines at once.
+type Conn struct{ nl *nlconn.Conn }
+
+// Open opens the socket, in the network namespace of the calling thread.
+func Open() (*Conn, error) {
+	nl, err := nlconn.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{nl}, nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() { c.nl.Close() }
+
+// Links reads all links.
+func (c *Conn) Links() ([]Link, error) {
+	// Counters are most of what the kernel would send of a link.
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of rtnetlink.h
+	request := nlconn.AppendUint32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, skipStats)
+	return read(c, "links", unix.RTM_GETLINK, request, decodeLink)
+}
+
+// Prefixes reads the IPv4 addresses of all links, with their networks, by the
+// index of the link.
+func (c *Conn) Prefixes() (map[int][]netip.Prefix, error) {
+	list, err := read(c, "addresses", unix.RTM_GETADDR, ipv4(), decodeAddr)
+	if err != nil {
+		return nil, err
+	}
+	all := map[int][]netip.Prefix{}
+	for _, a := range list {
+		if a.prefix.IsValid() {
+			all[a.link] = append(all[a.link], a.prefix)
+		}
+	}
+	return all, nil
+}
+
+// Rules reads the ip rules of IPv4, in the order in which the kernel asks them.
+func (c *Conn) Rules() ([]Rule, error) {
+	return read(c, "ip rules", unix.RTM_GETRULE, ipv4(), decodeRule)
+}
+
+// Routes reads the routes of IPv4 of all tables.
+func (c *Conn) Routes() ([]Route, error) {
+	return read(c, "routes", unix.RTM_GETROUTE, ipv4(), decodeRoute)
+}
+
+// Neighbours reads the neighbours of IPv4.
+func (c *Conn) Neighbours() ([]Neighbour, error) {
+	return read(c, "neighbours", unix.RTM_GETNEIGH, ipv4(), decodeNeighbour)
+}
+
+// ipv4 is a request for all objects of IPv4. The headers (ifaddrmsg, rtmsg, ndmsg,
+// fib_rule_hdr) begin with the family, and none is longer than this.
+func ipv4() []byte { return append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...) }
+
+func read[T any](c *Conn, what string, kind int, request []byte, decode func([]byte) (T, error)) ([]T, error) {
+	list, err := nlconn.List(c.nl, kind, request, decode)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	return list, nil
+}
+
+// An addr is an address of a link.
+type addr struct {
+	link   int // the index
+	prefix netip.Prefix
+}
+
+// decodeAddr decodes an ifaddrmsg and its attributes (rtnetlink(7)).
+func decodeAddr(b []byte) (a addr, err error) {
+	const bitsAt, indexAt = 1, 4
+	if len(b) < unix.SizeofIfAddrmsg {
+		return a, fmt.Errorf("a message of %d bytes", len(b))
+	}
+	a.link = int(binary.NativeEndian.Uint32(b[indexAt:]))
+	err = nlconn.Attrs(b[unix.SizeofIfAddrmsg:], func(at *nlconn.Attr) {
+		// The address of the link itself; IFA_ADDRESS is the other end's where there
+		// is one.
+		if at.Kind != unix.IFA_LOCAL {
+			return
+		}
+		if ip := at.Addr(); ip.Is4() {
+			a.prefix = netip.PrefixFrom(ip, int(b[bitsAt]))
+		}
+	})
+	return a, err
+}
+
+// SetRouteLocalnet sets the sysctl route_localnet of a link. It needs
+// CAP_NET_ADMIN and no file under /proc/sys: inet_set_link_af in the kernel's
+// net/ipv4/devinet.c takes all sysctls of a link by their numbers. That the link
+// is gone is not an error.
+func (c *Conn) SetRouteLocalnet(index int, on bool) error {
+	value := uint32(0)
+	if on {
+		value = 1
+	}
+	request := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(request[4:], uint32(index))
+	request = nlconn.AppendNested(request, unix.IFLA_AF_SPEC, func(b []byte) []byte {
+		return nlconn.AppendNested(b, unix.AF_INET, func(b []byte) []byte {
+			return nlconn.AppendNested(b, inetConf, func(b []byte) []byte {
+				return nlconn.AppendUint32(b, confRouteLocalnet, value)
+			})
+		})
+	})
+	err := c.nl.Do(unix.RTM_SETLINK, 0, request)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("set route_localnet of link %d: %w", index, err)
+	}
+	return nil
+}
