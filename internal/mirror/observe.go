@@ -3,94 +3,146 @@ package mirror
 import (
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-func (s *system) observe(fresh bool) (Observed, error) {
-	if fresh && s.reader != nil {
-		s.reader.Forget()
+// sources is what wakes the daemon.
+func sources() []netwatch.Source {
+	return []netwatch.Source{
+		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
+		netwatch.Netlink("addresses", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR),
+		netwatch.Netlink("ip rules", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE),
+		netwatch.Netlink("sysctls", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF), // forwarding, but not route_localnet
+		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
+		netwatch.ClockSet(),
 	}
-	o, err := s.read()
+}
+
+// An observer reads the kernel. It keeps its sockets.
+type observer struct {
+	host string // the name of the interface
+	// direct has it find out where the containers are and what is forwarded to
+	// them, which takes time and only the path direct needs.
+	direct bool
+
+	net   *netwatch.Conn  // nil until it is needed, and after an error
+	rules *ruleset.Reader // likewise
+	last  reading
+}
+
+// A reading is what was read of one generation of the ruleset, seen from one
+// interface. The walk takes longer than all the rest of a pass.
+type reading struct {
+	generation  uint32 // 0: there is none
+	host        ruleset.Iface
+	bridges     []ruleset.Bridge
+	table       nft.Table
+	analysis    ruleset.Analysis
+	foreign     nft.ForeignRules
+	sourcePorts [2]uint16
+}
+
+// observe reads what is there. fresh means not to trust the generation: there are
+// changes that it does not show.
+func (o *observer) observe(fresh bool) (Observed, error) {
+	if fresh {
+		o.last = reading{}
+	}
+	seen, err := o.read()
 	if err != nil {
-		s.closeReaders()
+		o.close()
 	}
-	return o, err
+	return seen, err
 }
 
-func (s *system) read() (o Observed, err error) {
-	if s.links == nil {
-		if s.links, err = netwatch.OpenLinks(); err != nil {
-			return o, err
+func (o *observer) read() (seen Observed, err error) {
+	if o.net == nil {
+		if o.net, err = netwatch.Open(); err != nil {
+			return seen, err
 		}
 	}
-	if s.rules == nil {
-		if s.rules, err = openIPRules(); err != nil {
-			return o, err
+	if o.rules == nil {
+		if o.rules, err = ruleset.OpenReader(nft.TableName); err != nil {
+			return seen, err
 		}
 	}
-	if s.reader == nil {
-		if s.reader, err = nft.OpenReader(); err != nil {
-			return o, err
-		}
-		s.reader.Forward = s.forward
+	if seen.Links, err = o.net.Links(); err != nil {
+		return seen, err
 	}
-	if s.holder == nil {
-		if s.holder, err = nft.Open(); err != nil {
-			return o, err
-		}
+	seen.Host = netwatch.Find(seen.Links, o.host)
+	rules, err := o.net.Rules()
+	if err != nil {
+		return seen, err
 	}
-	if o.Links, err = s.links.Read(); err != nil {
-		return o, err
-	}
-	o.Link = netwatch.Find(o.Links, s.iface)
-	if o.Returns, o.Marked, err = s.rules.read(); err != nil {
-		return o, err
-	}
-	var bridges []nft.Bridge
-	if s.forward || len(o.Marked) > 0 {
-		if bridges, err = s.readBridges(o.Links); err != nil {
-			return o, err
+	seen.ReplyRule, seen.Markers = ours(rules)
+	var bridges []ruleset.Bridge
+	if o.direct || len(seen.Markers) > 0 {
+		if bridges, err = o.bridges(seen.Links); err != nil {
+			return seen, err
 		}
 	}
-	var ruleset *nft.Ruleset
-	if o.Kernel, ruleset, err = s.reader.Read(); err != nil {
-		return o, err
+	if err := o.readRules(ifaceOf(seen.Host), bridges); err != nil {
+		return seen, err
 	}
-	o.Ours = o.Kernel.Present && o.Kernel.Owner == s.holder.PortID()
-	if iface := ifaceOf(o.Link); ruleset != s.viewed || iface != s.from || !slices.EqualFunc(bridges, s.bridges, nft.Bridge.Equal) {
-		s.viewed, s.from, s.bridges = ruleset, iface, bridges
-		s.view = ruleset.View(iface, bridges)
+	seen.Rules, seen.Foreign, seen.Generation = o.last.analysis, o.last.foreign, o.last.generation
+	seen.SourcePorts = o.last.sourcePorts
+	// The kernel removes a table without another generation when its owner has gone.
+	if seen.Table.Owner, seen.Table.Present, err = o.rules.Owner(nft.TableName); err != nil || !seen.Table.Present {
+		return seen, err
 	}
-	o.View, s.generation = s.view, s.view.Generation
-	o.SourcePorts[0], o.SourcePorts[1] = ruleset.SourcePorts()
-	return o, nil
+	seen.Table.Table = o.last.table
+	seen.Counters, err = nft.ReadCounters(o.rules)
+	return seen, err
 }
 
-func (s *system) readBridges(links []netwatch.Link) (bridges []nft.Bridge, err error) {
-	prefixes, err := s.links.ReadPrefixes()
+// readRules reads the ruleset if it is another one than the last, or is to be seen
+// from elsewhere.
+func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error {
+	generation, err := o.rules.Generation()
+	if err != nil {
+		return err
+	}
+	if l := o.last; l.generation == generation && l.host == host && slices.EqualFunc(l.bridges, bridges, ruleset.Bridge.Equal) {
+		return nil
+	}
+	next := reading{host: host, bridges: bridges}
+	next.generation, err = o.rules.Read(func(rs *ruleset.Ruleset) error {
+		next.table = nft.TableOf(rs)
+		next.analysis = rs.Analyse(host, bridges)
+		next.foreign = nft.FindForeignRules(rs, host)
+		next.sourcePorts[0], next.sourcePorts[1] = rs.SourcePorts()
+		return nil
+	})
+	if err == nil {
+		o.last = next
+	}
+	return err
+}
+
+func (o *observer) bridges(links []netwatch.Link) (bridges []ruleset.Bridge, err error) {
+	prefixes, err := o.net.Prefixes()
 	for _, l := range links {
 		// Only what is guarded is opened: see guarded.
 		if l.Kind == "bridge" && l.Up && l.Master == 0 {
-			bridges = append(bridges, nft.Bridge{Iface: ifaceOf(l), Prefixes: prefixes[l.Index]})
+			bridges = append(bridges, ruleset.Bridge{Iface: ifaceOf(l), Prefixes: prefixes[l.Index]})
 		}
 	}
 	return bridges, err
 }
 
-func ifaceOf(l netwatch.Link) nft.Iface { return nft.Iface{Name: l.Name, Index: l.Index} }
+func ifaceOf(l netwatch.Link) ruleset.Iface { return ruleset.Iface{Name: l.Name, Index: l.Index} }
 
-func (s *system) closeReaders() {
-	if s.links != nil {
-		s.links.Close()
-		s.links = nil
+func (o *observer) close() {
+	if o.net != nil {
+		o.net.Close()
+		o.net = nil
 	}
-	if s.rules != nil {
-		s.rules.close()
-		s.rules = nil
-	}
-	if s.reader != nil {
-		s.reader.Close()
-		s.reader = nil
+	if o.rules != nil {
+		o.rules.Close()
+		o.rules = nil
 	}
 }
