@@ -191,31 +191,6 @@ const theBundle = "the bundle"
 // hostile made one.
 const hostileLine = "\nlevel=info"
 
-func TestClean(t *testing.T) {
-	for in, want := range map[string]string{
-		"Ärger 漢字 ▶ ok":        "Ärger 漢字 ▶ ok",
-		hostile:                "?]0;x??2J??level=info\ufffd",
-		"\t\r\x7f\u0085":       "????",
-		"\u2066a\u2069\u200fb": "?a??b",
-		"a\u2028b":             "a?b",
-		"\U000e0041":           "?", // a tag, which no terminal shows
-	} {
-		if got := clean(in); got != want {
-			t.Errorf("clean(%q) is %q, want %q", in, got, want)
-		}
-	}
-}
-
-func FuzzClean(f *testing.F) {
-	f.Add(hostile)
-	f.Fuzz(func(t *testing.T, s string) {
-		got := clean(s)
-		if r, found := unseen(got); found || strings.Contains(got, "\n") {
-			t.Errorf("lets %q pass: %q", r, got)
-		}
-	})
-}
-
 // Any arguments: what is not understood is refused in one line, and what is, is
 // what the daemon can use.
 func FuzzRunFlags(f *testing.F) {
