@@ -115,9 +115,10 @@ func handOver(o Observed) Desired {
 	return d
 }
 
-// left reports whether something of ours is there that would outlive the process.
-func left(o Observed) bool {
-	return o.ReplyRule || len(o.Markers) > 0 || len(o.Foreign.Present) > 0
+// isNothing reports whether d has nothing to be added or removed, and no table.
+func (d Desired) isNothing(o Observed) bool {
+	return d.Table == nil && d.ReplyRule == o.ReplyRule &&
+		len(d.Add)+len(d.Remove)+len(d.Open)+len(d.Shut)+len(d.Unmark) == 0
 }
 
 // direct is which ports are sent past the proxy now, and the bridges for those
