@@ -119,7 +119,7 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 // daemon or, without one, of the ruleset, which only root may read.
 func reservedInWindows(s status.Snapshot) ports.Range {
 	if p := s.SourcePorts; p != nil {
-		return ports.Range{First: p.First, Last: p.Last}
+		return *p
 	}
 	reader, err := nft.OpenReader()
 	if err != nil {

@@ -1,4 +1,6 @@
-package nft
+// Package conntrack lists the flows of IPv4 that the kernel tracks, and evicts
+// some of them. It needs CAP_NET_ADMIN.
+package conntrack
 
 import (
 	"encoding/binary"
@@ -7,188 +9,191 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// ForgetFlows deletes the conntrack entries of flows from 127.0.0.1 to 127.0.0.1
-// that lead nowhere under s, and returns how many there were: those that were
-// sent to where their port is not sent any more, those to the ports in freed
-// that were kept from the kernel, and those that were sent elsewhere with
-// 127.0.0.1 as their source, which nobody elsewhere can answer. What goes through
-// a proxy goes on, also where new flows go past it.
+// A Flow is what two ends send each other, as the packets look in both directions.
+// Where there is NAT, Reply is not the reverse of Original.
+type Flow struct{ Original, Reply Tuple }
+
+// A Tuple is the packets of one direction. The ports are 0 where the protocol has
+// none.
+type Tuple struct {
+	Src, Dst netip.AddrPort
+	Proto    uint8 // one of unix.IPPROTO_*
+}
+
+// The messages and attributes of nfnetlink_conntrack.h.
+const (
+	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
+	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
+
+	original, reply = 1, 2 // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY
+
+	tupleIP, tupleProto        = 1, 2    // CTA_TUPLE_IP, CTA_TUPLE_PROTO
+	ipSrc, ipDst               = 1, 2    // CTA_IP_V4_SRC, CTA_IP_V4_DST
+	protoNum, srcPort, dstPort = 1, 2, 3 // CTA_PROTO_NUM and so on
+
+	header = 4 // the length of struct nfgenmsg
+)
+
+// ipv4 is a struct nfgenmsg.
+var ipv4 = [header]byte{unix.AF_INET, unix.NFNETLINK_V0}
+
+// Each calls each with the flows in the network namespace of the calling thread,
+// until it returns false. A kernel without nf_conntrack_netlink answers EINVAL or
+// ENOENT, and EPERM means that CAP_NET_ADMIN is missing.
 //
-// An entry keeps for life the NAT that its first packet was given. A UDP client
-// with a fixed source port that began before our rule was there would be sent
-// to the container for as long as it keeps sending, and a TCP SYN retransmits
-// into the entry of the first try. Without its entry the next packet is a new
-// flow, and meets the rule.
-func ForgetFlows(s Spec, freed Ports) (n uint, err error) {
-	return forget(misdirected{now: s, freed: freed}.has)
+// A dump that the kernel calls interrupted is no error here, and is not repeated.
+// Flows begin and end with any packet, so the list is out of date in any case when
+// it has been read.
+func Each(each func(Flow) bool) error {
+	c, err := nlconn.Open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return list(c, func(f Flow, _ []byte) bool { return each(f) })
 }
 
-// ForgetDatagrams is ForgetFlows for UDP alone.
-func ForgetDatagrams(s Spec) (n uint, err error) {
-	m := misdirected{now: s}
-	return forget(func(f flow) bool { return f.forward.proto == unix.IPPROTO_UDP && m.has(f) })
+// list calls each with the flows and the attributes that describe them, which are
+// valid until each returns.
+func list(c *nlconn.Conn, each func(f Flow, attrs []byte) bool) error {
+	err := c.Each(msgGet, ipv4[:], func(msg []byte) bool {
+		f, err := decode(msg)
+		// What cannot be understood is left alone: it is one flow of many.
+		return err != nil || each(f, msg[header:])
+	})
+	if err != nil && !errors.Is(err, nlconn.ErrInterrupted) {
+		return fmt.Errorf("read conntrack entries: %w", err)
+	}
+	return nil
 }
 
-func forget(misdirected func(flow) bool) (n uint, err error) {
-	c, err := openConntrack()
+// Evict deletes the entries of the flows that match, in the network namespace of
+// the calling thread, and returns how many there were. The next packet of such a
+// flow is a new flow, and meets the rules of nat again. For errors see Each.
+func Evict(match func(Flow) bool) (n int, err error) {
+	c, err := nlconn.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return 0, err
 	}
-	defer c.close()
+	defer c.Close()
 	var found [][]byte
-	// Of a hundred thousand flows few are of interest. The library's own way keeps
-	// and decodes them all: 10 µs and some hundred bytes for each.
-	err = c.send(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, nil, func(msg []byte) {
-		if f, err := decodeFlow(msg); err == nil && misdirected(f) {
-			found = append(found, slices.Clone(msg[nfgenmsg:]))
+	err = list(c, func(f Flow, attrs []byte) bool {
+		if match(f) {
+			found = append(found, slices.Concat(ipv4[:], attrs))
 		}
+		return true
 	})
-	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
-		return 0, fmt.Errorf("read conntrack entries: %w", err)
+	if err != nil {
+		return 0, err
 	}
-	for _, flow := range found {
-		// The whole entry says which one is meant: its ID is among the rest.
-		switch err := c.send(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, flow, func([]byte) {}); {
+	for _, entry := range found {
+		// The whole entry is sent back, because its ID is in it: a younger flow of the
+		// same tuples is another one.
+		switch err := c.Do(msgDelete, 0, entry); {
 		case err == nil:
 			n++
-		case !errors.Is(err, unix.ENOENT): // or it has ended by itself
-			return n, fmt.Errorf("delete conntrack entry: %w", err)
+		case !errors.Is(err, unix.ENOENT): // ENOENT: it has ended by itself
+			return n, fmt.Errorf("delete a conntrack entry: %w", err)
 		}
 	}
 	return n, nil
 }
 
-// A conntrack is a socket to conntrack.
-type conntrack map[int]*nl.SocketHandle
-
-// openConntrack opens one in the network namespace of the calling thread. It does
-// not wait for an answer longer than answerTimeout; the library's own would for a
-// minute.
-func openConntrack() (conntrack, error) {
-	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", err)
+// decode decodes a message. It allocates nothing, because of a hundred thousand
+// flows few are of interest.
+func decode(msg []byte) (f Flow, err error) {
+	if len(msg) < header {
+		return f, fmt.Errorf("a message of %d bytes", len(msg))
 	}
-	c := conntrack{unix.NETLINK_NETFILTER: {Socket: s}}
-	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
-	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
-		c.close()
-		return nil, fmt.Errorf("set the timeout of netlink: %w", err)
-	}
-	return c, nil
-}
-
-func (c conntrack) close() {
-	for _, s := range c {
-		s.Close()
-	}
-}
-
-// send sends a request and calls each with the answers.
-func (c conntrack) send(msg, flags int, attrs []byte, each func(msg []byte)) error {
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|msg, flags)
-	req.Sockets = c
-	req.AddRawData(append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attrs...))
-	return req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(msg []byte) bool {
-		each(msg)
-		return true
-	})
-}
-
-// A flow is what matters here of a conntrack entry: the tuples of both
-// directions.
-type flow struct{ forward, reverse tuple }
-
-type tuple struct {
-	src, dst         [4]byte
-	proto            uint8
-	srcPort, dstPort uint16
-}
-
-// decodeFlow decodes a message of nfnetlink_conntrack.h.
-func decodeFlow(msg []byte) (f flow, err error) {
-	_, err = attributes(msg, func(a *attr) {
-		switch a.kind {
-		case nl.CTA_TUPLE_ORIG:
-			a.do(f.forward.decode)
-		case nl.CTA_TUPLE_REPLY:
-			a.do(f.reverse.decode)
+	// The tuples come first. What follows them is not looked at.
+	for b := msg[header:]; !f.Original.Src.IsValid() || !f.Reply.Src.IsValid(); {
+		if len(b) == 0 {
+			return f, errors.New("a flow without its tuples")
 		}
-	})
-	return f, err
-}
-
-func (t *tuple) decode(b []byte) error {
-	return nested(b, func(a *attr) {
-		switch a.kind {
-		case nl.CTA_TUPLE_IP:
-			a.do(func(b []byte) error {
-				return nested(b, func(a *attr) {
-					switch a.kind {
-					case nl.CTA_IP_V4_SRC:
-						copy(t.src[:], a.data)
-					case nl.CTA_IP_V4_DST:
-						copy(t.dst[:], a.data)
-					}
-				})
-			})
-		case nl.CTA_TUPLE_PROTO:
-			a.do(func(b []byte) error {
-				return nested(b, func(a *attr) {
-					switch {
-					case a.kind == nl.CTA_PROTO_NUM && len(a.data) == 1:
-						t.proto = a.data[0]
-					case a.kind == nl.CTA_PROTO_SRC_PORT && len(a.data) == 2:
-						t.srcPort = binary.BigEndian.Uint16(a.data)
-					case a.kind == nl.CTA_PROTO_DST_PORT && len(a.data) == 2:
-						t.dstPort = binary.BigEndian.Uint16(a.data)
-					}
-				})
-			})
+		kind, data, rest, err := nlconn.Next(b)
+		if err != nil {
+			return f, err
 		}
-	})
-}
-
-// Diverts reports whether flows that have begun under old may lead nowhere under
-// s. It is worth to ask: ForgetFlows looks at all connections, of which there may
-// be a hundred thousand, and most changes are ports that come.
-func (s Spec) Diverts(old Spec) bool {
-	for p, to := range old.Direct {
-		if s.Direct[p] != to {
-			return true
+		switch kind {
+		case original:
+			f.Original, err = decodeTuple(data)
+		case reply:
+			f.Reply, err = decodeTuple(data)
 		}
+		if err != nil {
+			return f, err
+		}
+		b = rest
 	}
-	return !slices.Equal(s.Kernel, old.Kernel)
+	return f, nil
 }
 
-// misdirected matches what ForgetFlows forgets.
-type misdirected struct {
-	now   Spec
-	freed Ports
+// decodeTuple decodes what is in an attribute CTA_TUPLE_*.
+func decodeTuple(b []byte) (t Tuple, err error) {
+	var src, dst netip.Addr
+	var from, to uint16
+	for len(b) > 0 {
+		kind, data, rest, err := nlconn.Next(b)
+		if err != nil {
+			return t, err
+		}
+		switch kind {
+		case tupleIP:
+			src, dst, err = decodeAddrs(data)
+		case tupleProto:
+			t.Proto, from, to, err = decodeProto(data)
+		}
+		if err != nil {
+			return t, err
+		}
+		b = rest
+	}
+	if !src.IsValid() || !dst.IsValid() {
+		return t, errors.New("a tuple without addresses")
+	}
+	t.Src, t.Dst = netip.AddrPortFrom(src, from), netip.AddrPortFrom(dst, to)
+	return t, nil
 }
 
-func (m misdirected) has(f flow) bool {
-	self := [4]byte(loopback)
-	if f.forward.src != self || f.forward.dst != self {
-		return false
+func decodeAddrs(b []byte) (src, dst netip.Addr, err error) {
+	for len(b) > 0 {
+		kind, data, rest, err := nlconn.Next(b)
+		if err != nil {
+			return src, dst, err
+		}
+		if len(data) == 4 {
+			switch addr := netip.AddrFrom4([4]byte(data)); kind {
+			case ipSrc:
+				src = addr
+			case ipDst:
+				dst = addr
+			}
+		}
+		b = rest
 	}
-	port := Port{f.forward.proto, f.forward.dstPort}
-	if port.Proto != unix.IPPROTO_TCP && port.Proto != unix.IPPROTO_UDP {
-		return false
+	return src, dst, nil
+}
+
+func decodeProto(b []byte) (proto uint8, src, dst uint16, err error) {
+	for len(b) > 0 {
+		kind, data, rest, err := nlconn.Next(b)
+		if err != nil {
+			return proto, src, dst, err
+		}
+		switch {
+		case kind == protoNum && len(data) == 1:
+			proto = data[0]
+		case kind == srcPort && len(data) == 2:
+			src = binary.BigEndian.Uint16(data)
+		case kind == dstPort && len(data) == 2:
+			dst = binary.BigEndian.Uint16(data)
+		}
+		b = rest
 	}
-	switch to, direct := m.now.Direct[port]; {
-	case f.reverse.src == self:
-		return m.freed.Has(port)
-	case f.reverse.dst == self:
-		return true
-	case direct:
-		return netip.AddrPortFrom(netip.AddrFrom4(f.reverse.src), f.reverse.srcPort) != to
-	default:
-		return !m.now.Kernel.Has(port)
-	}
+	return proto, src, dst, nil
 }

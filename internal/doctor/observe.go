@@ -122,7 +122,7 @@ func observeBlock(ctx context.Context, o *Observation, cfg Config) {
 	s.Wait()
 	reserved := o.Ruleset.Value.Reserved
 	if p := o.Status.Value.SourcePorts; o.Ruleset.Err != nil && p != nil {
-		reserved = ports.Range{First: p.First, Last: p.Last}
+		reserved = *p
 	}
 	look(s, &o.Block, local(func() (ports.Block, error) { return ports.ReadBlock(reserved) }))
 	s.Wait()

@@ -11,24 +11,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/status"
 )
 
 // A Range is a range of ports, both ends inclusive.
-type Range struct {
-	First uint16 `json:"first"`
-	Last  uint16 `json:"last"`
-}
+type Range = status.PortRange
 
-// Contains reports whether port lies in r.
-func (r Range) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
-
-// Size is how many ports r has; the zero Range has none.
-func (r Range) Size() int {
-	if r == (Range{}) {
-		return 0
-	}
-	return int(r.Last) - int(r.First) + 1
-}
+func between(first, last uint16) Range { return Range{First: first, Last: last} }
 
 // A Block is the range from which Linux takes the source ports of its own
 // connections. In mirrored mode WSL has reserved it in Windows.
@@ -184,7 +174,7 @@ func readRange() (Range, []Range, error) {
 	var reserved []Range
 	for _, a := range all {
 		if a.Last >= r.First && a.First <= r.Last {
-			reserved = append(reserved, Range{max(a.First, r.First), min(a.Last, r.Last)})
+			reserved = append(reserved, between(max(a.First, r.First), min(a.Last, r.Last)))
 		}
 	}
 	return r, reserved, nil
@@ -221,5 +211,5 @@ func parseRange(ends []string) (Range, error) {
 	if err == nil && first > last {
 		err = fmt.Errorf("%q is no range of ports", ends)
 	}
-	return Range{uint16(first), uint16(last)}, err
+	return between(uint16(first), uint16(last)), err
 }

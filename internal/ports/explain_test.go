@@ -18,7 +18,7 @@ func listener(proto, addr, program string) Listener {
 func facts() Facts {
 	return Facts{
 		Proto: "tcp", Mirrored: true, Version: "2.9.5.0",
-		Block: Block{Range: Range{60700, 60999}},
+		Block: Block{Range: between(60700, 60999)},
 		Listeners: []Listener{
 			listener("tcp", "0.0.0.0:8080", "docker-proxy"),
 			listener("tcp", "[::1]:8085", "node"),
@@ -53,7 +53,7 @@ func TestExplain(t *testing.T) {
 	reserved := func(f *Facts) {
 		f.Windows.Excluded = append(f.Windows.Excluded, windows.Range{First: 60700, Last: 60999})
 	}
-	widened := func(f *Facts) { f.Block.Range, f.Block.Windows = Range{60000, 62000}, Range{60700, 60799} }
+	widened := func(f *Facts) { f.Block.Range, f.Block.Windows = between(60000, 62000), between(60700, 60799) }
 	listens := func(f *Facts, ports ...uint16) {
 		for _, p := range ports {
 			f.Windows.Listeners = append(f.Windows.Listeners, windows.Listener{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), p), PID: 7})
@@ -89,7 +89,7 @@ func TestExplain(t *testing.T) {
 		"UDP":                    {port: 5353, change: func(f *Facts) { f.Proto = "udp" }, state: Taken, says: "avahi", linux: "ps -fp 42", next: 5354},
 		"in the block":           {port: 60800, state: Free, says: "block 60700-60999, which WSL has reserved", next: 49151},
 		"in the block, and seen": {port: 60800, change: reserved, state: Free, says: "any of which may take it", next: 49151},
-		"in the widened block": {port: 60800, change: func(f *Facts) { reserved(f); f.Block.Windows = Range{50000, 50299} }, state: Blocked,
+		"in the widened block": {port: 60800, change: func(f *Facts) { reserved(f); f.Block.Windows = between(50000, 50299) }, state: Blocked,
 			says: "has reserved 60700-60999", windows: "net stop winnat; " + exclusion("60800") + "; net start winnat", next: 49151},
 		"beside the reserved block": {port: 60800, change: widened, state: Free, says: "range 60000-62000 of Linux's own connections, but not in the block 60700-60799, which WSL has reserved", windows: exclusion("60800"), next: 49151},
 		"in the reserved block":     {port: 60750, change: widened, state: Free, says: "block 60700-60799, which WSL has reserved in Windows for Linux's own connections, any of which may take it", next: 49151},

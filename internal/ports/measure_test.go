@@ -21,7 +21,7 @@ func TestMeasure(t *testing.T) {
 		any        = "0.0.0.0:0"
 	)
 	local := func(port int) string { return fmt.Sprintf("192.0.2.2:%d", port) }
-	r := Range{60700, 60709}
+	r := between(60700, 60709)
 	sockets := []Socket{
 		socket("tcp", 1, local(60700), one),
 		socket("tcp", 6 /* TIME_WAIT */, local(60702), one),
@@ -48,13 +48,13 @@ func TestMeasure(t *testing.T) {
 		"given again":        {r: r, again: always, sockets: sockets, want: Block{Usable: 10, FirstPass: 5, TCP: 2, UDP: 1, Worst: Load{"tcp", to, 1, 10}}},
 		"not of loopback":    {r: r, again: overLoopback, sockets: sockets, want: Block{Usable: 10, FirstPass: 5, TCP: 3, UDP: 1, Worst: Load{"tcp", to, 2, 10}}},
 		"containers":         {r: r, sockets: sockets, flows: flows, want: Block{Usable: 10, FirstPass: 5, TCP: 4, UDP: 2, Worst: Load{"tcp", to, 3, 10}}},
-		"reserved":           {r: r, reserved: []Range{{60700, 60702}}, want: Block{Usable: 7, FirstPass: 3}},
+		"reserved":           {r: r, reserved: []Range{between(60700, 60702)}, want: Block{Usable: 7, FirstPass: 3}},
 		"UDP alone":          {r: r, sockets: sockets[5:], want: Block{Usable: 10, FirstPass: 5, UDP: 1, Worst: Load{"udp", netip.AddrPort{}, 1, 10}}},
-		"odd low":            {r: Range{60701, 60708}, want: Block{Usable: 8, FirstPass: 4}},
-		"odd size":           {r: Range{60700, 60708}, want: Block{Usable: 8, FirstPass: 4, UsableUDP: 9}},
-		"odd, ends reserved": {r: Range{60700, 60708}, reserved: []Range{{60700, 60700}, {60708, 60708}}, want: Block{Usable: 7, FirstPass: 3}},
-		"one port":           {r: Range{60700, 60700}, want: Block{Usable: 1, FirstPass: 1}},
-		"the end":            {r: Range{65534, 65535}, want: Block{Usable: 2, FirstPass: 1}},
+		"odd low":            {r: between(60701, 60708), want: Block{Usable: 8, FirstPass: 4}},
+		"odd size":           {r: between(60700, 60708), want: Block{Usable: 8, FirstPass: 4, UsableUDP: 9}},
+		"odd, ends reserved": {r: between(60700, 60708), reserved: []Range{between(60700, 60700), between(60708, 60708)}, want: Block{Usable: 7, FirstPass: 3}},
+		"one port":           {r: between(60700, 60700), want: Block{Usable: 1, FirstPass: 1}},
+		"the end":            {r: between(65534, 65535), want: Block{Usable: 2, FirstPass: 1}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -70,19 +70,19 @@ func TestMeasure(t *testing.T) {
 }
 
 func TestWidened(t *testing.T) {
-	block := Range{60700, 60999}
+	block := between(60700, 60999)
 	tests := map[string]struct {
 		b    Block
 		want bool
 	}{
-		"unknown":            {Block{Range: Range{1024, 65535}}, false},
+		"unknown":            {Block{Range: between(1024, 65535)}, false},
 		"the same":           {Block{Range: block, Windows: block}, false},
-		"within":             {Block{Range: Range{60710, 60720}, Windows: block}, false},
-		"below":              {Block{Range: Range{60699, 60999}, Windows: block}, true},
-		"above":              {Block{Range: Range{60700, 61000}, Windows: block}, true},
-		"the rest reserved":  {Block{Range: Range{1024, 65535}, Windows: block, Reserved: []Range{{1024, 60699}, {61000, 65535}}}, false},
-		"but one":            {Block{Range: Range{1024, 65535}, Windows: block, Reserved: []Range{{1024, 60698}, {61000, 65535}}}, true},
-		"up to the last one": {Block{Range: Range{60700, 65535}, Windows: Range{60700, 65535}}, false},
+		"within":             {Block{Range: between(60710, 60720), Windows: block}, false},
+		"below":              {Block{Range: between(60699, 60999), Windows: block}, true},
+		"above":              {Block{Range: between(60700, 61000), Windows: block}, true},
+		"the rest reserved":  {Block{Range: between(1024, 65535), Windows: block, Reserved: []Range{between(1024, 60699), between(61000, 65535)}}, false},
+		"but one":            {Block{Range: between(1024, 65535), Windows: block, Reserved: []Range{between(1024, 60698), between(61000, 65535)}}, true},
+		"up to the last one": {Block{Range: between(60700, 65535), Windows: between(60700, 65535)}, false},
 	}
 	for name, test := range tests {
 		if got := test.b.Widened(); got != test.want {
@@ -93,7 +93,7 @@ func TestWidened(t *testing.T) {
 
 func TestParseReserved(t *testing.T) {
 	got, err := parseReserved("8080,9148-9150,65535\n")
-	if want := []Range{{8080, 8080}, {9148, 9150}, {65535, 65535}}; err != nil || !reflect.DeepEqual(got, want) {
+	if want := []Range{between(8080, 8080), between(9148, 9150), between(65535, 65535)}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, %v", got, err)
 	}
 	if got, err := parseReserved("\n"); err != nil || got != nil {
@@ -127,7 +127,7 @@ func FuzzParseSocket(f *testing.F) {
 	f.Add(byte(6), append([]byte{10, 10}, make([]byte, messageLen)...))
 	f.Add(byte(6), append(make([]byte, messageLen), 255, 255, onlyV6, 0))
 	f.Fuzz(func(t *testing.T, proto byte, msg []byte) {
-		if s, ok := parseSocket(proto, msg); ok && (!s.Local.IsValid() || !s.Remote.IsValid()) {
+		if s, err := parseSocket(proto, msg); err == nil && (!s.Local.IsValid() || !s.Remote.IsValid()) {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -224,16 +224,16 @@ func TestAnnounces(t *testing.T) {
 }
 
 func TestOfWSL(t *testing.T) {
-	block, known := Range{60700, 60999}, Range{50000, 50299}
+	block, known := between(60700, 60999), between(50000, 50299)
 	for _, test := range []struct {
 		b    Block
 		want Range
 	}{
 		{Block{Range: block}, block},
-		{Block{Range: Range{1024, 65535}, Windows: known}, known},
-		{Block{Range: Range{32768, 60999}}, Range{}},
-		{Block{Range: block, Reserved: []Range{{60700, 60700}}}, Range{}},
-		{Block{Range: Range{40000, 44096}}, Range{40000, 44096}}, // WSL#12228
+		{Block{Range: between(1024, 65535), Windows: known}, known},
+		{Block{Range: between(32768, 60999)}, Range{}},
+		{Block{Range: block, Reserved: []Range{between(60700, 60700)}}, Range{}},
+		{Block{Range: between(40000, 44096)}, between(40000, 44096)}, // WSL#12228
 	} {
 		if got := test.b.OfWSL(); got != test.want {
 			t.Errorf("%+v: %v", test.b, got)

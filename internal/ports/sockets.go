@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"net/netip"
 
-	mdl "github.com/mdlayher/netlink"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/conntrack"
+	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
 // A Socket is a TCP or UDP socket with a port.
@@ -75,29 +75,29 @@ func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, 
 
 // dump calls each with the sockets of one family and protocol.
 func dump(family, proto byte, each func(Socket)) error {
+	c, err := nlconn.Open(unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	body := make([]byte, requestLen)
 	body[0], body[1] = family, proto
 	binary.NativeEndian.PutUint32(body[4:], allStates)
-	// A dump that is interrupted by a change has all but that. What is seen
-	// here is of a moment anyway.
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	req.AddRawData(body)
-	err := req.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(msg []byte) bool {
-		if s, ok := parseSocket(proto, msg); ok {
-			each(s)
-		}
-		return true
+	// Sockets come and go all the time, and a dump that was interrupted may lack
+	// some that were there before: it is repeated.
+	list, err := nlconn.List(c, unix.SOCK_DIAG_BY_FAMILY, body, func(msg []byte) (Socket, error) {
+		return parseSocket(proto, msg)
 	})
-	if errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil
+	for _, s := range list {
+		each(s)
 	}
 	return err
 }
 
 // parseSocket reads a struct inet_diag_msg and the attributes behind it.
-func parseSocket(proto byte, msg []byte) (s Socket, ok bool) {
+func parseSocket(proto byte, msg []byte) (s Socket, err error) {
 	if len(msg) < messageLen {
-		return s, false
+		return s, fmt.Errorf("a message of %d bytes", len(msg))
 	}
 	s.Proto = "tcp"
 	if proto == unix.IPPROTO_UDP {
@@ -113,17 +113,12 @@ func parseSocket(proto byte, msg []byte) (s Socket, ok bool) {
 	s.Local = netip.AddrPortFrom(addr(msg[8:]), binary.BigEndian.Uint16(msg[4:]))
 	s.Remote = netip.AddrPortFrom(addr(msg[24:]), binary.BigEndian.Uint16(msg[6:]))
 	s.Inode = binary.NativeEndian.Uint32(msg[68:])
-	// nl.ParseRouteAttr panics where the last attribute is not padded.
-	attrs, err := mdl.NewAttributeDecoder(msg[messageLen:])
-	if err != nil {
-		return s, true
-	}
-	for attrs.Next() {
-		if b := attrs.Bytes(); attrs.Type() == onlyV6 && len(b) > 0 {
-			s.OnlyV6 = b[0] != 0
+	err = nlconn.Attrs(msg[messageLen:], func(a *nlconn.Attr) {
+		if a.Kind == onlyV6 {
+			s.OnlyV6 = a.Uint8() != 0
 		}
-	}
-	return s, true
+	})
+	return s, err
 }
 
 // A Flow is a connection of a container whose source port the kernel has put
@@ -133,27 +128,21 @@ type Flow struct {
 	Local, Remote netip.AddrPort // as they are outside
 }
 
+var protocols = map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}
+
 // Flows are the connections that are masqueraded. It needs CAP_NET_ADMIN: the
 // error is EPERM without.
 func Flows() ([]Flow, error) {
-	list, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("list connections: %w", err)
-	}
 	var flows []Flow
-	for _, c := range list {
-		proto := map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[c.Forward.Protocol]
-		from, ok1 := netip.AddrFromSlice(c.Forward.SrcIP)
-		local, ok2 := netip.AddrFromSlice(c.Reverse.DstIP)
-		remote, ok3 := netip.AddrFromSlice(c.Reverse.SrcIP)
-		if proto == "" || !ok1 || !ok2 || !ok3 || from.Unmap() == local.Unmap() {
-			continue
+	err := conntrack.Each(func(f conntrack.Flow) bool {
+		proto := protocols[f.Original.Proto]
+		if proto != "" && f.Original.Src.Addr() != f.Reply.Dst.Addr() {
+			flows = append(flows, Flow{Proto: proto, Local: f.Reply.Dst, Remote: f.Reply.Src})
 		}
-		flows = append(flows, Flow{
-			Proto:  proto,
-			Local:  netip.AddrPortFrom(local.Unmap(), c.Reverse.DstPort),
-			Remote: netip.AddrPortFrom(remote.Unmap(), c.Reverse.SrcPort),
-		})
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list connections: %w", err)
 	}
 	return flows, nil
 }

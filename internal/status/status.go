@@ -101,6 +101,17 @@ type PortRange struct {
 	Last  uint16 `json:"last"`
 }
 
+// Contains reports whether port lies in r.
+func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
+
+// Size is how many ports r has; the zero PortRange has none.
+func (r PortRange) Size() int {
+	if r == (PortRange{}) {
+		return 0
+	}
+	return int(r.Last) - int(r.First) + 1
+}
+
 // The paths of a Port.
 const (
 	PathDirect = "direct" // the kernel serves it, by a rule of ours
