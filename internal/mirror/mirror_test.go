@@ -13,8 +13,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/conntrack"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
 )
 
 // A fake is a kernel of which a test says how it behaves, and which keeps what
@@ -26,13 +28,13 @@ type fake struct {
 	applyErr   error
 	publishErr error
 	takes      time.Duration // how long an observation takes
-	serves     bool          // there is a table of ours
 
 	observed  []time.Time
 	published []status.Snapshot
 	signs     int // of life
 	fresh     int // observations that trust nothing
-	settled   int
+	showErr   error
+	evicted   int
 	undone    bool
 }
 
@@ -47,7 +49,7 @@ func (k *fake) observe(fresh bool) (Observed, error) {
 	k.mu.Unlock()
 	time.Sleep(takes)
 	k.mu.Lock()
-	return Observed{Link: k.link}, k.observeErr
+	return Observed{Host: k.link}, k.observeErr
 }
 
 func (k *fake) apply(Observed, Desired) error {
@@ -56,16 +58,16 @@ func (k *fake) apply(Observed, Desired) error {
 	return k.applyErr
 }
 
-func (k *fake) settle() {
+func (k *fake) show(Observed, Desired) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.settled++
+	return k.showErr
 }
 
-func (k *fake) serving() bool {
+func (k *fake) evict(func(conntrack.Flow) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.serves
+	k.evicted++
 }
 
 func (k *fake) undo() error {

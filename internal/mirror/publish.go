@@ -37,8 +37,12 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 	if first, last := obs.SourcePorts[0], obs.SourcePorts[1]; last != 0 {
 		s.SourcePorts = &status.PortRange{First: first, Last: last}
 	}
+	var targets nft.Targets
+	if want.Table != nil {
+		targets = want.Table.Targets()
+	}
 	for _, p := range obs.Rules.Published {
-		s.Ports = append(s.Ports, d.port(obs, p, want))
+		s.Ports = append(s.Ports, d.port(obs, p, targets))
 	}
 	if err != nil {
 		s.State = status.Error
@@ -63,7 +67,7 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 }
 
 // port is a published port as the status has it.
-func (d *Daemon) port(obs Observed, p ruleset.Published, want Desired) status.Port {
+func (d *Daemon) port(obs Observed, p ruleset.Published, targets nft.Targets) status.Port {
 	out := status.Port{
 		Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(),
 		Engine: p.Engine, Path: status.PathProxy,
@@ -74,8 +78,8 @@ func (d *Daemon) port(obs Observed, p ruleset.Published, want Desired) status.Po
 	switch {
 	case p.EngineServed:
 		out.Path = status.PathKernel
-	case !d.cfg.Policy.Direct || want.Table == nil:
-	case want.Table.Targets()[p.Port].IsValid():
+	case !d.cfg.Policy.Direct || targets == nil:
+	case targets[p.Port].IsValid():
 		out.Path = status.PathDirect
 	default:
 		out.Reason = cmp.Or(obstacle(obs, p), "its bridge could not be opened")

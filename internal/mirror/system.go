@@ -273,4 +273,3 @@ func Cleanup() error {
 	s.observer.close()
 	return errors.Join(err, s.lease.release())
 }
-
