@@ -73,7 +73,7 @@ func decodeRule(b []byte) (Rule, error) {
 		case unix.FRA_FWMASK:
 			r.Mask = a.Uint32()
 		case unix.FRA_SUPPRESS_PREFIXLEN:
-			r.SuppressPrefix = int(int32(a.Uint32()))
+			r.SuppressPrefix = max(-1, int(int32(a.Uint32()))) // no prefix is shorter than 0
 		case unix.FRA_L3MDEV:
 			r.L3Mdev = a.Uint8() != 0
 		case unix.FRA_PROTOCOL:
