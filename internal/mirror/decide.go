@@ -102,7 +102,7 @@ func teardown(o Observed) Desired {
 	d.bridges(o, nil)
 	if o.Ours && len(d.Shut) > 0 {
 		closing := o.Table.WithoutTargets()
-		d.Table, d.More = &closing, true
+		d.Table = &closing
 	}
 	return d
 }
@@ -179,8 +179,7 @@ func (d *Desired) bridges(o Observed, needed []netwatch.Link) {
 		switch {
 		case isNeeded && (!l.RouteLocalnet || o.Ours && o.Table.Guards(name)):
 		case l.Present() && l.RouteLocalnet && !engines:
-			d.Shut = append(d.Shut, l)
-			d.More = d.More || isNeeded // and opened again
+			d.Shut, d.More = append(d.Shut, l), true
 		default:
 			d.Unmark = append(d.Unmark, name)
 		}
