@@ -1,10 +1,12 @@
-package main
+package e2e
 
 import (
 	"bytes"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -44,4 +46,12 @@ func TestNeedsOneCapability(t *testing.T) {
 		!strings.HasPrefix(stderr.String(), "wslmirror: no permission to change nftables (CAP_NET_ADMIN)\nhint: ") {
 		t.Errorf("run without the capability: exit %d: %s", p.Cmd.ProcessState.ExitCode(), stderr.String())
 	}
+}
+
+// What the other tests start has the rights of the service.
+func TestDaemonHasTheRightsOfTheService(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	d := start(t, b.WSL)
+	labtest.HasRights(t, d.proc.Process.Pid, labtest.Filtered)
+	d.stop(unix.SIGTERM)
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -15,41 +15,8 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
-	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
-
-// asProgram makes the test binary be wslmirror itself, so that what runs on the
-// bench is the program with the race detector in it.
-const asProgram = "WSLMIRROR_TEST_AS_PROGRAM"
-
-func TestMain(m *testing.M) {
-	sandbox.Enter()
-	if os.Getenv(asProgram) != "" {
-		main()
-	}
-	code := m.Run()
-	for _, clean := range atExit {
-		clean()
-	}
-	os.Exit(code)
-}
-
-// atExit is what is to be done when all tests have run.
-var atExit []func()
-
-// program is a command that is wslmirror, for a user who is root. The daemon and
-// what cleans up behind it are asService.
-func program(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = programEnv(os.Environ())
-	return cmd
-}
-
-func programEnv(env []string) []string {
-	// The race detector would wait for a second before each exit.
-	return append(env, asProgram+"=1", "GORACE=atexit_sleep_ms=0")
-}
 
 // A daemon is a running "wslmirror run".
 type daemon struct {
@@ -69,10 +36,10 @@ func start(t *testing.T, h *lab.Host, args ...string) *daemon {
 	return d
 }
 
-func launch(t *testing.T, h *lab.Host, program func(...string) *exec.Cmd, args ...string) *daemon {
+func launch(t *testing.T, h *lab.Host, command func(...string) *exec.Cmd, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, host: h, dir: runtimeDir(t), log: new(bytes.Buffer)}
-	cmd := program(append([]string{"run", "--runtime-dir", d.dir}, args...)...)
+	cmd := command(append([]string{"run", "--runtime-dir", d.dir}, args...)...)
 	cmd.Stderr = d.log
 	var err error
 	if d.proc, err = h.Start(cmd); err != nil {
@@ -90,7 +57,7 @@ func launch(t *testing.T, h *lab.Host, program func(...string) *exec.Cmd, args .
 // status is what the program "wslmirror status" says.
 func (d *daemon) status() (s status.Snapshot, exit int) {
 	d.t.Helper()
-	cmd := program("status", "--json", "--runtime-dir", d.dir)
+	cmd := program(d.t, "status", "--json", "--runtime-dir", d.dir)
 	out, err := cmd.Output()
 	if _, ok := err.(*exec.ExitError); err != nil && !ok {
 		d.t.Fatal(err)

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -64,7 +64,7 @@ func TestOpensNothingElse(t *testing.T) {
 	// lot to do, is not seen to come: then nothing comes for a while.
 	var calls []byte
 	grew := time.Now()
-	await(t, "the last word of strace", func() bool {
+	labtest.Eventually(t, "the last word of strace", func() bool {
 		now, err := os.ReadFile(trace)
 		if err != nil || len(now) > len(calls) {
 			calls, grew = now, time.Now()
