@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,22 +70,28 @@ func (d *daemon) status() (s status.Snapshot, exit int) {
 // await waits until the daemon publishes what ok accepts.
 func (d *daemon) await(what string, ok func(status.Snapshot) bool) status.Snapshot {
 	d.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		// A daemon without a runtime directory publishes nothing.
-		if status.Refresh(d.dir) == nil {
-			if s, err := status.Read(d.dir); err == nil && ok(s) {
-				return s
-			}
+	var s status.Snapshot
+	d.t.Cleanup(func() {
+		if d.t.Failed() {
+			d.t.Logf("while waiting for %s the last state was %+v", what, s)
 		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("never came to %s", what)
-		}
+	})
+	labtest.Eventually(d.t, "the daemon publishes "+what, func() bool {
+		d.t.Helper()
 		select {
 		case <-d.proc.Done():
 			d.t.Fatalf("ended before it came to %s: %v", what, d.proc.Wait())
-		case <-time.After(time.Millisecond):
+		default:
 		}
-	}
+		// A daemon without a runtime directory publishes nothing.
+		if status.Refresh(d.dir) != nil {
+			return false
+		}
+		var err error
+		s, err = status.Read(d.dir)
+		return err == nil && ok(s)
+	})
+	return s
 }
 
 func (d *daemon) awaitState(want status.State) status.Snapshot {
@@ -237,11 +242,7 @@ func TestCannotUseRuntimeDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop(unix.SIGKILL)
-	for deadline := time.Now().Add(30 * time.Second); !hasTable(t, b.WSL); {
-		if time.Now().After(deadline) {
-			t.Fatal("does not work without a runtime directory")
-		}
-	}
+	labtest.Eventually(t, "it works without a runtime directory", func() bool { return hasTable(t, b.WSL) })
 	if err := p.Cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/doctor"
 	"github.com/wslmirror/wslmirror/internal/lab"
@@ -41,7 +40,6 @@ func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
 	cmd := program(t, "doctor", "--json", "--runtime-dir", dir)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	began := time.Now()
 	p, err := h.Start(cmd)
 	if err != nil {
 		t.Fatal(err)
@@ -49,9 +47,6 @@ func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
 	var exit *exec.ExitError
 	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("took %v", took)
 	}
 	if err := json.Unmarshal(out.Bytes(), &d); err != nil || errs.Len() > 0 {
 		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())
@@ -212,6 +207,7 @@ func TestDoctorWithEngines(t *testing.T) {
 		{"podman-cni", false, nil, nil, "there are no rules of Docker's"},
 	} {
 		t.Run(fmt.Sprintf("%s late=%v %v", test.engine, test.late, test.args), func(t *testing.T) {
+			t.Parallel()
 			b := labtest.New(t, lab.Options{NoLoopback0: test.late})
 			engine := labtest.StartEngine(t, b, test.engine)
 			labtest.RunContainer(t, engine, "one", "8080:80/tcp", "8080:80/udp")

@@ -136,7 +136,7 @@ func TestHostileArguments(t *testing.T) {
 		}
 		t.Cleanup(func() { p.Close() })
 	}
-	labtest.Eventually(t, "both to be seen", func() bool {
+	labtest.Eventually(t, "both are seen", func() bool {
 		return strings.Contains(diagnoses(t, b.WSL, t.TempDir())["doctor"], "2 wslmirrors run")
 	})
 	mustBeSeen(t, diagnoses(t, b.WSL, t.TempDir()))
