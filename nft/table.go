@@ -144,11 +144,17 @@ func linkSet(name string, links []string) Set {
 	return s
 }
 
+// Guarded are the links that the table keeps from 127.0.0.0/8.
+func (t Table) Guarded() (links []string) {
+	for _, e := range t.set(guardedSet).Elements {
+		links = append(links, unix.ByteSliceToString([]byte(e.Key)))
+	}
+	return links
+}
+
 // guards reports whether the table keeps packets of a link from 127.0.0.0/8.
 func (t Table) guards(link string) bool {
-	return slices.ContainsFunc(t.set(guardedSet).Elements, func(e Element) bool {
-		return unix.ByteSliceToString([]byte(e.Key)) == link
-	})
+	return slices.Contains(t.Guarded(), link)
 }
 
 // EngineServed are the ports that the table leaves to their engines.
