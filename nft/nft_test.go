@@ -284,4 +284,3 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 		})
 	}
 }
-

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -143,11 +144,78 @@ func linkSet(name string, links []string) Set {
 	return s
 }
 
+// Guarded are the links that the table keeps from 127.0.0.0/8.
+func (t Table) Guarded() (links []string) {
+	for _, e := range t.set(guardedSet).Elements {
+		links = append(links, unix.ByteSliceToString([]byte(e.Key)))
+	}
+	return links
+}
+
 // guards reports whether the table keeps packets of a link from 127.0.0.0/8.
 func (t Table) guards(link string) bool {
-	return slices.ContainsFunc(t.Sets, func(s Set) bool {
-		return s.Name == guardedSet && slices.ContainsFunc(s.Elements, func(e Element) bool {
-			return unix.ByteSliceToString([]byte(e.Key)) == link
-		})
-	})
+	return slices.Contains(t.Guarded(), link)
+}
+
+// EngineServed are the ports that the table leaves to their engines.
+func (t Table) EngineServed() (ports ruleset.Ports) {
+	var spans []ruleset.Ports
+	for _, e := range t.set(servedSet).Elements {
+		spans = append(spans, ruleset.PortRange(portOfKey(e.Key), portOfKey(e.KeyEnd)))
+	}
+	return ruleset.UnionOf(spans...)
+}
+
+// Targets are the ports that the table sends past their proxies.
+func (t Table) Targets() Targets {
+	targets := Targets{}
+	for _, e := range t.set(directMap).Elements {
+		if len(e.Value) == 8 {
+			addr := netip.AddrFrom4([4]byte([]byte(e.Value)))
+			targets[portOfKey(e.Key)] = netip.AddrPortFrom(addr, uint16(e.Value[4])<<8|uint16(e.Value[5]))
+		}
+	}
+	return targets
+}
+
+// WithoutTargets is the table with no port sent past its proxy.
+func (t Table) WithoutTargets() Table {
+	t.Sets = slices.Clone(t.Sets)
+	for i := range t.Sets {
+		if t.Sets[i].Name == directMap {
+			t.Sets[i].Elements = nil
+		}
+	}
+	return t
+}
+
+// SameLink reports whether both tables are for packets of one link.
+func (t Table) SameLink(u Table) bool {
+	a, b := t.chain(PreroutingChain), u.chain(PreroutingChain)
+	return a >= 0 && b >= 0 && reflect.DeepEqual(last(t.Chains[a].Rules), last(u.Chains[b].Rules))
+}
+
+func last(rules []Rule) Rule {
+	if len(rules) == 0 {
+		return Rule{}
+	}
+	return rules[len(rules)-1]
+}
+
+// set is the set of that name, without elements if there is none.
+func (t Table) set(name string) Set {
+	for _, s := range t.Sets {
+		if s.Name == name {
+			return s
+		}
+	}
+	return Set{}
+}
+
+// portOfKey is the port of a key that portKey has made.
+func portOfKey(key string) (p ruleset.Port) {
+	if len(key) == 8 {
+		p.Proto, p.Number = key[0], uint16(key[4])<<8|uint16(key[5])
+	}
+	return p
 }

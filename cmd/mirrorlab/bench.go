@@ -51,7 +51,7 @@ func serve(b *lab.Bench) error {
 
 // patience is how long a client waits. Whatever answers on the bench does so
 // within milliseconds.
-const patience = 800 * time.Millisecond
+var patience = lab.Scaled(800 * time.Millisecond)
 
 // A way is a row of the table and how to fill it.
 type way struct {

@@ -83,7 +83,7 @@ func asker(ways []way, column int) func(context.Context) error {
 
 // daemonTimeout is how long wslmirror may take to start or to stop. It does
 // both in milliseconds.
-const daemonTimeout = 5 * time.Second
+var daemonTimeout = lab.Scaled(10 * time.Second)
 
 // A daemon is the real wslmirror, at work in a host.
 type daemon struct {

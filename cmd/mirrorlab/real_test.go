@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -22,9 +21,6 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
-// timeout bounds each run of the program.
-const timeout = 30 * time.Second
-
 // programs is where build has put both programs, "" if it was not called.
 var programs string
 
@@ -33,12 +29,10 @@ var build = sync.OnceValue(func() (err error) {
 	if programs, err = os.MkdirTemp("", "mirrorlab-test-"); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-o", programs+"/", "../mirrorlab", "../wslmirror")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w: %s", err, out)
-	}
-	return nil
+	return errors.Join(
+		labtest.Build(filepath.Join(programs, "mirrorlab"), "mirrorlab"),
+		labtest.Build(filepath.Join(programs, "wslmirror"), "wslmirror"),
+	)
 })
 
 func TestMain(m *testing.M) {
@@ -65,7 +59,7 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	mounts := readFile(t, "/proc/self/mounts")
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), labtest.Patience())
 	cmd := exec.CommandContext(ctx, filepath.Join(programs, "mirrorlab"), args...)
 	// TMPDIR marks its processes too, which inherit it.
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "SHELL=/bin/sh")
@@ -114,17 +108,13 @@ func exitCode(t *testing.T, err error) int {
 	return 0
 }
 
-// The real demo with the real wslmirror, in less than six seconds.
+// The real demo with the real wslmirror.
 func TestDemo(t *testing.T) {
 	cmd := program(t, "demo")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	begin := time.Now()
 	if code := exitCode(t, cmd.Run()); code != exitOK {
 		t.Fatalf("exit %d:\n%s%s", code, out.String(), errs.String())
-	}
-	if took := time.Since(begin); took > 6*time.Second {
-		t.Errorf("it took %s", took)
 	}
 	if want := "\n" + render(expected(), false); out.String() != want {
 		t.Errorf("stdout:\n%s\nwant:\n%s", out.String(), want)
@@ -204,7 +194,7 @@ func TestDemoInterrupted(t *testing.T) {
 // ask says who answers on a port of 127.0.0.1, as an ordinary program there.
 const askScript = `
 ask() {
-	$1 timeout 1 bash -c 'exec 3<>/dev/tcp/127.0.0.1/$0 && echo who are you >&3 && read -r who <&3 && echo "$who"' $2 ||
+	$1 timeout ${3:-30} bash -c 'exec 3<>/dev/tcp/127.0.0.1/$0 && echo who are you >&3 && read -r who <&3 && echo "$who"' $2 ||
 		echo nobody
 }
 `
@@ -214,7 +204,7 @@ func TestShell(t *testing.T) {
 	cmd.Stdin = strings.NewReader(askScript + `
 until [ "$(ask '' 9000)" = WSL ]; do :; done 2>/dev/null # until Windows knows the ports
 ask '' 8080
-ask windows 8080
+ask windows 8080 1 # which hangs
 ask windows 9000
 dir=$(dirname "$(command -v windows)")/run
 wslmirror run --runtime-dir "$dir" 2>/dev/null &

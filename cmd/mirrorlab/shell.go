@@ -90,7 +90,7 @@ func killAll(hosts ...*lab.Host) {
 		}
 	}
 	// Again and again, because one may start another meanwhile.
-	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(lab.Scaled(10 * time.Second)); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
 		found := false
 		for _, link := range links {

@@ -2,12 +2,9 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,9 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/doctor"
-	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
-	"github.com/wslmirror/wslmirror/internal/status"
 )
 
 func report(checks ...doctor.Check) doctor.Report {
@@ -160,162 +155,20 @@ func TestDoctorUsage(t *testing.T) {
 
 // Whatever hangs, it ends.
 func TestDoctorEnds(t *testing.T) {
-	hang := "sleep 60"
-	standIns(t, map[string]string{
+	hang := "sleep 1000"
+	labtest.Programs(t, map[string]string{
 		"wslinfo": hang, "netsh.exe": hang, "netstat.exe": hang, "podman": hang, "docker": hang,
 		"nft": hang, "iptables": hang, "journalctl": hang, "systemctl": hang,
 	})
 	bundle := filepath.Join(t.TempDir(), "bundle")
 	began := time.Now()
 	code, _, stderr := call("doctor", "--bundle", bundle, "--runtime-dir", t.TempDir())
-	if took := time.Since(began); took > 5*time.Second || stderr != "" {
+	if took := time.Since(began); took > labtest.Patience() || stderr != "" {
 		t.Errorf("exit %d after %v, %s", code, took, stderr)
 	}
 	text, err := os.ReadFile(bundle)
 	if err != nil || !strings.Contains(string(text), "no answer in time") {
 		t.Errorf("%v: %s", err, text)
-	}
-}
-
-// An ordinary user sees most of it, and is told what he does not.
-func TestDoctorAsOrdinaryUser(t *testing.T) {
-	playMirrored(t)
-	b := labtest.New(t, lab.Options{})
-	d := start(t, b.WSL)
-	d.awaitState(status.Active)
-	publishes(t, b, d)
-	for dir := d.dir; dir != os.TempDir(); dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	diagnoseAs := func(args ...string) (string, int) {
-		t.Helper()
-		cmd := asNobody(t)(append([]string{"doctor", "--runtime-dir", d.dir}, args...)...)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		p, err := b.WSL.Start(cmd)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Wait()
-		return out.String(), cmd.ProcessState.ExitCode()
-	}
-	out, exit := diagnoseAs("--json")
-	var got diagnosis
-	if err := json.Unmarshal([]byte(out), &got); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	got.exit = exit
-	got.expect(t, "as an ordinary user")
-	for name, want := range map[string]doctor.Verdict{
-		"loopback0": doctor.OK, "table-127": doctor.OK, "gateway": doctor.OK, "ip-rules": doctor.OK, "rp-filter": doctor.OK,
-		"port-range": doctor.OK, "published-ports": doctor.OK, "service": doctor.OK, "table": doctor.OK,
-		"wsl-chains": doctor.Unknown, "iptables-legacy": doctor.Unknown,
-	} {
-		if c := got.check(name); c.Verdict != want {
-			t.Errorf("want %s: %+v", want, c)
-		}
-	}
-	got.sees(t, "wsl-chains", doctor.Unknown, "only root may read the ruleset")
-	if out, _ = diagnoseAs(); !strings.Contains(out, "with sudo it sees more") {
-		t.Error(out)
-	}
-}
-
-// It sends no packet: to a closed port of 127.0.0.1 a connection would hang.
-func TestDoctorSendsNothing(t *testing.T) {
-	playMirrored(t)
-	b := labtest.New(t, lab.Options{})
-	d := start(t, b.WSL)
-	d.awaitState(status.Active)
-	publishes(t, b, d)
-	const watch = `nft 'table inet watch { chain output { type filter hook output priority -400; meta l4proto { tcp, udp } counter; }; }'`
-	if _, err := b.WSL.Run("sh", "-c", watch); err != nil {
-		t.Fatal(err)
-	}
-	diagnose(t, b.WSL, d.dir)
-	if _, err := b.WSL.Run("sh", "-c", fmt.Sprintf("WSLMIRROR_TEST_AS_PROGRAM=1 %s doctor --bundle %s/bundle", os.Args[0], t.TempDir())); err != nil && !strings.Contains(err.Error(), "exit status 1") {
-		t.Fatal(err)
-	}
-	out, err := b.WSL.Run("nft", "list", "table", "inet", "watch")
-	if err != nil || !strings.Contains(out, "counter packets 0 ") {
-		t.Errorf("%v: %s", err, out)
-	}
-}
-
-func TestBundle(t *testing.T) {
-	playMirrored(t)
-	t.Setenv("USER", "zaphod")
-	t.Setenv("NAME", "heart-of-gold")
-	t.Setenv("SUDO_UID", "65534")
-	t.Setenv("SUDO_GID", "65534")
-	b := labtest.New(t, lab.Options{})
-	d := start(t, b.WSL)
-	d.awaitState(status.Active)
-	publishes(t, b, d)
-	// What is private comes from everywhere: routes, rules, addresses, chains.
-	for _, script := range []string{
-		"ip addr add 93.184.216.34/32 dev eth0", "ip -6 addr add 2a00:1450:4001:81b::200e/64 dev eth0 nodad",
-		"ip route add 8.8.8.0/24 via 192.0.2.1", "ip rule add pref 100 from 9.9.9.9 lookup main",
-		`nft 'table ip zaphod { comment "made on HEART-OF-GOLD in /home/zaphod by Zaphod"; chain c { ip saddr 1.1.1.1 tcp dport 80 accept; ip daddr 10.1.2.3 drop; }; }'`,
-		`nft 'table ip6 x { chain c { ip6 saddr 2606:4700:4700::1111 drop; }; }'`,
-	} {
-		if _, err := b.WSL.Run("sh", "-c", script); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// A dockerd with secrets, and with a section of its own making.
-	dockerd := filepath.Join(t.TempDir(), "dockerd")
-	if err := os.Symlink("/bin/sh", dockerd); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.WSL.Start(exec.Command(dockerd, "-c", "while :; do sleep 1; done", "--http-proxy=http://arthur:dent42@10.0.0.1:3128",
-		"--dns-search", "magrathea.example", "--userland-proxy=false", "--iptables=x\n==== forged ====\n")); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "bundle.txt")
-	cmd := program("doctor", "--bundle", file, "--runtime-dir", d.dir)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	p, err := b.WSL.Start(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Errorf("%v: %s", err, &out)
-	}
-	if !strings.HasPrefix(out.String(), "Wrote "+file+": No fault found") {
-		t.Error(out.String())
-	}
-	fi, err := os.Stat(file)
-	if err != nil || fi.Mode() != 0o600 || fi.Sys().(*syscall.Stat_t).Uid != 65534 {
-		t.Errorf("%v, %+v", err, fi)
-	}
-	all, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(all)
-	for _, want := range []string{
-		"==== wslmirror doctor ====", "✓ loopback0", "==== the network ====", "table 127", "169.254.73.249", "192.0.2.2", "0: from all fwmark 0x1000/0x1000",
-		"==== wslmirror status --json ====", `"state": "active"`, "==== wslmirror ports ====", "8080/tcp", "2.9.5.0",
-		"--http-proxy=…", "--dns-search …", "--userland-proxy=false", "==== nft list ruleset ====", "chain WSLPREROUTING", "ip daddr 10.1.2.3 drop", "==== journalctl", `"verdict": "ok"`, "<address-1>", "<user-", "<host-",
-	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("there is no %q", want)
-		}
-	}
-	for _, private := range []string{
-		"zaphod", "heart-of-gold", "93.184.216.34", "2a00:1450", "8.8.8.0", "9.9.9.9", "1.1.1.1", "2606:4700",
-		"dent42", "magrathea", "\n==== forged",
-	} {
-		if strings.Contains(strings.ToLower(text), private) {
-			t.Errorf("%q is in it", private)
-		}
-	}
-	if t.Failed() {
-		t.Log(text)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // showPorts is "ports" and "ports explain PORT".
@@ -121,17 +122,19 @@ func reservedInWindows(s status.Snapshot) ports.Range {
 	if p := s.SourcePorts; p != nil {
 		return *p
 	}
-	reader, err := nft.OpenReader()
+	reader, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
 		return ports.Range{}
 	}
 	defer reader.Close()
-	_, ruleset, err := reader.Read()
-	if err != nil {
+	var block ports.Range
+	if _, err = reader.Read(func(rs *ruleset.Ruleset) error {
+		block.First, block.Last = rs.SourcePorts()
+		return nil
+	}); err != nil {
 		return ports.Range{}
 	}
-	first, last := ruleset.SourcePorts()
-	return ports.Range{First: first, Last: last}
+	return block
 }
 
 func listPorts(dir string, asJSON bool, stdout io.Writer) (int, error) {

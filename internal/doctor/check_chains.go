@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
-	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 func checkWSLChains(o *Observation) Check {
@@ -19,7 +19,7 @@ func checkWSLChains(o *Observation) Check {
 		return unseen("WSL's own nftables chains", o.Ruleset.Err)
 	}
 	var have, lack []string
-	var missing []nft.ForeignChain
+	var missing []ruleset.WSLChain
 	grave := Warning // nothing but IPv6
 	for _, c := range o.Ruleset.Value.WSL {
 		if c.Rules > 0 {
@@ -60,7 +60,7 @@ func checkWSLChains(o *Observation) Check {
 
 // restoration is the commands that restore WSL's chains
 // (src/linux/init/GnsEngine.cpp), nil if not all that they need was seen.
-func (o *Observation) restoration(missing []nft.ForeignChain) (commands []string) {
+func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string) {
 	// What Linux uses now is not what Windows has reserved if somebody has widened
 	// it. Then containers would leave by ports that Windows drops, and nothing
 	// would tell of it any more.

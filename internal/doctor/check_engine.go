@@ -75,9 +75,9 @@ func checkDockerLoopback(o *Observation) Check {
 		return unseen("what Docker does to packets from Windows", o.Ruleset.Err)
 	}
 	r := o.Ruleset.Value
-	if n := len(r.View.Missing); n > 0 {
+	if n := len(r.Foreign.Add); n > 0 {
 		var at []string
-		for _, a := range r.View.Missing {
+		for _, a := range r.Foreign.Add {
 			at = add(at, a.String())
 		}
 		c := warning("packets from Windows are dropped: %s", strings.Join(at, ", ")).
@@ -91,8 +91,8 @@ func checkDockerLoopback(o *Observation) Check {
 	switch {
 	case !r.Docker:
 		return notApplicable("there are no rules of Docker's")
-	case len(r.View.Accepts) > 0:
-		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.View.Accepts))
+	case len(r.Foreign.Present) > 0:
+		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Foreign.Present))
 	case !r.PassesKnown:
 		return ok("Docker publishes nothing")
 	case r.Passes:

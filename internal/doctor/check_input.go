@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
-	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // checkInput looks for a firewall that takes Windows for a stranger. Those of ufw
@@ -32,9 +32,9 @@ func checkInput(o *Observation) Check {
 		if len(here) == 0 {
 			continue
 		}
-		at := fmt.Sprintf("%s %s %s", r.Family, r.Table, r.Chain)
+		at := fmt.Sprintf("%s %s %s", r.At.Family(), r.At.Table(), r.At.Chain())
 		refused = append(refused, fmt.Sprintf("%s (%s)", shortened(here), at))
-		if nftName.MatchString(r.Table) && nftName.MatchString(r.Chain) {
+		if nftName.MatchString(r.At.Table()) && nftName.MatchString(r.At.Chain()) {
 			commands = add(commands, fmt.Sprintf("sudo nft insert rule %s iifname %s ip daddr 127.0.0.1 accept", at, word(o.Iface)))
 		}
 	}
@@ -48,10 +48,10 @@ func checkInput(o *Observation) Check {
 }
 
 // refuses reports whether r drops what Windows sends to l.
-func (o *Observation) refuses(r nft.Refusal, l ports.Listener) bool {
+func (o *Observation) refuses(r ruleset.Refusal, l ports.Listener) bool {
 	for _, p := range protocols {
 		if addr := l.Addr.Addr(); p.name == l.Proto && !l.Bound && l.TakesIPv4() && (addr.IsUnspecified() || addr == localhost) {
-			return r.Ports.Has(nft.Port{Proto: p.number, Number: l.Addr.Port()})
+			return r.Ports.Has(ruleset.Port{Proto: p.number, Number: l.Addr.Port()})
 		}
 	}
 	return false

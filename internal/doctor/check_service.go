@@ -100,7 +100,7 @@ func checkTable(o *Observation) Check {
 			left = append(left, fmt.Sprintf("ip rule %q", r))
 		}
 	}
-	for _, a := range o.Ruleset.Value.View.Accepts {
+	for _, a := range o.Ruleset.Value.Foreign.Present {
 		left = append(left, "a rule for "+a.String())
 	}
 	if len(left) > 0 && !o.active() {

@@ -15,6 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 var errHidden = errors.New("hidden")
@@ -67,13 +68,13 @@ func healthy() *Observation {
 			"all": {}, "loopback0": {0, 1, 1}, "eth0": {2, 1, 1},
 		}},
 		Ruleset: Seen[Ruleset]{Value: Ruleset{
-			State: nft.State{Present: true, Owner: 7},
-			WSL: []nft.ForeignChain{
+			State: nft.OurTable{Present: true, Owner: 7},
+			WSL: []ruleset.WSLChain{
 				{Family: "ip", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
 				{Family: "ip6", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip6", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
 			},
-			View: nft.View{Published: []nft.Published{{
-				Port: nft.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, Addr: netip.IPv4Unspecified(), To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
+			View: ruleset.Analysis{Published: []ruleset.Published{{
+				Port: ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, Addr: netip.IPv4Unspecified(), To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
 			}}},
 			Docker: true, PassesKnown: true,
 		}},
@@ -131,7 +132,7 @@ func TestChecks(t *testing.T) {
 		o.Status.Value, o.Daemons.Value = status.Snapshot{State: status.Stopped}, 0
 		o.Programs.Value = nil
 	},
-		setRuleset(func(r *Ruleset) { r.State = nft.State{} }))
+		setRuleset(func(r *Ruleset) { r.State = nft.OurTable{} }))
 	noLAN := func(o obs) { o.Routes.Value = slices.Delete(o.Routes.Value, 1, 2) }
 	mode := func(mode, asked string) func(obs) {
 		return func(o obs) { o.Links.Value, o.Mode.Value, o.WSLConfig.Value.Mode = o.Links.Value[:1], mode, asked }
@@ -144,12 +145,12 @@ func TestChecks(t *testing.T) {
 	}
 	noNIC := func(o obs) { o.Rules.Value = slices.Delete(o.Rules.Value, 2, 4) }
 	vpn := setRuleset(func(r *Ruleset) { // redirects DNS
-		r.View.Published = append(r.View.Published, nft.Published{
-			Port: nft.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
+		r.View.Published = append(r.View.Published, ruleset.Published{
+			Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
 		})
 	})
-	refusal := func(number uint16) []nft.Refusal {
-		return []nft.Refusal{{Ports: nft.PortSet(nft.Port{Proto: unix.IPPROTO_TCP, Number: number}), Family: "inet", Table: "filter", Chain: "input"}}
+	refusal := func(number uint16) []ruleset.Refusal {
+		return []ruleset.Refusal{{Ports: ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: number}), Family: "inet", Table: "filter", Chain: "input"}}
 	}
 	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
 	idle := setRuleset(func(r *Ruleset) { r.View.Published = nil })
@@ -270,7 +271,7 @@ func TestChecks(t *testing.T) {
 		{"service", both(noDaemon, idle, user), Fault, "enable --now"},
 		{"service", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
 		{"service", both(noDaemon, nat), NotApplicable, ""},
-		{"table", setRuleset(func(r *Ruleset) { r.State = nft.State{} }), Fault, "says that it serves"},
+		{"table", setRuleset(func(r *Ruleset) { r.State = nft.OurTable{} }), Fault, "says that it serves"},
 		{"table", setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), Fault, "no daemon owns"},
 		{"table", both(setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), failed, badOptions), Fault, "delete table ip wslmirror\n# correct WSLMIRROR_OPTS"},
 		{"table", noDaemon, Warning, "wslmirror cleanup"},

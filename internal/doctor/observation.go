@@ -11,6 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // A Seen is what a look showed, or why it showed nothing.
@@ -104,12 +105,14 @@ type Conf struct{ RPFilter, AcceptLocal, RouteLocalnet int }
 
 // A Ruleset is what of the ruleset matters here.
 type Ruleset struct {
-	State nft.State
-	View  nft.View
+	State    nft.OurTable
+	View     ruleset.Analysis
+	Foreign  nft.ForeignRules
+	Counters nft.Counters
 	// Refusals are what filters drop of what comes from Windows.
-	Refusals []nft.Refusal
+	Refusals []ruleset.Refusal
 	// WSL are WSL's own chains.
-	WSL []nft.ForeignChain
+	WSL []ruleset.WSLChain
 	// Reserved is the block that WSL has reserved in Windows, by its own rule.
 	Reserved ports.Range
 	// Passes says that an engine lets loopback0 pass by itself; it is of no worth

@@ -15,6 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // Config says where to look.
@@ -149,34 +150,42 @@ func netlink[T any](ask func(*netwatch.Conn) (T, error)) (answer T, err error) {
 func readLinks() ([]netwatch.Link, error) { return netlink((*netwatch.Conn).Links) }
 
 func readRuleset(iface string) (out Ruleset, err error) {
-	r, err := nft.OpenReader()
+	r, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
 		return out, err
 	}
 	defer r.Close()
-	r.Input = true
-	// First, because its error says what the matter is: the library hides the errno
-	// of what Read asks.
 	if out.WSL, err = r.WSLChains(); errors.Is(err, unix.EPERM) {
 		return out, errors.New("only root may read the ruleset")
 	}
 	if err != nil {
 		return out, err
 	}
-	state, rs, err := r.Read()
-	if err != nil {
-		return out, err
-	}
-	by := nft.Iface{Name: iface}
+	by := ruleset.Iface{Name: iface}
 	if l, err := net.InterfaceByName(iface); err == nil {
 		by.Index = l.Index
 	}
-	out.State, out.View = state, rs.View(by, nil)
-	out.Refusals = rs.Refusals(by)
-	out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
-	out.Passes, out.PassesKnown = rs.Passes(by)
-	out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
-	out.Firewalld = rs.HasTable("firewalld")
+	if _, err = r.Read(func(rs *ruleset.Ruleset) error {
+		out.State.Table = nft.TableOf(rs)
+		out.View = rs.Analyse(by, nil)
+		out.Foreign = nft.FindForeignRules(rs, by)
+		out.Refusals = rs.Refusals(by)
+		out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
+		out.Passes, out.PassesKnown = rs.Passes(by)
+		out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
+		out.Firewalld = rs.HasTable("firewalld")
+		return nil
+	}); err != nil {
+		return out, err
+	}
+	out.State.Owner, out.State.Present, err = r.Owner(nft.TableName)
+	if err != nil {
+		return out, err
+	}
+	out.Counters, err = nft.ReadCounters(r)
+	if err != nil {
+		return out, err
+	}
 	return out, nil
 }
 

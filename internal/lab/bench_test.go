@@ -8,7 +8,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -38,7 +37,11 @@ func expect(t *testing.T, client *lab.Host, addr, want string) {
 	var asking sync.WaitGroup
 	for _, proto := range protos {
 		asking.Go(func() {
-			answer, err := client.Ask(proto, addr, patience)
+			wait := patience
+			if want == hangs {
+				wait = silence
+			}
+			answer, err := client.Ask(proto, addr, wait)
 			switch {
 			case want == hangs && errors.Is(err, os.ErrDeadlineExceeded):
 			case want == hangs || err != nil || answer != want:
@@ -88,15 +91,10 @@ func TestPlainServers(t *testing.T) {
 func TestWindowsFollows(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	serve(t, b.WSL, linuxPort)
-	for deadline := time.Now().Add(patience); ; {
+	labtest.Eventually(t, "Windows knows the port", func() bool {
 		_, err := b.WSL.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9000")
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("Windows does not know the port after %s: %v", patience, err)
-		}
-	}
+		return err == nil
+	})
 	if n, err := b.Returned(); err != nil || n == 0 {
 		t.Errorf("Windows returned %d packets, error %v", n, err)
 	}

@@ -72,7 +72,7 @@ func (b *Bench) Plug(c *Host, veth, bridge string, addr netip.Prefix, gateway ne
 // may take a second to see that a port has a carrier.
 func (b *Bench) AwaitContainer(addr netip.Addr) error {
 	to := netip.AddrPortFrom(addr, containerPort).String()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(Scaled(30 * time.Second)); ; {
 		_, err := b.WSL.Ask("tcp", to, 50*time.Millisecond)
 		if err == nil {
 			return nil

@@ -13,7 +13,7 @@ import (
 
 // distroTimeout bounds a boot and every command. A boot takes half a second on
 // a machine that has nothing else to do.
-const distroTimeout = time.Minute
+var distroTimeout = Scaled(2 * time.Minute)
 
 // distroScript boots the tree with systemd as process 1, in the network of its
 // caller. It runs in a cgroup of its own, because systemd-nspawn, told to keep

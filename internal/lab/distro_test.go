@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -67,7 +66,7 @@ func TestDistroDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	labtest.RunContainer(t, docker, "web", "8080:80")
-	if answer, err := b.LAN.Ask("tcp", "192.0.2.2:8080", time.Second); err != nil || answer != "web" {
+	if answer, err := b.LAN.Ask("tcp", "192.0.2.2:8080", patience); err != nil || answer != "web" {
 		t.Errorf("LAN to the container: answer %q, error %v", answer, err)
 	}
 	if err := docker.Close(); err != nil {

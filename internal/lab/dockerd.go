@@ -13,7 +13,7 @@ import (
 
 // dockerTimeout bounds everything that dockerd is asked to do. It does each
 // within a second on a machine that has nothing else to do.
-const dockerTimeout = 30 * time.Second
+var dockerTimeout = Scaled(time.Minute)
 
 // dockerScript starts Docker's daemon on the tree. /sys is the machine's, not a
 // new mount, because that would hide the cgroups. Its security folder goes, so

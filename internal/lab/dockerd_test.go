@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -25,12 +24,12 @@ func TestDocker(t *testing.T) {
 	}
 	c := labtest.RunContainer(t, docker, "web", "8080:80", "127.0.0.1:8081:80/udp")
 	for proto, addr := range map[string]string{"tcp": "127.0.0.1:8080", "udp": "127.0.0.1:8081"} {
-		if answer, err := b.WSL.Ask(proto, addr, time.Second); err != nil || answer != "web" {
+		if answer, err := b.WSL.Ask(proto, addr, patience); err != nil || answer != "web" {
 			t.Errorf("%s: answer %q, error %v", proto, answer, err)
 		}
 	}
 	web := http.Client{
-		Timeout: time.Second,
+		Timeout: patience,
 		Transport: &http.Transport{DialContext: func(_ context.Context, network, addr string) (c net.Conn, err error) {
 			err = b.WSL.Do(func() error {
 				c, err = net.Dial(network, addr)
@@ -53,7 +52,7 @@ func TestDocker(t *testing.T) {
 	if err := docker.Remove("web"); err != nil {
 		t.Error(err)
 	}
-	if answer, err := b.WSL.Ask("tcp", "127.0.0.1:8080", time.Second); err == nil {
+	if answer, err := b.WSL.Ask("tcp", "127.0.0.1:8080", silence); err == nil {
 		t.Errorf("a container that was removed answers %q", answer)
 	}
 	if err := docker.Close(); err != nil {

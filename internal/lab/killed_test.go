@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -33,13 +32,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	deadline := time.Now().Add(10 * time.Second)
-	for len(processesIn(network)) > 0 && time.Now().Before(deadline) {
-		time.Sleep(10 * time.Millisecond)
-	}
-	for _, p := range processesIn(network) {
-		t.Errorf("still there: %s", readFile(t, filepath.Join(p, "cmdline")))
-	}
+	labtest.Eventually(t, "all processes end with the one that was killed", func() bool { return len(processesIn(network)) == 0 })
 	if after := readFile(t, "/proc/self/mounts"); after != mounts {
 		t.Errorf("mounts before:\n%s\nand after:\n%s", mounts, after)
 	}

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -85,21 +84,14 @@ func tie(t *testing.T, h *lab.Host, name string, ns int) {
 // background.
 func waitUntied(t *testing.T, h *lab.Host, names ...string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
 	for _, name := range names {
-		for {
+		labtest.Eventually(t, "the network namespace of "+name+" ends", func() bool {
 			_, err := h.Net.LinkByName(name)
-			if errors.As(err, &netlink.LinkNotFoundError{}) {
-				break
-			}
-			if err != nil {
+			if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
 				t.Fatal(err)
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("the network namespace of %s is still there", name)
-			}
-			time.Sleep(time.Millisecond)
-		}
+			return err != nil
+		})
 	}
 }
 

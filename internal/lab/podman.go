@@ -8,7 +8,7 @@ import (
 )
 
 // podmanTimeout bounds the preparation for Podman, which starts nothing.
-const podmanTimeout = 10 * time.Second
+var podmanTimeout = Scaled(time.Minute)
 
 // podmanScript makes the tree a machine for Podman, which has no daemon: a
 // process 1 that reaps containers, and that they end with. Containers have no

@@ -36,7 +36,7 @@ func (h *Host) ReadRuleset() (rs *Ruleset, err error) {
 			rs, err = nil, fmt.Errorf("read ruleset of %s: %w", h.Name, err)
 		}
 	}()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(Scaled(30 * time.Second))); err != nil {
 		return nil, err
 	}
 	rs = &Ruleset{Elements: map[string][][]byte{}}

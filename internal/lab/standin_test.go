@@ -40,10 +40,10 @@ func TestStandIn(t *testing.T) {
 	for _, proto := range []string{"tcp", "udp"} {
 		for _, port := range []int{8080, 8081} {
 			asking.Go(func() {
-				if got := outcome(b.Windows, proto, port); got != hangs {
+				if got := outcome(b.Windows, proto, port, hangs); got != hangs {
 					t.Errorf("Windows to %s %d: %s, want %s", proto, port, got, hangs)
 				}
-				if got := outcome(b.WSL, proto, port); got != "container" {
+				if got := outcome(b.WSL, proto, port, "container"); got != "container" {
 					t.Errorf("WSL to %s %d: %s", proto, port, got)
 				}
 			})

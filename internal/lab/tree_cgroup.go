@@ -73,7 +73,7 @@ func removeCgroups(dir string) error {
 	}
 	for i := len(dirs) - 1; err == nil && i >= 0; i-- {
 		err = os.Remove(dirs[i])
-		for tries := 0; errors.Is(err, unix.EBUSY) && tries < 100; tries++ {
+		for deadline := time.Now().Add(Scaled(10 * time.Second)); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
 			time.Sleep(10 * time.Millisecond)
 			err = os.Remove(dirs[i])
 		}

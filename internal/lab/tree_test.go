@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -72,7 +71,7 @@ func TestStartOnTreeKeepsTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := labtest.New(t, lab.Options{})
-	p, err := lab.StartOnTree(b.WSL, 10*time.Second, `
+	p, err := lab.StartOnTree(b.WSL, labtest.Patience(), `
 		rm -r usr/share/doc
 		test ! -e usr/share/doc
 		systemd-notify --ready
@@ -89,7 +88,7 @@ func TestStartOnTreeKeepsTree(t *testing.T) {
 func TestStartOnTreeSaysWhatFailed(t *testing.T) {
 	labtest.NeedTree(t)
 	b := labtest.New(t, lab.Options{})
-	_, err := lab.StartOnTree(b.WSL, 10*time.Second, `ls no-such-file`)
+	_, err := lab.StartOnTree(b.WSL, labtest.Patience(), `ls no-such-file`)
 	if err == nil || !strings.Contains(err.Error(), "no-such-file") {
 		t.Errorf("error %v does not say what the script printed", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -50,7 +49,7 @@ func TestContainerPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, proto := range []string{"tcp", "udp"} {
-		if answer, err := standIn.Container.Ask(proto, addr, time.Second); err != nil || answer != "LAN" {
+		if answer, err := standIn.Container.Ask(proto, addr, patience); err != nil || answer != "LAN" {
 			t.Errorf("%s: answer %q, error %v", proto, answer, err)
 			continue
 		}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // beaconName is an abstract unix socket. Such names belong to the network
@@ -16,8 +18,8 @@ import (
 // removes a table whose owner has died. It reads nothing: to hang in the backlog
 // is enough to notice the end.
 //
-// It decides nothing. If nobody listens there, the others look again and again, at
-// most every 30 s; if it is somebody else, they find out by the resync.
+// Anybody may take the name, or connect, so nothing depends on it. Without it a
+// daemon that stands by takes over later, at the next look.
 const beaconName = "@wslmirror"
 
 // A beacon is what the owner of the table shows.
@@ -47,13 +49,30 @@ func (b *beacon) watched() bool {
 		if err != nil {
 			return false
 		}
-		if waits(conn) {
+		if waits(conn) && isDaemon(conn) {
 			b.watcher = conn
 		} else {
 			conn.Close()
 		}
 	}
 	return true
+}
+
+// isDaemon reports whether the other end may be a wslmirror: root's, or of the user
+// that the service has, which systemd derives from its name in every distribution.
+// Others may not delay our end by connecting.
+func isDaemon(conn net.Conn) bool {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peer *unix.Ucred
+	if controlErr := raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); controlErr != nil || err != nil {
+		return false
+	}
+	return peer.Uid == 0 || int(peer.Uid) == os.Geteuid()
 }
 
 // waits reports whether the other end of a connection is open. It never writes.
@@ -72,36 +91,61 @@ func (b *beacon) close() {
 	}
 }
 
-// A beaconWatch is a connection to somebody else's beacon.
+// A beaconWatch is a connection to the beacon of the daemon that owns the table.
 type beaconWatch struct {
-	conn net.Conn
-	done chan struct{}
+	owner uint32 // of the table
+	conn  net.Conn
+	done  chan struct{}
+	// pause is how long the end of the connection is kept back. It grows while
+	// connections end and the table has the same owner: then the beacon is somebody
+	// else's.
+	pause time.Duration
 }
 
 // watchBeacon connects, and calls gone when the connection has ended, by
 // whichever side.
-func watchBeacon(gone func()) (*beaconWatch, error) {
+func watchBeacon(owner uint32, gone func()) (*beaconWatch, error) {
+	w := &beaconWatch{owner: owner}
+	return w, w.connect(gone)
+}
+
+func (w *beaconWatch) connect(gone func()) error {
 	conn, err := net.Dial("unix", beaconName)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	w := &beaconWatch{conn: conn, done: make(chan struct{})}
+	done := make(chan struct{})
+	w.conn, w.done = conn, done
+	pause := w.pause
 	go func() {
 		conn.Read(make([]byte, 1))
-		close(w.done)
-		gone()
+		close(done)
+		if pause == 0 {
+			gone()
+		} else {
+			time.AfterFunc(pause, gone)
+		}
 	}()
-	return w, nil
+	return nil
 }
 
-// over reports whether the connection has ended.
-func (w *beaconWatch) over() bool {
-	select {
-	case <-w.done:
-		return true
-	default:
-		return false
+// again connects once more if the connection has ended, and there was none.
+func (w *beaconWatch) again(gone func()) error {
+	if w.conn != nil {
+		select {
+		case <-w.done:
+			w.conn.Close()
+			w.conn = nil
+		default:
+			return nil
+		}
+	}
+	w.pause = min(max(2*w.pause, firstBackOff), resync)
+	return w.connect(gone)
+}
+
+func (w *beaconWatch) close() {
+	if w.conn != nil {
+		w.conn.Close()
 	}
 }
-
-func (w *beaconWatch) close() { w.conn.Close() }

@@ -4,7 +4,15 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
 )
 
 // Only who still waits counts: those who have gone are in the backlog, too.
@@ -40,5 +48,82 @@ func TestBeaconIsWatched(t *testing.T) {
 		if !b.watched() {
 			t.Error("one waits, and it is not watched")
 		}
+	}
+}
+
+// Any user may connect, and so delays nobody's end.
+func TestStrangerIsNoWatcher(t *testing.T) {
+	labtest.NeedRoot(t)
+	name := fmt.Sprintf("@wslmirror-test-stranger-%d", os.Getpid())
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &beacon{listener: l}
+	defer b.close()
+	for uid, want := range map[int]bool{4711: false, 0: true} {
+		c := as(t, uid, name)
+		if b.watched() != want {
+			t.Errorf("user %d: watched is %v", uid, !want)
+		}
+		c.Close()
+		if b.watcher != nil {
+			b.watcher.Close()
+			b.watcher = nil
+		}
+	}
+}
+
+// as connects as a user.
+func as(t *testing.T, uid int, name string) (conn net.Conn) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with its rights
+		// The wrapper of package unix would change all threads.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+			t.Error(errno)
+			return
+		}
+		var err error
+		if conn, err = net.Dial("unix", name); err != nil {
+			t.Error(err)
+		}
+	}()
+	<-done
+	return conn
+}
+
+// Whoever takes the beacon's name, and does with those who connect what he likes,
+// causes a few looks and not one after the other for ever.
+func TestBeaconOfAStranger(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	var squatter net.Listener
+	if err := b.WSL.Do(func() (err error) {
+		squatter, err = net.Listen("unix", beaconName)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer squatter.Close()
+	go func() {
+		for {
+			c, err := squatter.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	serves := startDaemon(t, b.WSL, Policy{})
+	await(t, serves, status.Active)
+	standsBy := startDaemon(t, b.WSL, Policy{})
+	await(t, standsBy, status.Standby)
+	// Each pass publishes. At first they are 10 ms apart, and ever more later.
+	const while, most = 3 * time.Second, 20
+	time.Sleep(while) // nothing can be waited for: nothing should happen
+	if n, m := len(serves), len(standsBy); n > most || m > most {
+		t.Errorf("in %v, %d looks of the daemon that serves and %d of the other, want at most %d", while, n, m, most)
 	}
 }

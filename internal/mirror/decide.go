@@ -102,7 +102,7 @@ func teardown(o Observed) Desired {
 	d.bridges(o, nil)
 	if o.Ours && len(d.Shut) > 0 {
 		closing := o.Table.WithoutTargets()
-		d.Table, d.More = &closing, true
+		d.Table = &closing
 	}
 	return d
 }
@@ -115,9 +115,10 @@ func handOver(o Observed) Desired {
 	return d
 }
 
-// left reports whether something of ours is there that would outlive the process.
-func left(o Observed) bool {
-	return o.ReplyRule || len(o.Markers) > 0 || len(o.Foreign.Present) > 0
+// isNothing reports whether d has nothing to be added or removed, and no table.
+func (d Desired) isNothing(o Observed) bool {
+	return d.Table == nil && d.ReplyRule == o.ReplyRule &&
+		len(d.Add)+len(d.Remove)+len(d.Open)+len(d.Shut)+len(d.Unmark) == 0
 }
 
 // direct is which ports are sent past the proxy now, and the bridges for those
@@ -178,8 +179,7 @@ func (d *Desired) bridges(o Observed, needed []netwatch.Link) {
 		switch {
 		case isNeeded && (!l.RouteLocalnet || o.Ours && o.Table.Guards(name)):
 		case l.Present() && l.RouteLocalnet && !engines:
-			d.Shut = append(d.Shut, l)
-			d.More = d.More || isNeeded // and opened again
+			d.Shut, d.More = append(d.Shut, l), true
 		default:
 			d.Unmark = append(d.Unmark, name)
 		}

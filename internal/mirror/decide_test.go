@@ -1,13 +1,16 @@
 package mirror
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 func TestDecide(t *testing.T) {
@@ -15,15 +18,15 @@ func TestDecide(t *testing.T) {
 		absent = netwatch.Link{Name: "loopback0"}
 		up     = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
 		down   = netwatch.Link{Name: "loopback0", Index: 7}
-		none   = nft.State{}
-		ours   = nft.State{Present: true, Owner: 100, Table: (nft.Spec{Index: 7}).Table()}
-		stale  = nft.State{Present: true, Owner: 100, Table: (nft.Spec{Index: 6}).Table()}
-		theirs = nft.State{Present: true, Owner: 200, Table: (nft.Spec{Index: 7}).Table()}
-		nobody = nft.State{Present: true, Table: (nft.Spec{Index: 7}).Table()}
+		none   = nft.OurTable{}
+		ours   = nft.OurTable{Present: true, Owner: 100, Table: (nft.Spec{Index: 7}).Table()}
+		stale  = nft.OurTable{Present: true, Owner: 100, Table: (nft.Spec{Index: 6}).Table()}
+		theirs = nft.OurTable{Present: true, Owner: 200, Table: (nft.Spec{Index: 7}).Table()}
+		nobody = nft.OurTable{Present: true, Table: (nft.Spec{Index: 7}).Table()}
 	)
 	tests := map[string]struct {
 		link  netwatch.Link
-		table nft.State
+		table nft.OurTable
 		ours  bool
 		state status.State
 		index int // of the link in the table; 0: no table
@@ -41,7 +44,7 @@ func TestDecide(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			o := Observed{Link: test.link, Kernel: test.table, Ours: test.ours}
+			o := Observed{Host: test.link, Table: test.table, Ours: test.ours}
 			got := decide(o, Policy{Repair: true})
 			if got.State != test.state {
 				t.Errorf("state %q, want %q", got.State, test.state)
@@ -49,15 +52,15 @@ func TestDecide(t *testing.T) {
 			switch {
 			case test.index == 0 && got.Table != nil:
 				t.Error("wants a table")
-			case test.index != 0 && (got.Table == nil || got.Table.Index != test.index):
+			case test.index != 0 && (got.Table == nil || !got.Table.SameLink((nft.Spec{Index: test.index, Repair: true}).Table())):
 				t.Errorf("table is not the one for link %d", test.index)
 			}
 
 			// Once carried out, the answer stays the same.
 			if got.Table != nil {
-				o.Kernel, o.Ours = nft.State{Present: true, Owner: 100, Table: got.Table.Table()}, true
+				o.Table, o.Ours = nft.OurTable{Present: true, Owner: 100, Table: *got.Table}, true
 			} else if o.Ours {
-				o.Kernel, o.Ours = nft.State{}, false
+				o.Table, o.Ours = nft.OurTable{}, false
 			}
 			if again := decide(o, Policy{Repair: true}); again.State != got.State {
 				t.Errorf("then decides %q", again.State)
@@ -70,32 +73,33 @@ func TestDecide(t *testing.T) {
 func TestDecideRepair(t *testing.T) {
 	var (
 		link    = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
-		missing = []nft.Accept{{Port: nft.Port{Number: 1}}}
-		surplus = []nft.Accept{{Port: nft.Port{Number: 2}}}
-		ours    = []nft.Accept{{Port: nft.Port{Number: 2}}, {Port: nft.Port{Number: 3}}}
-		kernel  = nft.PortSet(nft.Port{Proto: 6, Number: 8080})
-		view    = nft.View{Kernel: kernel, Missing: missing, Surplus: surplus, Accepts: ours}
-		theirs  = nft.State{Present: true, Owner: 200}
+		missing = []nft.ForeignRule{{Port: ruleset.Port{Number: 1}}}
+		surplus = []nft.ForeignRule{{Port: ruleset.Port{Number: 2}}}
+		ours    = []nft.ForeignRule{{Port: ruleset.Port{Number: 2}}, {Port: ruleset.Port{Number: 3}}}
+		kernel  = ruleset.PortSet(ruleset.Port{Proto: 6, Number: 8080})
+		view    = ruleset.Analysis{EngineServed: kernel}
+		foreign = nft.ForeignRules{Add: missing, Remove: surplus, Present: ours}
+		theirs  = nft.OurTable{Present: true, Owner: 200}
 	)
 	tests := map[string]struct {
 		o           Observed
 		repair      bool
 		returns     bool
-		add, remove []nft.Accept
+		add, remove []nft.ForeignRule
 	}{
-		"active":                     {Observed{Link: link, View: view}, true, true, missing, surplus},
-		"active, without repair":     {Observed{Link: link, View: view, Returns: true}, false, false, nil, ours},
-		"waiting, after a crash":     {Observed{View: view, Returns: true}, true, false, nil, ours},
-		"standby, theirs is there":   {Observed{Link: link, View: view, Kernel: theirs, Returns: true}, true, true, nil, nil},
-		"standby, theirs is not yet": {Observed{Link: link, View: view, Kernel: theirs}, true, false, nil, nil},
+		"active":                     {Observed{Host: link, Rules: view, Foreign: foreign}, true, true, missing, surplus},
+		"active, without repair":     {Observed{Host: link, Rules: view, Foreign: foreign, ReplyRule: true}, false, false, nil, ours},
+		"waiting, after a crash":     {Observed{Rules: view, Foreign: foreign, ReplyRule: true}, true, false, nil, ours},
+		"standby, theirs is there":   {Observed{Host: link, Rules: view, Foreign: foreign, Table: theirs, ReplyRule: true}, true, true, nil, nil},
+		"standby, theirs is not yet": {Observed{Host: link, Rules: view, Foreign: foreign, Table: theirs}, true, false, nil, nil},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			got := decide(test.o, Policy{Repair: test.repair})
-			if got.Returns != test.returns || !reflect.DeepEqual(got.Add, test.add) || !reflect.DeepEqual(got.Remove, test.remove) {
+			if got.ReplyRule != test.returns || !reflect.DeepEqual(got.Add, test.add) || !reflect.DeepEqual(got.Remove, test.remove) {
 				t.Errorf("decides %+v", got)
 			}
-			if got.Table != nil && (got.Table.Repair != test.repair || !reflect.DeepEqual(got.Table.Kernel, kernel)) {
+			if got.Table != nil && !got.Table.Equal((nft.Spec{Index: 7, EngineServed: kernel, Repair: test.repair, Replies: test.repair}).Table()) {
 				t.Errorf("wants the table %+v", got.Table)
 			}
 		})
@@ -114,7 +118,7 @@ func TestGuarded(t *testing.T) {
 		{Name: "veth5678", Index: 8, Kind: "veth", Master: 4},
 		{Name: "wg0", Index: 7, Kind: "wireguard", RouteLocalnet: true},
 	}
-	got := guarded(Observed{Links: links, Link: loopback0})
+	got := guarded(Observed{Links: links, Host: loopback0})
 	if want := []string{"docker0", "podman0", "veth1234"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("guards %q, want %q", got, want)
 	}
@@ -128,28 +132,29 @@ func TestDecideReplies(t *testing.T) {
 		eth0      = netwatch.Link{Name: "eth0", Index: 3, RouteLocalnet: true}
 		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Forwarding: true}
 		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Forwarding: true, RouteLocalnet: true}
-		proxied   = nft.View{Published: []nft.Published{{
-			Port: nft.Port{Proto: 6, Number: 8080}, To: netip.MustParseAddrPort("172.17.0.2:80"), Via: nft.Iface{Name: "docker0", Index: 4},
+		proxied   = ruleset.Analysis{Published: []ruleset.Published{{
+			Port: ruleset.Port{Proto: 6, Number: 8080}, To: netip.MustParseAddrPort("172.17.0.2:80"), Via: ruleset.Iface{Name: "docker0", Index: 4},
 		}}}
-		kernel = nft.View{Kernel: nft.PortSet(nft.Port{Proto: 6, Number: 8080})}
+		kernel = ruleset.Analysis{EngineServed: ruleset.PortSet(ruleset.Port{Proto: 6, Number: 8080})}
 	)
 	tests := map[string]struct {
 		docker0 netwatch.Link
-		view    nft.View
+		view    ruleset.Analysis
 		policy  Policy
 		want    bool
 	}{
-		"nothing is published":              {closed, nft.View{}, Policy{Repair: true}, false},
+		"nothing is published":              {closed, ruleset.Analysis{}, Policy{Repair: true}, false},
 		"a proxy":                           {closed, proxied, Policy{Repair: true}, false},
 		"the kernel":                        {closed, kernel, Policy{Repair: true}, true},
-		"the kernel, no rule at the moment": {open, nft.View{}, Policy{Repair: true}, true},
+		"the kernel, no rule at the moment": {open, ruleset.Analysis{}, Policy{Repair: true}, true},
 		"the kernel, without repair":        {open, kernel, Policy{}, false},
-		"the path is direct":                {closed, nft.View{}, Policy{Repair: true, Direct: true}, true},
+		"the path is direct":                {closed, ruleset.Analysis{}, Policy{Repair: true, Direct: true}, true},
 	}
 	for name, test := range tests {
-		got := decide(Observed{Links: []netwatch.Link{loopback0, eth0, test.docker0}, Link: loopback0, View: test.view}, test.policy)
-		if got.Table.Replies != test.want {
-			t.Errorf("%s: %v, want %v", name, got.Table.Replies, test.want)
+		got := decide(Observed{Links: []netwatch.Link{loopback0, eth0, test.docker0}, Host: loopback0, Rules: test.view}, test.policy)
+		marks := slices.ContainsFunc(got.Table.Chains, func(c nft.Chain) bool { return c.Name == "flowmark" })
+		if marks != test.want {
+			t.Errorf("%s: %v, want %v", name, marks, test.want)
 		}
 	}
 }
@@ -160,28 +165,35 @@ func TestDecideDirect(t *testing.T) {
 		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
 		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, Forwarding: true}
 		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, Forwarding: true, RouteLocalnet: true}
-		stays     = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true} // what comes in by it
-		docker0   = nft.Iface{Name: "docker0", Index: 4}
-		old       = nft.Iface{Name: "docker0", Index: 3} // the ruleset was walked before docker0 came back
-		port      = nft.Port{Proto: 6, Number: 8080}
+		stays     = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true} // what arrives on it
+		docker0   = ruleset.Iface{Name: "docker0", Index: 4}
+		old       = ruleset.Iface{Name: "docker0", Index: 3} // the ruleset was walked before docker0 came back
+		port      = ruleset.Port{Proto: 6, Number: 8080}
 		to        = netip.MustParseAddrPort("172.17.0.2:80")
-		proxied   = nft.Published{Port: port, To: to, Via: docker0}
-		kernel    = nft.Published{Port: port, To: to, Via: docker0, Kernel: true}
-		stopped   = nft.Published{Port: port, To: to, Via: docker0, Obstacle: nft.NotForwarded}
-		moved     = nft.Published{Port: port, To: to, Via: old}
-		theirs    = nft.State{Present: true, Owner: 200}
+		proxied   = ruleset.Published{Port: port, To: to, Via: docker0}
+		engine    = ruleset.Published{Port: port, To: to, Via: docker0, EngineServed: true}
+		stopped   = ruleset.Published{Port: port, To: to, Via: docker0, Obstacle: ruleset.NotForwarded}
+		moved     = ruleset.Published{Port: port, To: to, Via: old}
 		marked    = []string{"docker0"}
 		bridges   = []netwatch.Link{open}
+		table     = nft.Spec{Index: 2, Guarded: []string{"docker0"}, Direct: nft.Targets{port: to}}.Table()
 	)
-	observed := func(bridge netwatch.Link, marked []string, ports ...nft.Published) Observed {
-		return Observed{Links: []netwatch.Link{loopback0, bridge}, Link: loopback0, View: nft.View{Published: ports}, Marked: marked}
+	observed := func(bridge netwatch.Link, markers []string, ports ...ruleset.Published) Observed {
+		return Observed{
+			Links: []netwatch.Link{loopback0, bridge}, Host: loopback0, Ours: true, Table: nft.OurTable{Present: true, Owner: 1, Table: table},
+			Rules: ruleset.Analysis{Published: ports}, Markers: markers,
+		}
 	}
-	noLink := observed(open, marked, proxied)
-	noLink.Link = netwatch.Link{Name: "loopback0"}
-	noForwarding := observed(open, marked, proxied)
-	noForwarding.Link.Forwarding = false
-	standby := observed(open, marked)
-	standby.Kernel = theirs
+	but := func(o Observed, change func(*Observed)) Observed {
+		change(&o)
+		return o
+	}
+	noLink := func(o *Observed) { o.Host = netwatch.Link{Name: "loopback0"} }
+	noForwarding := func(o *Observed) { o.Host.Forwarding = false }
+	noTable := func(o *Observed) { o.Ours, o.Table = false, nft.OurTable{} }
+	noGuard := func(o *Observed) { o.Table.Table = nft.Spec{Index: 2}.Table() }
+	standby := func(o *Observed) { o.Ours, o.Table.Owner = false, 200 }
+	certain := func(o *Observed) { o.Rules.Certain = ruleset.PortSet(port) }
 
 	tests := map[string]struct {
 		o          Observed
@@ -189,28 +201,35 @@ func TestDecideDirect(t *testing.T) {
 		direct     bool // the port is in the map
 		open, shut []netwatch.Link
 		unmark     []string
+		more       bool
 	}{
-		"nothing is published":                      {o: observed(closed, nil)},
-		"a port, and the bridge is shut":            {o: observed(closed, nil, proxied), open: []netwatch.Link{closed}},
-		"two ports open the bridge once":            {o: observed(closed, nil, proxied, proxied), open: []netwatch.Link{closed}},
-		"somebody has shut it":                      {o: observed(closed, marked, proxied), open: []netwatch.Link{closed}},
-		"it is open":                                {o: observed(open, marked, proxied), direct: true},
-		"it was open before us":                     {o: observed(open, nil, proxied), direct: true},
-		"the port has gone":                         {o: observed(open, marked), shut: bridges},
-		"the port has gone, it was open before us":  {o: observed(open, nil)},
-		"somebody has shut it, and the port went":   {o: observed(closed, marked), unmark: marked},
-		"the bridge has gone":                       {o: observed(netwatch.Link{Name: "br0", Index: 9}, marked), unmark: marked},
-		"the bridge is another one":                 {o: observed(closed, nil, moved)},
-		"rules stop what is forwarded":              {o: observed(closed, nil, stopped)},
-		"rules stop it from now on":                 {o: observed(open, marked, stopped), shut: bridges},
-		"nothing is forwarded":                      {o: noForwarding, shut: bridges},
-		"nothing is forwarded from the bridge":      {o: observed(stays, marked, proxied), shut: []netwatch.Link{stays}},
-		"the kernel serves it":                      {o: observed(open, nil, kernel)},
-		"the engine needs the bridge itself by now": {o: observed(open, marked, kernel), unmark: marked},
-		"the path is proxy":                         {o: observed(closed, nil, proxied), path: "proxy"},
-		"the path is proxy, after a crash":          {o: observed(open, marked, proxied), path: "proxy", shut: bridges},
-		"loopback0 has gone":                        {o: noLink, shut: bridges},
-		"another daemon serves":                     {o: standby},
+		"nothing is published":                       {o: observed(closed, nil)},
+		"a port, and the bridge is shut":             {o: observed(closed, nil, proxied), open: []netwatch.Link{closed}, more: true},
+		"two ports open the bridge once":             {o: observed(closed, nil, proxied, proxied), open: []netwatch.Link{closed}, more: true},
+		"there is no table yet":                      {o: but(observed(closed, nil, proxied), noTable), more: true},
+		"the table does not guard the bridge yet":    {o: but(observed(closed, nil, proxied), noGuard), more: true},
+		"somebody has shut it":                       {o: observed(closed, marked, proxied), open: []netwatch.Link{closed}, more: true},
+		"it is open":                                 {o: observed(open, marked, proxied), direct: true},
+		"it was open before us":                      {o: observed(open, nil, proxied), direct: true},
+		"it is open, and the table has gone":         {o: but(observed(open, marked, proxied), noTable), direct: true, shut: bridges, more: true},
+		"it is open, and nothing guards it":          {o: but(observed(open, marked, proxied), noGuard), direct: true, shut: bridges, more: true},
+		"the port has gone":                          {o: observed(open, marked), shut: bridges, more: true},
+		"the port has gone, it was open before us":   {o: observed(open, nil)},
+		"somebody has shut it, and the port went":    {o: observed(closed, marked), unmark: marked},
+		"the bridge has gone":                        {o: observed(netwatch.Link{Name: "br0", Index: 9}, marked), unmark: marked},
+		"the bridge is another one":                  {o: observed(closed, nil, moved)},
+		"rules stop what is forwarded":               {o: observed(closed, nil, stopped)},
+		"rules stop it from now on":                  {o: observed(open, marked, stopped), shut: bridges, more: true},
+		"nothing is forwarded":                       {o: but(observed(open, marked, proxied), noForwarding), shut: bridges, more: true},
+		"nothing is forwarded from the bridge":       {o: observed(stays, marked, proxied), shut: []netwatch.Link{stays}, more: true},
+		"the engine serves it":                       {o: observed(open, nil, engine)},
+		"the engine needs the bridge itself by now":  {o: but(observed(open, marked, engine), certain), unmark: marked},
+		"the engine may serve it":                    {o: observed(open, marked, engine), shut: bridges, more: true},
+		"the path is proxy":                          {o: observed(closed, nil, proxied), path: "proxy"},
+		"the path is proxy, after a crash":           {o: observed(open, marked, proxied), path: "proxy", shut: bridges, more: true},
+		"loopback0 has gone":                         {o: but(observed(open, marked, proxied), noLink), shut: bridges, more: true},
+		"loopback0 has gone, and the bridge is shut": {o: but(observed(closed, nil, proxied), noLink)},
+		"another daemon serves":                      {o: but(observed(closed, nil), standby)},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -218,8 +237,8 @@ func TestDecideDirect(t *testing.T) {
 			if !reflect.DeepEqual(got.Open, test.open) || !reflect.DeepEqual(got.Shut, test.shut) || !reflect.DeepEqual(got.Unmark, test.unmark) {
 				t.Errorf("open %+v, shut %+v, unmark %q", got.Open, got.Shut, got.Unmark)
 			}
-			if got.unfinished() != (len(test.open) > 0) {
-				t.Errorf("unfinished: %v", got.unfinished())
+			if got.More != test.more {
+				t.Errorf("more: %v", got.More)
 			}
 			if got.Table == nil {
 				if test.direct {
@@ -227,9 +246,99 @@ func TestDecideDirect(t *testing.T) {
 				}
 				return
 			}
-			if (got.Table.Direct == nil) != (test.path == "proxy") || (got.Table.Direct[port] == to) != test.direct {
-				t.Errorf("in the map: %v", got.Table.Direct)
+			if (got.Table.Targets()[port] == to) != test.direct {
+				t.Errorf("in the map: %v", got.Table.Targets())
 			}
 		})
 	}
+}
+
+// Whatever there is and whatever is wanted, a pass comes to rest within its rounds;
+// and at no step is a bridge open that we have opened and that our table does not
+// guard, but for one that was so before.
+func TestDecideComesToRest(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	maybe := func() bool { return r.IntN(2) == 0 }
+	for range 20_000 {
+		loopback0 := netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true}
+		o := Observed{Host: loopback0, Links: []netwatch.Link{loopback0}}
+		if r.IntN(4) == 0 {
+			o.Host, o.Links = netwatch.Link{Name: "loopback0"}, nil
+		}
+		var guarded []string
+		for i, name := range []string{"br0", "br1"} {
+			l := netwatch.Link{Name: name, Index: 4 + i, Kind: "bridge", Up: true, Forwarding: true, RouteLocalnet: maybe()}
+			o.Links = append(o.Links, l)
+			if maybe() {
+				o.Markers = append(o.Markers, name)
+			}
+			if maybe() {
+				guarded = append(guarded, name)
+			}
+			port := ruleset.Port{Proto: 6, Number: uint16(8080 + i)}
+			if p := (ruleset.Published{Port: port, To: netip.MustParseAddrPort("172.17.0.2:80"), Via: ifaceOf(l)}); maybe() {
+				if p.EngineServed = maybe(); p.EngineServed {
+					o.Rules.EngineServed = o.Rules.EngineServed.Union(ruleset.PortSet(port))
+					if maybe() {
+						o.Rules.Certain = o.Rules.EngineServed
+					}
+				}
+				o.Rules.Published = append(o.Rules.Published, p)
+			}
+		}
+		if maybe() {
+			o.Ours = true
+			o.Table = nft.OurTable{Present: true, Owner: 1, Table: nft.Spec{Index: 2, Guarded: guarded}.Table()}
+		}
+		p := Policy{Repair: maybe(), Direct: maybe()}
+		exposed := func() (list []string) {
+			for _, l := range o.Links {
+				if l.RouteLocalnet && slices.Contains(o.Markers, l.Name) && !(o.Ours && o.Table.Guards(l.Name)) {
+					list = append(list, l.Name)
+				}
+			}
+			return list
+		}
+		before := exposed()
+		var d Desired
+		for round := 0; ; round++ {
+			if d = decide(o, p); round == rounds {
+				t.Fatalf("does not come to rest: %+v for %+v", d, o)
+			}
+			carryOut(&o, d)
+			if now := exposed(); !p.Direct && len(now) > 0 || slices.ContainsFunc(now, func(n string) bool { return !slices.Contains(before, n) }) {
+				t.Fatalf("%q open without a guard after %+v", now, d)
+			}
+			if !d.More {
+				break
+			}
+		}
+		again := decide(o, p)
+		if again.More || len(again.Open)+len(again.Shut)+len(again.Unmark) > 0 || again.ReplyRule != o.ReplyRule || again.Table != nil && !again.Table.Equal(o.Table.Table) {
+			t.Fatalf("at rest, then decides %+v for %+v", again, o)
+		}
+	}
+}
+
+// carryOut makes of what was seen what is seen after d.
+func carryOut(o *Observed, d Desired) {
+	set := func(links []netwatch.Link, on bool) {
+		for _, l := range links {
+			at := slices.IndexFunc(o.Links, func(m netwatch.Link) bool { return m.Index == l.Index })
+			o.Links[at].RouteLocalnet = on
+			o.Markers = slices.DeleteFunc(slices.Clone(o.Markers), func(n string) bool { return n == l.Name })
+			if on {
+				o.Markers = append(o.Markers, l.Name)
+			}
+		}
+	}
+	o.Links = slices.Clone(o.Links)
+	set(d.Shut, false)
+	o.Ours, o.Table = d.Table != nil, nft.OurTable{}
+	if d.Table != nil {
+		o.Table = nft.OurTable{Present: true, Owner: 1, Table: *d.Table}
+	}
+	set(d.Open, true)
+	o.Markers = slices.DeleteFunc(slices.Clone(o.Markers), func(n string) bool { return slices.Contains(d.Unmark, n) })
+	o.ReplyRule = d.ReplyRule
 }

@@ -52,7 +52,7 @@ func TestNothingLeaks(t *testing.T) {
 	err := b.WSL.Do(func() error {
 		log := logrus.New()
 		log.SetOutput(io.Discard)
-		s := &system{iface: "loopback0", forward: true, log: log, wake: func() {}}
+		s := newSystem("loopback0", true, log, func() {})
 		pass := func(present bool) {
 			t.Helper()
 			obs, err := s.observe(false)
@@ -60,7 +60,7 @@ func TestNothingLeaks(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !present {
-				obs.Link = netwatch.Link{}
+				obs.Host = netwatch.Link{}
 			}
 			if err := s.apply(obs, decide(obs, Policy{Repair: true, Direct: true})); err != nil {
 				t.Fatal(err)
@@ -71,8 +71,8 @@ func TestNothingLeaks(t *testing.T) {
 				pass(true)
 				pass(false)
 				if i%100 == 0 {
-					s.closeReaders()
-					if err := s.release(); err != nil {
+					s.observer.close()
+					if err := s.lease.release(); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -14,8 +14,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/wslmirror/wslmirror/internal/conntrack"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
 )
 
 // The daemon's times. A backOff is the pause after a failed pass and doubles
@@ -39,7 +41,7 @@ const (
 
 // Config is what a Daemon is told.
 type Config struct {
-	// Interface is the link by which Windows' localhost traffic comes.
+	// Interface is the link on which Windows' localhost traffic arrives.
 	Interface string
 	Policy    Policy
 	Log       logrus.FieldLogger
@@ -69,19 +71,15 @@ type kernel interface {
 	// observe reads what is there; fresh means to trust nothing that was read
 	// before.
 	observe(fresh bool) (Observed, error)
-	// apply makes it so, or returns errLost.
+	// apply makes it so.
 	apply(Observed, Desired) error
-	// serving reports whether a table of ours is there now.
-	serving() bool
-	// settle does what can wait until the outcome has been published.
-	settle()
-	// undo takes away all that apply has made.
+	// show tells other daemons, and waits for the end of the one that serves.
+	show(Observed, Desired) error
+	// evict has flows begin anew.
+	evict(func(conntrack.Flow) bool)
+	// undo removes all that apply has made.
 	undo() error
 }
-
-// errLost says that another daemon owns the table, and that its end will not
-// wake this one: look again soon.
-var errLost = errors.New("another wslmirror owns the table")
 
 // New makes a Daemon.
 func New(cfg Config) *Daemon {
@@ -89,7 +87,7 @@ func New(cfg Config) *Daemon {
 	watcher.Broken = func(source string, err error) {
 		cfg.Log.WithError(err).WithField("source", source).Warn("events were lost, subscribing again")
 	}
-	return newDaemon(cfg, watcher, &system{iface: cfg.Interface, forward: cfg.Policy.Direct, log: cfg.Log, wake: watcher.Wake})
+	return newDaemon(cfg, watcher, newSystem(cfg.Interface, cfg.Policy.Direct, cfg.Log, watcher.Wake))
 }
 
 func newDaemon(cfg Config, watcher *netwatch.Watcher, k kernel) *Daemon {
@@ -174,27 +172,84 @@ func (d *Daemon) Refresh(ctx context.Context) {
 	}
 }
 
+// rounds bounds how often a pass looks and acts. The longest way has three: a table,
+// the bridges that it guards, and what is sent to them.
+const rounds = 4
+
+// A change is what a pass came to.
+type change struct {
+	obs  Observed
+	want Desired
+	// before and after are our table at both ends, without chains if there was none.
+	before, after nft.Table
+	err           error
+}
+
+// change looks and acts until nothing is left to do. What fails is tried a second
+// time, after another look: the kernel may have changed, or removed what was there.
+func (d *Daemon) change(fresh bool) (c change) {
+	var failed error
+	for round := range rounds {
+		if c.obs, c.err = d.kernel.observe(fresh && round == 0); c.err != nil {
+			return c
+		}
+		if round == 0 && c.obs.Ours {
+			c.before = c.obs.Table.Table
+		}
+		c.want = decide(c.obs, d.cfg.Policy)
+		c.err = d.kernel.apply(c.obs, c.want)
+		switch {
+		case c.err != nil && failed != nil:
+			return c
+		case c.err != nil:
+			failed = c.err
+			continue
+		}
+		if c.want.Table != nil {
+			c.after = *c.want.Table
+		}
+		if !c.want.More {
+			break
+		}
+	}
+	if c.err == nil && failed != nil && !errors.Is(failed, nft.ErrOwned) {
+		d.cfg.Log.WithError(failed).Warn("a change failed, and succeeded at the second try")
+	}
+	return c
+}
+
 // pass looks once and returns how long to wait for the next look, if no event
 // comes before.
 func (d *Daemon) pass(fresh bool) time.Duration {
 	// Subscribe before reading, or a change between the two goes unseen.
 	err := d.watcher.Subscribe()
-	obs, observeErr := d.kernel.observe(fresh)
-	want, lost := Desired{}, false
-	if observeErr == nil {
-		want = decide(obs, d.cfg.Policy)
-		applyErr := d.kernel.apply(obs, want)
-		if lost = errors.Is(applyErr, errLost); lost {
-			want, applyErr = Desired{State: status.Standby}, nil
+	c := d.change(fresh)
+	err = errors.Join(err, c.err)
+	unseen := d.kernel.show(c.obs, c.want)
+	unpublished := d.publish(c.obs, c.want, err)
+	// Eviction comes after the rules, because a flow that begins anew before could
+	// begin again too early; after the last of several rounds, because the connections
+	// that go past a proxy live, though the first table of a daemon that takes over
+	// sends nothing past one; and after the world has been told, because it takes ten
+	// milliseconds and more: the kernel looks through the connections of all network
+	// namespaces.
+	if len(c.after.Chains) > 0 {
+		if match := evictions(c.before, c.after); match != nil {
+			d.kernel.evict(match)
 		}
-		err = errors.Join(err, applyErr)
 	}
-	err = errors.Join(err, observeErr)
-	unpublished := d.publish(obs, want, err)
-	if observeErr == nil && d.kernel.serving() && !want.unfinished() {
-		d.kernel.settle()
+	switch {
+	case err != nil:
+		return d.pause(failed, lastBackOff)
+	case c.want.More:
+		return d.pause(unfinished, lastBackOff)
+	case unpublished != nil:
+		return d.pause(notPublished, lastBackOff)
+	case unseen != nil:
+		// Nothing depends on it, and it may never succeed.
+		return d.pause(noBeacon, resync)
 	}
-	return d.pause(troubleOf(err, lost, want, unpublished))
+	return d.pause(none, resync)
 }
 
 // A trouble is why to look again soon.
@@ -203,35 +258,21 @@ type trouble int
 const (
 	none trouble = iota
 	failed
-	lostElection
 	unfinished
 	notPublished
+	noBeacon
 )
 
-func troubleOf(err error, lost bool, want Desired, unpublished error) trouble {
-	switch {
-	case err != nil:
-		return failed
-	case lost:
-		return lostElection
-	case want.unfinished():
-		return unfinished
-	case unpublished != nil:
-		return notPublished
-	}
-	return none
-}
-
 // pause is how long to wait for the next look. It grows for as long as the trouble
-// is the same: who has long been unable to publish must not be late for an
-// election.
-func (d *Daemon) pause(t trouble) time.Duration {
+// is the same, up to longest: who has long been unable to publish must not be late
+// for an election.
+func (d *Daemon) pause(t trouble, longest time.Duration) time.Duration {
 	if t != d.trouble {
 		d.trouble, d.backOff = t, 0
 	}
 	if t == none {
-		return resync
+		return longest
 	}
-	d.backOff = min(max(2*d.backOff, firstBackOff), lastBackOff)
+	d.backOff = min(max(2*d.backOff, firstBackOff), longest)
 	return d.backOff
 }

@@ -13,8 +13,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/conntrack"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
 )
 
 // A fake is a kernel of which a test says how it behaves, and which keeps what
@@ -24,16 +26,21 @@ type fake struct {
 	link       netwatch.Link
 	observeErr error
 	applyErr   error
+	failures   int // so many calls of apply fail
 	publishErr error
+	showErr    error
+	theirs     bool // another daemon owns the table, as shows when it was tried
+	tried      bool
 	takes      time.Duration // how long an observation takes
-	serves     bool          // there is a table of ours
 
 	observed  []time.Time
 	published []status.Snapshot
 	signs     int // of life
 	fresh     int // observations that trust nothing
-	settled   int
+	evicted   int
 	undone    bool
+	table     nft.Table // ours, if it has chains
+	wanted    nft.Table // the last
 }
 
 func (k *fake) observe(fresh bool) (Observed, error) {
@@ -47,25 +54,38 @@ func (k *fake) observe(fresh bool) (Observed, error) {
 	k.mu.Unlock()
 	time.Sleep(takes)
 	k.mu.Lock()
-	return Observed{Link: k.link}, k.observeErr
+	o := Observed{Host: k.link, Ours: len(k.table.Chains) > 0}
+	o.Table = nft.OurTable{Present: o.Ours, Table: k.table}
+	if k.theirs && k.tried {
+		o.Table = nft.OurTable{Present: true, Owner: 1}
+	}
+	return o, k.observeErr
 }
 
-func (k *fake) apply(Observed, Desired) error {
+func (k *fake) apply(_ Observed, want Desired) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.tried = true
+	if want.Table != nil {
+		k.wanted = *want.Table
+	}
+	if k.failures > 0 {
+		k.failures--
+		return unix.ENOBUFS
+	}
 	return k.applyErr
 }
 
-func (k *fake) settle() {
+func (k *fake) show(Observed, Desired) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.settled++
+	return k.showErr
 }
 
-func (k *fake) serving() bool {
+func (k *fake) evict(func(conntrack.Flow) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.serves
+	k.evicted++
 }
 
 func (k *fake) undo() error {
@@ -223,10 +243,10 @@ func TestFailureBacksOffAndRecovers(t *testing.T) {
 				if s := last(published); s.State != status.Error || s.Reason != "broken" || s.Table.Installed {
 					t.Errorf("published %+v", s)
 				}
-				if n := len(seen); n < 110 || n > 140 {
-					t.Errorf("%d tries in an hour, want about one in %v", n, lastBackOff)
+				if n := len(published); n < 110 || n > 140 || len(seen) > 2*n {
+					t.Errorf("%d passes in an hour with %d looks, want about one in %v", n, len(seen), lastBackOff)
 				}
-				if pause := seen[1].Sub(seen[0]); pause != firstBackOff {
+				if pause := published[1].Updated.Sub(published[0].Updated); pause != firstBackOff {
 					t.Errorf("second try after %v, want %v", pause, firstBackOff)
 				}
 				k.set(func() { k.observeErr, k.applyErr = nil, nil })
@@ -251,7 +271,7 @@ func TestOtherTroubleIsLookedAtSoon(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 7}, publishErr: errors.New("read-only file system")}
 	loop(t, k, func(t *testing.T, d *Daemon) {
 		k.after(2 * time.Minute)
-		k.set(func() { k.applyErr = errLost })
+		k.set(func() { k.applyErr = nft.ErrOwned })
 		d.watcher.Wake()
 		before, _ := k.after(time.Millisecond)
 		k.set(func() { k.applyErr = nil })
@@ -281,14 +301,11 @@ func TestUnpublishedIsPublishedAgain(t *testing.T) {
 }
 
 func TestLostElectionIsStandby(t *testing.T) {
-	k := &fake{applyErr: errLost, link: netwatch.Link{Name: "loopback0", Index: 3}}
+	k := &fake{failures: 1, theirs: true, link: netwatch.Link{Name: "loopback0", Index: 3}}
 	loop(t, k, func(t *testing.T, _ *Daemon) {
-		seen, published := k.after(firstBackOff)
+		_, published := k.after(firstBackOff)
 		if s := published[0]; s.State != status.Standby || s.Reason != "" || s.Table.Installed {
 			t.Errorf("published %+v", s)
-		}
-		if len(seen) != 2 {
-			t.Error("does not look again soon")
 		}
 	})
 }
@@ -374,13 +391,13 @@ func TestInsist(t *testing.T) {
 				return unix.ENOBUFS
 			}
 			return nil
-		}, mayPass)
+		}, isTransient)
 		if took := time.Since(began); err != nil || tries != 4 || took != 7*firstBackOff {
 			t.Errorf("%v after %d tries and %v", err, tries, took)
 		}
 		for errno, want := range map[unix.Errno]bool{unix.EPERM: false, unix.EINVAL: false, unix.ENOMEM: true, unix.EINTR: true} {
 			began, tries = time.Now(), 0
-			err := insist(func() error { tries++; return errno }, mayPass)
+			err := insist(func() error { tries++; return errno }, isTransient)
 			if took := time.Since(began); !errors.Is(err, errno) || want != (tries > 1) || took > 2*time.Second {
 				t.Errorf("%v: %v after %d tries and %v", errno, err, tries, took)
 			}
@@ -388,25 +405,53 @@ func TestInsist(t *testing.T) {
 	})
 }
 
-// Flows are forgotten by what the last pass has found and installed, and not by
-// what a pass that failed would leave of it.
-func TestSettlesAfterSuccessOnly(t *testing.T) {
-	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, serves: true}
+// Flows begin anew when there is a table that was not there before, and not when
+// nothing has changed, or could be changed.
+func TestEvictsWhenTheTableChanges(t *testing.T) {
+	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}}
 	loop(t, k, func(t *testing.T, d *Daemon) {
-		k.after(0)
-		if k.settled != 1 {
-			t.Fatalf("settled %d times after a pass", k.settled)
-		}
-		for _, fail := range []func(){
-			func() { k.observeErr = unix.ENOBUFS },
-			func() { k.observeErr, k.serves = nil, false },
-		} {
-			k.set(fail)
+		look := func(what string, want int) {
+			t.Helper()
+			before := k.evicted
 			d.watcher.Wake()
 			k.after(time.Second)
-			if k.settled != 1 {
-				t.Errorf("settled %d times after a pass that failed", k.settled-1)
+			if k.evicted-before != want {
+				t.Errorf("%s: evicted %d times, want %d", what, k.evicted-before, want)
 			}
+		}
+		k.after(0)
+		if k.evicted != 1 {
+			t.Fatalf("evicted %d times after the first table", k.evicted)
+		}
+		k.set(func() { k.table = k.wanted })
+		look("nothing has changed", 0)
+		k.set(func() { k.link.Index = 3 })
+		look("the link is another one", 1)
+		k.set(func() { k.link = netwatch.Link{} })
+		look("the link has gone", 0)
+		k.set(func() { k.link, k.applyErr = netwatch.Link{Index: 4}, unix.ENOBUFS })
+		look("it cannot be changed", 0)
+	})
+}
+
+// A change that fails is tried a second time at once, and then with growing pauses.
+func TestSecondTry(t *testing.T) {
+	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, failures: 1}
+	loop(t, k, func(t *testing.T, _ *Daemon) {
+		seen, published := k.after(time.Second)
+		if s := last(published); len(published) != 1 || s.State != status.Active || len(seen) != 2 || !seen[1].Equal(seen[0]) {
+			t.Errorf("looked at %v, published %+v", seen, published)
+		}
+	})
+}
+
+// A beacon that somebody else has is asked for less and less often, and no pass
+// causes the next for ever.
+func TestNoBeaconIsNoHurry(t *testing.T) {
+	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, showErr: unix.EADDRINUSE}
+	loop(t, k, func(t *testing.T, _ *Daemon) {
+		if seen, published := k.after(time.Hour); len(seen) > 30 || len(seen) < 12 || last(published).State != status.Active {
+			t.Errorf("%d looks in an hour", len(seen))
 		}
 	})
 }

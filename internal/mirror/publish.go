@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"cmp"
+	"fmt"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // publish tells the outcome of a pass to Config.Publish, and to the log if it
@@ -18,11 +20,11 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 	s := status.Snapshot{
 		State: want.State,
 		Interface: status.Interface{
-			Name: d.cfg.Interface, Index: obs.Link.Index, Present: obs.Link.Present(),
+			Name: d.cfg.Interface, Index: obs.Host.Index, Present: obs.Host.Present(),
 		},
 		Path:    status.PathProxy,
-		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: d.kernel.serving()},
-		Rule:    status.Rule{Packets: obs.Kernel.Packets, Bytes: obs.Kernel.Bytes},
+		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: obs.Ours || want.Table != nil && err == nil},
+		Rule:    status.Rule{Packets: obs.Counters.Packets, Bytes: obs.Counters.Bytes},
 		Since:   d.last.Since,
 		Updated: now,
 	}
@@ -35,8 +37,12 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 	if first, last := obs.SourcePorts[0], obs.SourcePorts[1]; last != 0 {
 		s.SourcePorts = &status.PortRange{First: first, Last: last}
 	}
-	for _, p := range obs.View.Published {
-		s.Ports = append(s.Ports, d.port(obs, p, want))
+	var targets nft.Targets
+	if want.Table != nil {
+		targets = want.Table.Targets()
+	}
+	for _, p := range obs.Rules.Published {
+		s.Ports = append(s.Ports, d.port(obs, p, targets))
 	}
 	if err != nil {
 		s.State = status.Error
@@ -61,7 +67,7 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 }
 
 // port is a published port as the status has it.
-func (d *Daemon) port(obs Observed, p nft.Published, want Desired) status.Port {
+func (d *Daemon) port(obs Observed, p ruleset.Published, targets nft.Targets) status.Port {
 	out := status.Port{
 		Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(),
 		Engine: p.Engine, Path: status.PathProxy,
@@ -70,13 +76,18 @@ func (d *Daemon) port(obs Observed, p nft.Published, want Desired) status.Port {
 		out.Target = p.To.String()
 	}
 	switch {
-	case p.Kernel:
+	case p.EngineServed:
 		out.Path = status.PathKernel
-	case !d.cfg.Policy.Direct || want.Table == nil:
-	case want.Table.Direct[p.Port].IsValid():
+	case !d.cfg.Policy.Direct || targets == nil:
+	case targets[p.Port].IsValid():
 		out.Path = status.PathDirect
 	default:
-		out.Reason = cmp.Or(obstacle(obs, p), "its bridge is not open yet")
+		out.Reason = cmp.Or(obstacle(obs, p), "its bridge could not be opened")
+	}
+	for _, r := range obs.Foreign.Barred {
+		if r.Port == p.Port {
+			out.Reason = fmt.Sprintf("table %s %s drops it, and only the process that owns the table could change that", r.At.Family(), r.At.Table())
+		}
 	}
 	return out
 }

@@ -191,21 +191,21 @@ func drain(times <-chan time.Time) {
 // bareInstall returns a function that installs the table in h, and measures
 // only the transaction.
 func bareInstall(tb testing.TB, h *lab.Host) func() time.Duration {
-	var holder *nft.Holder
+	var owner *nft.TableOwner
 	err := h.Do(func() (err error) {
-		holder, err = nft.Open()
+		owner, err = nft.Open()
 		return err
 	})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { holder.Close() })
+	tb.Cleanup(func() { owner.Close() })
 	return func() time.Duration {
 		start := time.Now()
-		err := holder.Install(nft.Spec{Index: 1, Repair: true}.Table(), nft.State{})
+		err := owner.Install(nft.Spec{Index: 1, Repair: true}.Table(), nft.OurTable{})
 		took := time.Since(start)
 		if err == nil {
-			err = holder.Remove()
+			err = owner.Remove()
 		}
 		if err != nil {
 			tb.Fatal(err)

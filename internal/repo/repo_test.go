@@ -5,7 +5,6 @@ package repo
 import (
 	"bytes"
 	"encoding/json"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,24 +109,27 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-func TestNoFileIsLong(t *testing.T) {
-	// Tests may be longer: a table, or the steps of one life.
-	const mostCode, mostTest = 300, 500
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" {
-			return err
-		}
-		most := mostCode
-		if strings.HasSuffix(path, "_test.go") {
-			most = mostTest
-		}
-		b, err := os.ReadFile(path)
-		if n := bytes.Count(b, []byte("\n")); n > most {
-			t.Errorf("%s has %d lines, more than %d", path, n, most)
-		}
-		return err
-	})
-	if err != nil {
+// The end-to-end tests judge the program by what its users see: they import nothing of
+// what decides. What is not a test there would be built by nobody, and nothing imports it.
+func TestEndToEndIsOnlyTests(t *testing.T) {
+	const e2e = module + "/internal/e2e"
+	var pkg struct{ GoFiles, Imports, TestImports, XTestImports []string }
+	if err := json.Unmarshal(goCommand(t, "list", "-json=GoFiles,Imports,TestImports,XTestImports", "./internal/e2e"), &pkg); err != nil {
 		t.Fatal(err)
+	}
+	if !slices.Equal(pkg.GoFiles, []string{"doc.go"}) || len(pkg.Imports) > 0 {
+		t.Errorf("internal/e2e has %q, which import %q, beside its tests", pkg.GoFiles, pkg.Imports)
+	}
+	for _, path := range append(pkg.TestImports, pkg.XTestImports...) {
+		if slices.Contains([]string{module + "/nft", module + "/netwatch", module + "/internal/mirror", module + "/internal/windows"}, path) {
+			t.Errorf("the tests of internal/e2e import %s", path)
+		}
+	}
+	// With the tests of all packages, and with each build tag that there is.
+	for line := range strings.Lines(string(goCommand(t, "list", "-tags", "clock", "-f", "{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImports}}", "./..."))) {
+		importer, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if slices.Contains(strings.FieldsFunc(imports, func(r rune) bool { return strings.ContainsRune(" []", r) }), e2e) {
+			t.Errorf("%s imports internal/e2e", importer)
+		}
 	}
 }

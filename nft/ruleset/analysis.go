@@ -64,6 +64,8 @@ type Analysis struct {
 	// engine's leaves them to the rules at the hook prerouting, which must not be
 	// taken from them (moby#53553).
 	EngineServed Ports
+	// Certain are those of them for which the rules leave no doubt.
+	Certain Ports
 	// Published are the ports that the rules send elsewhere.
 	Published []Published
 }
@@ -81,6 +83,7 @@ func (rs *Ruleset) Analyse(loopback Iface, bridges []Bridge) Analysis {
 	intended := rs.Walk(FromLinux(loopback), Sight{Chains: Intended})
 
 	a := Analysis{EngineServed: sameWay(arriving, intended)}
+	a.Certain = sameWay(arriving, slices.DeleteFunc(slices.Clone(intended), func(o Outcome) bool { return !o.Sure }))
 	a.Published = published(slices.Concat(arriving, leaving, intended))
 	for i := range a.Published {
 		p := &a.Published[i]

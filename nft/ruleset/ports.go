@@ -69,6 +69,12 @@ func PortSet(ports ...Port) Ports {
 	return s.normal()
 }
 
+// PortRange is the set of the ports from first to last, of the protocol of first.
+func PortRange(first, last Port) Ports { return protoPorts(first.Proto, first.Number, last.Number) }
+
+// UnionOf is what is in any of the sets.
+func UnionOf(sets ...Ports) Ports { return Ports(slices.Concat(sets...)).normal() }
+
 // protoPorts is the set of the ports first to last of a protocol.
 func protoPorts(proto uint8, first, last uint16) Ports {
 	switch {

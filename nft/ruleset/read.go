@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
@@ -186,7 +187,7 @@ func named(kind uint16, name string) netlink.Attribute {
 
 func (r *Reader) all(kind int, family byte) (msgs [][]byte, err error) {
 	err = r.conn.Each(message(kind), request(family), func(msg []byte) bool {
-		msgs = append(msgs, msg)
+		msgs = append(msgs, slices.Clone(msg))
 		return true
 	})
 	return msgs, changed(err)
@@ -201,17 +202,22 @@ func changed(err error) error {
 	return err
 }
 
+// kept calls each with copies of messages, which outlive the dump.
+func kept(each func([]byte) bool) func([]byte) bool {
+	return func(msg []byte) bool { return each(slices.Clone(msg)) }
+}
+
 func (r *Reader) tables(family byte) ([][]byte, error) { return r.all(unix.NFT_MSG_GETTABLE, family) }
 func (r *Reader) chains(family byte) ([][]byte, error) { return r.all(unix.NFT_MSG_GETCHAIN, family) }
 func (r *Reader) sets(family byte) ([][]byte, error)   { return r.all(unix.NFT_MSG_GETSET, family) }
 
 func (r *Reader) rulesOf(t tableID, each func([]byte) bool) error {
-	return changed(r.bulk.Each(message(unix.NFT_MSG_GETRULE), request(t.family, named(unix.NFTA_RULE_TABLE, t.name)), each))
+	return changed(r.bulk.Each(message(unix.NFT_MSG_GETRULE), request(t.family, named(unix.NFTA_RULE_TABLE, t.name)), kept(each)))
 }
 
 func (r *Reader) elementsOf(s setID, each func([]byte) bool) error {
 	err := r.bulk.Each(message(unix.NFT_MSG_GETSETELEM), request(s.table.family,
-		named(unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), named(unix.NFTA_SET_ELEM_LIST_SET, s.name)), each)
+		named(unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), named(unix.NFTA_SET_ELEM_LIST_SET, s.name)), kept(each))
 	if errors.Is(err, unix.ENOENT) {
 		return nil // it was removed in between, which is another generation
 	}

@@ -213,21 +213,23 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 			continue
 		}
 		w.steps++
+		doubt, left := w.doubt, w.left
 		for _, h := range w.rule(r, ports) {
 			at := way{sure: on.sure && h.sure, toAddr: on.toAddr || h.toAddr}
 			e, onward := w.verdict(Place{c.chainID, r.handle}, h, at)
 			if w.passesOver(c) {
+				w.doubt, w.left = doubt, left // as if it were not there
 				continue
 			}
 			out.fell = out.fell.Union(e.fell)
 			out.accepted = out.accepted.Union(e.accepted)
-			left := h.ports.Minus(onward)
+			gone := h.ports.Minus(onward)
 			if !h.sure {
 				// They may have left the chain here, and they may go on.
-				w.left = w.left.Union(left)
+				w.left = w.left.Union(gone)
 				continue
 			}
-			ports.remove(left)
+			ports.remove(gone)
 		}
 	}
 	out.fell = out.fell.Union(ports)

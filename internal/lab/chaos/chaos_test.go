@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/chaos"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// within is how soon all must be as it should, on a machine that may be busy.
+var within = lab.Scaled(15 * time.Second)
+
 // built is what build has made, nil if it was not called.
 var built *sandbox.Program
 
@@ -38,10 +41,8 @@ var build = sync.OnceValue(func() error {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "wslmirror")
-	build := exec.Command("go", "build", "-o", path, "../../../cmd/wslmirror")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build wslmirror: %w: %s", err, out)
+	if err := labtest.Build(path, "wslmirror"); err != nil {
+		return err
 	}
 	if built, err = sandbox.New(path); err != nil {
 		return err
@@ -60,8 +61,9 @@ func program(t *testing.T) *sandbox.Program {
 	return built
 }
 
-// After any sequence of faults all is as it should within a second. A miss says
-// how to replay it.
+// After any sequence of faults all comes back. That it does within a second is for
+// "make chaos" to say, on a machine that has nothing else to do. A miss says how to replay
+// it.
 func TestChaos(t *testing.T) {
 	wslmirror := program(t)
 	t.Parallel()
@@ -76,7 +78,7 @@ func TestChaos(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("seed %d, direct %v", test.Seed, test.Direct), func(t *testing.T) {
 				t.Parallel()
-				test.Program, test.Steps = wslmirror, 120
+				test.Program, test.Steps, test.Within = wslmirror, 120, within
 				test.Told = func(_ uint64, _ int, fault string) { faults[i] = append(faults[i], fault) }
 				res, err := chaos.Run(t.Context(), test)
 				if err != nil {
@@ -98,7 +100,7 @@ func TestStorm(t *testing.T) {
 	wslmirror := program(t)
 	t.Parallel()
 	const events, over = 25_000, 15 * time.Second // as in 100,000 a minute
-	res, err := chaos.Storm(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: wslmirror}, events, over)
+	res, err := chaos.Storm(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: wslmirror, Within: within}, events, over)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,7 @@ func TestStorm(t *testing.T) {
 func TestSoak(t *testing.T) {
 	wslmirror := program(t)
 	t.Parallel()
-	res, err := chaos.Soak(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: wslmirror}, 165*time.Second)
+	res, err := chaos.Soak(t.Context(), chaos.Config{Seed: 1, Direct: true, Program: wslmirror, Within: within}, 165*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

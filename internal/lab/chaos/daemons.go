@@ -82,7 +82,7 @@ func (w *world) end(d *daemon, sig unix.Signal) error {
 
 // awaitStart waits until it is the program, and has its runtime directory.
 func (d *daemon) awaitStart() error {
-	for range 10_000 {
+	for deadline := time.Now().Add(lab.Scaled(30 * time.Second)); time.Now().Before(deadline); {
 		if strings.Contains(d.log.head(), "wslmirror is starting") {
 			return nil
 		}

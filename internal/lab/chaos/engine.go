@@ -185,7 +185,7 @@ func (e *engine) unplug(c *container) error {
 
 // publish binds a port. Its rules come with write.
 func (p *port) publish(to *container) (err error) {
-	for range 1000 {
+	for deadline := time.Now().Add(lab.Scaled(10 * time.Second)); time.Now().Before(deadline); {
 		// The socket that had it may not be closed yet.
 		if err = p.bind(to); !errors.Is(err, unix.EADDRINUSE) {
 			return err

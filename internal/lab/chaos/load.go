@@ -52,10 +52,11 @@ func (g gap) explains(f failure) bool { return g.overlaps(f.span) && (g.killed |
 const (
 	late       = time.Second
 	loadEvery  = 20 * time.Millisecond // of each client
-	lostAfter  = 8 * time.Second
-	resend     = time.Second // as a resolver does, for UDP
+	resend     = time.Second           // as a resolver does, for UDP
 	mostFaults = 5
 )
+
+var lostAfter = lab.Scaled(8 * time.Second)
 
 // A load is clients at work: of each way two, one that connects anew for each
 // question, and for TCP one that keeps its connection.

@@ -12,7 +12,7 @@ import (
 
 // patience is how long a client waits. What answers on the bench does so within
 // milliseconds.
-const patience = 800 * time.Millisecond
+var patience = lab.Scaled(800 * time.Millisecond)
 
 // A way is from a client to a port of 127.0.0.1.
 type way struct {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // A Cost is what a daemon has cost.
@@ -76,7 +78,7 @@ func newMeter(d *daemon) (*meter, error) {
 	m := &meter{pid: d.proc.Process.Pid}
 	// Its runtime directory is a file system of its own mount namespace.
 	dir := filepath.Join("/proc", strconv.Itoa(m.pid), "root", d.dir)
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(lab.Scaled(30 * time.Second)); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(dir, "status.json")); err == nil {
 			break
 		} else if time.Now().After(deadline) {

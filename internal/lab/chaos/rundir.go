@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
@@ -39,7 +40,7 @@ func (d *daemon) inDir(args ...string) error {
 // remount makes the runtime directory read-only or writable. It is busy while the
 // daemon has a file open for writing, which is for a moment at each look.
 func (d *daemon) remount(how string) (err error) {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(lab.Scaled(30 * time.Second)); ; time.Sleep(5 * time.Millisecond) {
 		err = d.inDir("mount", "-o", "remount,"+how, d.dir)
 		if err == nil || !strings.Contains(err.Error(), "busy") || time.Now().After(deadline) {
 			return err
@@ -61,7 +62,7 @@ func (d *daemon) published() (at time.Time, err error) {
 
 // publishes is how soon a daemon that can publish again has done so when it is
 // woken: a few looks a second are left to it after a flood.
-const publishes = 5 * time.Second
+var publishes = lab.Scaled(5 * time.Second)
 
 // current gives a daemon its runtime directory back, after which it publishes as
 // ever.

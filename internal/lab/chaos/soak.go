@@ -87,7 +87,7 @@ func (s *soak) run(ctx context.Context, d time.Duration) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-end:
-			return s.r.converge(time.Now().Add(within))
+			return s.r.converge(s.r.w.deadline())
 		case <-change.C:
 			err = s.change()
 		case <-half:
@@ -156,7 +156,7 @@ func (s *soak) takeOver() error {
 	if err := w.end(w.daemons[0], sig); err != nil {
 		return err
 	}
-	if err := s.r.converge(time.Now().Add(within)); err != nil {
+	if err := s.r.converge(s.r.w.deadline()); err != nil {
 		return fmt.Errorf("after a take-over: %w", err)
 	}
 	s.gaps = append(s.gaps, gap{span{began, time.Now()}, sig == unix.SIGKILL})

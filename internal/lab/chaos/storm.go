@@ -48,7 +48,7 @@ func Storm(ctx context.Context, cfg Config, events int, over time.Duration) (res
 	if err := w.docker.write(); err != nil {
 		return res, err
 	}
-	if err := r.converge(time.Now().Add(within)); err != nil {
+	if err := r.converge(r.w.deadline()); err != nil {
 		return res, fmt.Errorf("after a storm: %w", err)
 	}
 	if err := m.sample(); err != nil {

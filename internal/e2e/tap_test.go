@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"encoding/binary"
@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
 // A tap sits between the daemon and the kernel, at the only place where all meet:
@@ -113,7 +114,7 @@ func (p *tap) serve(proc *lab.Process) error {
 // find takes the descriptor from the program while it waits in execve.
 func (p *tap) find(proc *lab.Process) error {
 	dir := fmt.Sprintf("/proc/%d/fd", p.pid)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+	for deadline := time.Now().Add(labtest.Patience()); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			if to, _ := os.Readlink(filepath.Join(dir, e.Name())); to != "anon_inode:seccomp notify" {

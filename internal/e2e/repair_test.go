@@ -1,9 +1,8 @@
-package main
+package e2e
 
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -180,9 +179,7 @@ func TestLateLoopback0(t *testing.T) {
 	ask := func(port, want string) {
 		t.Helper()
 		for _, client := range []*lab.Host{b.Windows, b.WSL} {
-			if got, err := client.Ask("tcp", "127.0.0.1:"+port, patience); got != want {
-				t.Errorf("%s to port %s: %q, %v; want %q", client.Name, port, got, err, want)
-			}
+			answers(t, "with rules in raw PREROUTING", client, "tcp", port, want)
 		}
 	}
 	ask("8081", "")
@@ -193,14 +190,7 @@ func TestLateLoopback0(t *testing.T) {
 
 	// The engine writes its chain again.
 	lateLoopback0(t, b, "8081")
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		if strings.Contains(ruleset(t, b.WSL), "wslmirror: from Windows") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the rule does not come again")
-		}
-	}
+	labtest.Eventually(t, "the rule comes again", func() bool { return strings.Contains(ruleset(t, b.WSL), "wslmirror: from Windows") })
 	ask("8081", "web")
 
 	// The container goes, and with it the reason.

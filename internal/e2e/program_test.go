@@ -1,25 +1,50 @@
-package main
+package e2e
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
-// service is the test binary where any user may run it, with the rights of the
-// service.
+// What the command line promises about exit codes. They are written here once more,
+// because to change one is to break whoever relies on it.
+const (
+	exitOK        = 0
+	exitFailure   = 1
+	exitNotActive = 3
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Enter()
+	code := m.Run()
+	for _, clean := range atExit {
+		clean()
+	}
+	os.Exit(code)
+}
+
+// atExit is what is to be done when all tests have run.
+var atExit []func()
+
+// service is wslmirror with the race detector in it, if the tests have that, and with
+// the rights of the service. It is built once.
 var service = sync.OnceValues(func() (*sandbox.Program, error) {
-	p, err := sandbox.New(os.Args[0])
+	dir, err := os.MkdirTemp("", "wslmirror-e2e-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	built := filepath.Join(dir, "wslmirror")
+	if err := labtest.BuildLikeTest(built, "wslmirror"); err != nil {
+		return nil, err
+	}
+	p, err := sandbox.New(built)
 	if err != nil {
 		return nil, err
 	}
@@ -31,18 +56,26 @@ var service = sync.OnceValues(func() (*sandbox.Program, error) {
 // plain is the program as users get it, with the rights of the service.
 var plain = sync.OnceValues(func() (*sandbox.Program, error) {
 	s, err := service()
-	if err != nil {
-		return nil, err
+	if err != nil || !labtest.HasRaceDetector() {
+		return s, err
 	}
 	p := *s
 	p.Path = filepath.Join(filepath.Dir(s.Path), "plain")
-	build := exec.Command("go", "build", "-o", p.Path, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("go build: %w: %s", err, out)
-	}
-	return &p, os.Chmod(p.Path, 0o755) // whatever the umask
+	return &p, labtest.Build(p.Path, "wslmirror")
 })
+
+// program is a command that is wslmirror, for a user who is root. The daemon and
+// what cleans up behind it are asService.
+func program(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(must(t, service).Path, args...)
+	cmd.Env = programEnv(os.Environ())
+	return cmd
+}
+
+// programEnv spares a program with the race detector the second for which it would wait
+// before each exit.
+func programEnv(env []string) []string { return append(env, "GORACE=atexit_sleep_ms=0") }
 
 // must is what service or plain returns, or the end of the test.
 func must(t testing.TB, program func() (*sandbox.Program, error)) *sandbox.Program {
@@ -83,12 +116,4 @@ func runtimeDir(t testing.TB) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
-}
-
-// What the other tests start has the rights of the service.
-func TestDaemonHasTheRightsOfTheService(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
-	d := start(t, b.WSL)
-	labtest.HasRights(t, d.proc.Process.Pid, labtest.Filtered)
-	d.stop(unix.SIGTERM)
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -20,22 +18,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
-	"github.com/wslmirror/wslmirror/netwatch"
 )
-
-// hostile is a name that would command a terminal, in ASCII and in C1, turn what
-// follows, begin a new line of a log, and is not UTF-8.
-const hostile = "\x1b]0;x\a\u009b2J\u202e\nlevel=info\xff"
-
-// unseen is the first character of s that a terminal must not get.
-func unseen(s string) (r rune, found bool) {
-	for _, r := range s {
-		if r != '\n' && !unicode.IsPrint(r) {
-			return r, true
-		}
-	}
-	return 0, !utf8.ValidString(s)
-}
 
 // Names in the kernel may be any bytes. Those of chains, sets, comments and links
 // do not reach a terminal, the log, or the file that everybody may read.
@@ -53,19 +36,19 @@ func TestHostileNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "nat"})
-	set := &nftables.Set{Table: table, Name: hostile, KeyType: nftables.TypeInetService}
+	set := &nftables.Set{Table: table, Name: labtest.Hostile, KeyType: nftables.TypeInetService}
 	if err := c.AddSet(set, []nftables.SetElement{{Key: []byte{0x1f, 0x90}}}); err != nil { // 8080
 		t.Fatal(err)
 	}
 	chain := c.AddChain(&nftables.Chain{
-		Table: table, Name: hostile, Type: nftables.ChainTypeNAT,
+		Table: table, Name: labtest.Hostile, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
 	})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, UserData: []byte("\x00" + string(rune(len(hostile)+1)) + hostile + "\x00"), Exprs: []expr.Any{
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, UserData: []byte("\x00" + string(rune(len(labtest.Hostile)+1)) + labtest.Hostile + "\x00"), Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: 1, SetName: hostile},
+		&expr.Lookup{SourceRegister: 1, SetName: labtest.Hostile},
 		&expr.Immediate{Register: 1, Data: []byte{172, 17, 0, 2}},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1},
 	}})
@@ -90,7 +73,7 @@ func TestHostileNames(t *testing.T) {
 		}
 		texts := map[string]string{"status.json": string(file)}
 		for _, args := range []string{"status", "status --json", "ports", "ports --json", "ports explain 8080"} {
-			out, _ := program(append(strings.Fields(args), "--runtime-dir", d.dir)...).CombinedOutput()
+			out, _ := program(t, append(strings.Fields(args), "--runtime-dir", d.dir)...).CombinedOutput()
 			texts[args] = string(out)
 		}
 		maps.Copy(texts, diagnoses(t, b.WSL, d.dir))
@@ -102,7 +85,7 @@ func TestHostileNames(t *testing.T) {
 		}
 		// For programs it is the name itself.
 		var s status.Snapshot
-		if err := json.Unmarshal(file, &s); err != nil || state == status.Active && s.Ports[0].Engine != "nat "+strings.ToValidUTF8(hostile, "\ufffd") {
+		if err := json.Unmarshal(file, &s); err != nil || state == status.Active && s.Ports[0].Engine != "nat "+strings.ToValidUTF8(labtest.Hostile, "\ufffd") {
 			t.Errorf("%v: %+v", err, s.Ports)
 		}
 	}
@@ -122,17 +105,17 @@ func TestHostileNames(t *testing.T) {
 		t.Error(err)
 	}
 	log := d.log.String()
-	if r, found := unseen(log); found || strings.Contains(log, hostileLine) || !strings.Contains(log, `\x1b]0;x`) || !strings.Contains(log, "br") {
+	if r, found := labtest.Unprintable(log); found || strings.Contains(log, hostileLine) || !strings.Contains(log, `\x1b]0;x`) || !strings.Contains(log, "br") {
 		t.Errorf("the log has %q:\n%s", r, log)
 	}
 }
 
 // mustBeSeen fails the test where a text has what a terminal must not get, or where
-// a part of hostile begins a line.
+// a part of labtest.Hostile begins a line.
 func mustBeSeen(t *testing.T, texts map[string]string) {
 	t.Helper()
 	for what, text := range texts {
-		if r, found := unseen(text); found {
+		if r, found := labtest.Unprintable(text); found {
 			t.Errorf("%s has %q:\n%q", what, r, text)
 		}
 		// The bundle has what nft prints, where a newline in a name is one.
@@ -147,13 +130,13 @@ func mustBeSeen(t *testing.T, texts map[string]string) {
 func TestHostileArguments(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	for range 2 {
-		p, err := b.WSL.Start(asService(t, "run", "--runtime-dir", filepath.Join(t.TempDir(), hostile)))
+		p, err := b.WSL.Start(asService(t, "run", "--runtime-dir", filepath.Join(t.TempDir(), labtest.Hostile)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { p.Close() })
 	}
-	await(t, "both to be seen", func() bool {
+	labtest.Eventually(t, "both are seen", func() bool {
 		return strings.Contains(diagnoses(t, b.WSL, t.TempDir())["doctor"], "2 wslmirrors run")
 	})
 	mustBeSeen(t, diagnoses(t, b.WSL, t.TempDir()))
@@ -165,7 +148,7 @@ func diagnoses(t *testing.T, h *lab.Host, dir string) map[string]string {
 	bundle := filepath.Join(t.TempDir(), "bundle")
 	texts := map[string]string{}
 	for _, args := range []string{"doctor", "doctor --json", "doctor --bundle " + bundle} {
-		cmd := program(append(strings.Fields(args), "--runtime-dir", dir)...)
+		cmd := program(t, append(strings.Fields(args), "--runtime-dir", dir)...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		p, err := h.Start(cmd)
@@ -188,43 +171,5 @@ func diagnoses(t *testing.T, h *lab.Host, dir string) map[string]string {
 const theBundle = "the bundle"
 
 // hostileLine is what would stand at the beginning of a line if the newline in
-// hostile made one.
+// labtest.Hostile made one.
 const hostileLine = "\nlevel=info"
-
-// Any arguments: what is not understood is refused in one line, and what is, is
-// what the daemon can use.
-func FuzzRunFlags(f *testing.F) {
-	for _, args := range []string{"", "--interface\x00loopback0\x00--path\x00direct", "--repair=false\x00--log-level=debug", "-h", "--runtime-dir=" + hostile, "x", "--\x00y", "--interface=" + hostile, "--path=" + hostile} {
-		f.Add(args)
-	}
-	f.Fuzz(func(t *testing.T, args string) {
-		o, err := parseRun(strings.Split(args, "\x00"))
-		if err == nil {
-			if netwatch.CheckLinkName(o.iface) != nil || o.path != status.PathProxy && o.path != status.PathDirect {
-				t.Errorf("accepts %+v", o)
-			}
-			return
-		}
-		var stdout, stderr bytes.Buffer
-		code := run(append([]string{"run"}, strings.Split(args, "\x00")...), &stdout, &stderr)
-		if r, found := unseen(stderr.String()); found {
-			t.Errorf("says %q: %q", r, stderr.String())
-		}
-		switch {
-		case code == exitOK && stdout.String() == usage: // --help
-		case code != exitConfig || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 2:
-			t.Errorf("exit %d: %s", code, stderr.String())
-		}
-	})
-}
-
-func FuzzParsePort(f *testing.F) {
-	for _, s := range []string{"8080", "5353/udp", "0", "+1", "65536/tcp", "1/sctp", "/", hostile} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if port, proto, err := parsePort(s); err == nil && (port == 0 || proto != "tcp" && proto != "udp") {
-			t.Errorf("%q is %d/%s", s, port, proto)
-		}
-	})
-}

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"fmt"
@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,7 +45,11 @@ func routeLocalnet(t *testing.T, h *lab.Host, link string) string {
 // answers asks once and wants the answer, or none if it is "".
 func answers(t *testing.T, when string, client *lab.Host, proto, port, want string) {
 	t.Helper()
-	if got, err := client.Ask(proto, "127.0.0.1:"+port, patience); got != want {
+	wait := patience
+	if want == "" {
+		wait = silence
+	}
+	if got, err := client.Ask(proto, "127.0.0.1:"+port, wait); got != want {
 		t.Errorf("%s: %s to %s port %s: %q, %v; want %q", when, client.Name, proto, port, got, err, want)
 	}
 }
@@ -149,7 +152,7 @@ func TestDirect(t *testing.T) {
 	if err := awaitEnd(client); err != nil {
 		t.Errorf("a connection to a container that is gone: %v", err)
 	}
-	await(t, "route_localnet of br-test to be put back", func() bool { return routeLocalnet(t, b.WSL, "br-test") == "0" })
+	labtest.Eventually(t, "route_localnet of br-test is put back", func() bool { return routeLocalnet(t, b.WSL, "br-test") == "0" })
 	cli("network", "rm", "test")
 
 	// Stopped, or killed and cleaned up, the world is as it was. A client of UDP that
@@ -191,7 +194,7 @@ func TestDirect(t *testing.T) {
 	d.awaitPaths(direct)
 	d.proc.Stop(unix.SIGKILL)
 	d = start(t, b.WSL)
-	await(t, "route_localnet to be put back", func() bool { return routeLocalnet(t, b.WSL, "docker0") == "0" })
+	labtest.Eventually(t, "route_localnet is put back", func() bool { return routeLocalnet(t, b.WSL, "docker0") == "0" })
 	d.stop(unix.SIGTERM)
 	if after := world(t, b.WSL); after != before {
 		t.Errorf("before\n%s\nafter a crash and another path\n%s", before, after)
@@ -275,19 +278,10 @@ func TestDirectWithoutRepair(t *testing.T) {
 	}
 }
 
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never came to %s", what)
-		}
-	}
-}
-
 // awaitAnswer waits for a container that has just started.
 func awaitAnswer(t *testing.T, client *lab.Host, port, want string) {
 	t.Helper()
-	await(t, "an answer of "+want, func() bool {
+	labtest.Eventually(t, "an answer of "+want, func() bool {
 		got, _ := client.Ask("tcp", "127.0.0.1:"+port, patience)
 		return got == want
 	})
@@ -296,7 +290,7 @@ func awaitAnswer(t *testing.T, client *lab.Host, port, want string) {
 // awaitEnd asks until the connection ends, and returns an error if it hangs.
 func awaitEnd(c *lab.Client) error {
 	for range 5 {
-		_, err := c.Ask(5 * patience)
+		_, err := c.Ask(patience)
 		if timeout, ok := err.(interface{ Timeout() bool }); ok && timeout.Timeout() {
 			return fmt.Errorf("it hangs: %w", err)
 		}

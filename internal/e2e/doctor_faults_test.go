@@ -1,17 +1,10 @@
-package main
+package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,106 +13,6 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
-
-// standIns makes a folder with programs that play Windows and WSL, and puts it in
-// front of PATH.
-func standIns(t *testing.T, programs map[string]string) {
-	t.Helper()
-	dir := t.TempDir()
-	for name, script := range programs {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-}
-
-// playMirrored makes the bench look like WSL to programs.
-func playMirrored(t *testing.T) {
-	standIns(t, map[string]string{
-		"wslinfo":     `case $1 in --networking-mode) printf mirrored;; *) echo 2.9.5.0;; esac`,
-		"netsh.exe":   `printf '\r\n  80  80\r\n  50000  50059     *\r\n'`,
-		"netstat.exe": `printf '  TCP    0.0.0.0:135    0.0.0.0:0    LISTENING    1234\r\n'`,
-	})
-}
-
-// A diagnosis is what "wslmirror doctor --json" printed.
-type diagnosis struct {
-	Checks  []doctor.Check
-	Summary doctor.Summary
-	exit    int
-}
-
-// diagnose runs it in h.
-func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
-	t.Helper()
-	cmd := program("doctor", "--json", "--runtime-dir", dir)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	began := time.Now()
-	p, err := h.Start(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var exit *exec.ExitError
-	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("took %v", took)
-	}
-	if err := json.Unmarshal(out.Bytes(), &d); err != nil || errs.Len() > 0 {
-		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())
-	}
-	d.exit = cmd.ProcessState.ExitCode()
-	return d
-}
-
-// faults are the names of the faults in d.
-func (d diagnosis) faults() (names []string) {
-	for _, c := range d.Checks {
-		if c.Verdict == doctor.Fault {
-			names = append(names, c.Name)
-		}
-	}
-	return names
-}
-
-func (d diagnosis) check(name string) doctor.Check {
-	i := slices.IndexFunc(d.Checks, func(c doctor.Check) bool { return c.Name == name })
-	if i < 0 {
-		return doctor.Check{}
-	}
-	return d.Checks[i]
-}
-
-func (d diagnosis) String() string {
-	var b strings.Builder
-	for _, c := range d.Checks {
-		fmt.Fprintf(&b, "%s %s: %s\n", c.Verdict, c.Name, c.Seen)
-	}
-	return b.String()
-}
-
-// expect fails the test unless the faults are those named, and no others.
-func (d diagnosis) expect(t *testing.T, when string, want ...string) {
-	t.Helper()
-	wantExit := exitOK
-	if len(want) > 0 {
-		wantExit = exitFailure
-	}
-	if got := d.faults(); !slices.Equal(got, want) || d.exit != wantExit || d.Summary.Faults != len(want) {
-		t.Errorf("%s: faults %q, exit %d; want %q, exit %d\n%s", when, got, d.exit, want, wantExit, d)
-	}
-}
-
-// sees fails the test unless a check came to that and says that.
-func (d diagnosis) sees(t *testing.T, name string, want doctor.Verdict, says string) {
-	t.Helper()
-	if c := d.check(name); c.Verdict != want || !strings.Contains(c.Seen, says) {
-		t.Errorf("want %s with %q: %+v", want, says, c)
-	}
-}
 
 // obey types what a check says, in h. Comments are left out, and what takes
 // systemd or Windows.
@@ -134,22 +27,6 @@ func obey(t *testing.T, h *lab.Host, c doctor.Check) {
 			t.Errorf("%s says %q: %v", c.Name, line, err)
 		}
 	}
-}
-
-// publishes makes a container with a published port, and waits until the daemon
-// has seen it.
-func publishes(t *testing.T, b *lab.Bench, d *daemon) {
-	t.Helper()
-	engine, err := b.StartStandIn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, proto := range []string{"tcp", "udp"} {
-		if err := engine.Publish(proto, "0.0.0.0:8080"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	d.await("two ports", func(s status.Snapshot) bool { return len(s.Ports) == 2 })
 }
 
 // Each fault is made, named alone, and, where a command cures it, cured by what
@@ -197,6 +74,7 @@ func TestDoctorNamesTheFault(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := labtest.New(t, lab.Options{})
 			d := start(t, b.WSL)
 			d.awaitState(status.Active)
@@ -206,7 +84,11 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			}
 			answers := func(when string, want bool) {
 				t.Helper()
-				if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", patience); (err == nil) != want {
+				wait := silence
+				if want {
+					wait = patience
+				}
+				if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", wait); (err == nil) != want {
 					t.Errorf("%s: Windows is told %q, %v", when, answer, err)
 				}
 			}
@@ -286,7 +168,7 @@ func TestDoctorOnTheWrongInterface(t *testing.T) {
 	got := diagnose(t, b.WSL, d.dir)
 	got.expect(t, "with a mistyped name", "service")
 	got.sees(t, "service", doctor.Fault, "waits for loopbakc0")
-	cmd := program("status", "--runtime-dir", d.dir)
+	cmd := program(t, "status", "--runtime-dir", d.dir)
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	p, err := b.WSL.Start(cmd)
@@ -296,61 +178,6 @@ func TestDoctorOnTheWrongInterface(t *testing.T) {
 	p.Wait()
 	if text := out.String(); !strings.Contains(text, "WSL's link is loopback0") || strings.Contains(text, "--shutdown") {
 		t.Error(text)
-	}
-}
-
-// Real engines, healthy, and the one that started before loopback0.
-func TestDoctorWithEngines(t *testing.T) {
-	playMirrored(t)
-	for _, test := range []struct {
-		engine string
-		late   bool
-		args   []string
-		want   []string
-		docker string // what docker-loopback0 begins with
-	}{
-		{"docker-20.10", false, nil, nil, "Docker has no exception"},
-		{"docker-iptables", false, nil, nil, "Docker lets loopback0 pass"},
-		{"docker-nftables", false, nil, nil, "Docker lets loopback0 pass"},
-		{"docker-iptables", true, nil, nil, "Docker started before loopback0: wslmirror has undone"},
-		{"docker-iptables", true, []string{"--repair=false"}, []string{"docker-loopback0"}, "packets from Windows are dropped"},
-		{"docker-nftables", true, []string{"--repair=false"}, []string{"docker-loopback0"}, "packets from Windows are dropped"},
-		{"docker-iptables", false, []string{"--path=direct"}, nil, "Docker lets loopback0 pass"},
-		{"docker-iptables-noproxy", false, nil, nil, ""},
-		{"docker-nftables-noproxy", false, nil, nil, ""},
-		{"podman-netavark-nftables", false, nil, nil, "there are no rules of Docker's"},
-		{"podman-cni", false, nil, nil, "there are no rules of Docker's"},
-	} {
-		t.Run(fmt.Sprintf("%s late=%v %v", test.engine, test.late, test.args), func(t *testing.T) {
-			b := labtest.New(t, lab.Options{NoLoopback0: test.late})
-			engine := labtest.StartEngine(t, b, test.engine)
-			labtest.RunContainer(t, engine, "one", "8080:80/tcp", "8080:80/udp")
-			labtest.RunContainer(t, engine, "two", "127.0.0.1:8081:80/tcp", "127.0.0.1:8081:80/udp")
-			if test.late {
-				if err := b.AddLoopback0(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			d := start(t, b.WSL, test.args...)
-			d.await("four ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 4 })
-			got := diagnose(t, b.WSL, d.dir)
-			got.expect(t, "with "+test.engine, test.want...)
-			if c := got.check("docker-loopback0"); !strings.HasPrefix(c.Seen, test.docker) {
-				t.Errorf("%+v", c)
-			}
-			if slices.Contains(test.args, "--path=direct") {
-				got.sees(t, "guard", doctor.OK, "wslmirror guards the links")
-			}
-			if strings.HasPrefix(test.engine, "docker") {
-				proxy := "userland proxy on"
-				if strings.Contains(test.engine, "noproxy") {
-					proxy = "userland proxy off"
-				}
-				if c := got.check("docker"); !strings.Contains(c.Seen, proxy) {
-					t.Errorf("%+v", c)
-				}
-			}
-		})
 	}
 }
 

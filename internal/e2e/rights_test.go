@@ -1,10 +1,12 @@
-package main
+package e2e
 
 import (
 	"bytes"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -65,4 +67,12 @@ func TestVerbsWithoutTheRight(t *testing.T) {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", args[0], code, stdout.String(), stderr.String())
 		}
 	}
+}
+
+// What the other tests start has the rights of the service.
+func TestDaemonHasTheRightsOfTheService(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	d := start(t, b.WSL)
+	labtest.HasRights(t, d.proc.Process.Pid, labtest.Filtered)
+	d.stop(unix.SIGTERM)
 }

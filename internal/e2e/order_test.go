@@ -1,12 +1,13 @@
-package main
+package e2e
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
@@ -85,23 +86,19 @@ func TestOrderOfSteps(t *testing.T) {
 			return 0
 		})
 		nft(other)
-		for deadline := time.Now().Add(5 * time.Second); routeLocalnet(t, l.bench.WSL, "docker0") == "1"; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Error("the table cannot be changed, and docker0 is open")
-				break
-			}
-		}
+		labtest.Eventually(t, "docker0 is shut, as the table cannot be changed", func() bool {
+			return routeLocalnet(t, l.bench.WSL, "docker0") != "1"
+		})
 		nft("delete table ip other")
 		p.setFault(nil)
 	})
 
 	// A bridge that could not be shut keeps its guard, though loopback0 has gone.
 	l.leadWhile(nil, func(_ *daemon, p *tap) {
-		failed := false
+		var failed atomic.Bool
 		p.setFault(func(n int, call string) unix.Errno {
 			watch(n, call)
-			if !failed && call == "sendmsg 0x13" { // RTM_SETLINK
-				failed = true
+			if call == "sendmsg 0x13" && failed.CompareAndSwap(false, true) { // RTM_SETLINK
 				return unix.ENOBUFS
 			}
 			return 0
@@ -109,13 +106,12 @@ func TestOrderOfSteps(t *testing.T) {
 		if err := l.bench.RemoveLoopback0(); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(500 * time.Millisecond)
+		labtest.Eventually(t, "docker0 is shut, at the second attempt, and the table has gone", func() bool {
+			return failed.Load() && routeLocalnet(t, l.bench.WSL, "docker0") != "1" && !hasTable(t, l.bench.WSL)
+		})
 		p.setFault(nil)
 		if err := l.bench.AddLoopback0(); err != nil {
 			t.Error(err)
-		}
-		if !failed {
-			t.Error("docker0 was not shut")
 		}
 	})
 }

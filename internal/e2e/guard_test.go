@@ -1,10 +1,9 @@
-package main
+package e2e
 
 import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -73,29 +72,22 @@ func testGuard(t *testing.T, path string) {
 				if from != "127.0.0.1" && strings.HasPrefix(to, "172") {
 					continue // which it may
 				}
-				err := engine.Container.Do(func() error {
-					d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
-					c, err := d.Dial("udp4", to)
-					if err != nil {
-						return err
-					}
-					defer c.Close()
-					_, err = c.Write([]byte(to))
-					return err
-				})
-				if err != nil {
-					t.Fatalf("%s to %s: %v", from, to, err)
-				}
+				sendPacket(t, engine.Container, from, to, to)
 			}
 		}
-		for {
-			select {
-			case h := <-heard:
+		// What may be sent comes last, so that when it has come there is nothing more
+		// under way.
+		const end = "the end"
+		sendPacket(t, engine.Container, engine.Addr.String(), "172.17.0.1:9000", end)
+		sendPacket(t, b.WSL, "", "127.0.0.1:9001", end)
+		for last := 0; last < 2; {
+			if h := labtest.Receive(t, "the last packets are heard", heard); strings.Contains(h, " heard "+end) {
+				last++
+			} else {
 				got = append(got, h)
-			case <-time.After(300 * time.Millisecond):
-				return got
 			}
 		}
+		return got
 	}
 	if got := send(); len(got) == 0 {
 		t.Fatal("nothing is heard without wslmirror, so nothing is tested")
@@ -137,6 +129,27 @@ func testGuard(t *testing.T, path string) {
 		if got := send(); len(got) != 0 {
 			t.Errorf("after route_localnet of %s came: %q", link, got)
 		}
+	}
+}
+
+// sendPacket sends a packet of UDP, from an address of a host or from any.
+func sendPacket(t *testing.T, h *lab.Host, from, to, text string) {
+	t.Helper()
+	err := h.Do(func() error {
+		var d net.Dialer
+		if from != "" {
+			d.LocalAddr = &net.UDPAddr{IP: net.ParseIP(from)}
+		}
+		c, err := d.Dial("udp4", to)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte(text))
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s to %s: %v", from, to, err)
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -9,47 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
-	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
-
-// asProgram makes the test binary be wslmirror itself, so that what runs on the
-// bench is the program with the race detector in it.
-const asProgram = "WSLMIRROR_TEST_AS_PROGRAM"
-
-func TestMain(m *testing.M) {
-	sandbox.Enter()
-	if os.Getenv(asProgram) != "" {
-		main()
-	}
-	code := m.Run()
-	for _, clean := range atExit {
-		clean()
-	}
-	os.Exit(code)
-}
-
-// atExit is what is to be done when all tests have run.
-var atExit []func()
-
-// program is a command that is wslmirror, for a user who is root. The daemon and
-// what cleans up behind it are asService.
-func program(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = programEnv(os.Environ())
-	return cmd
-}
-
-func programEnv(env []string) []string {
-	// The race detector would wait for a second before each exit.
-	return append(env, asProgram+"=1", "GORACE=atexit_sleep_ms=0")
-}
 
 // A daemon is a running "wslmirror run".
 type daemon struct {
@@ -69,10 +35,10 @@ func start(t *testing.T, h *lab.Host, args ...string) *daemon {
 	return d
 }
 
-func launch(t *testing.T, h *lab.Host, program func(...string) *exec.Cmd, args ...string) *daemon {
+func launch(t *testing.T, h *lab.Host, command func(...string) *exec.Cmd, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, host: h, dir: runtimeDir(t), log: new(bytes.Buffer)}
-	cmd := program(append([]string{"run", "--runtime-dir", d.dir}, args...)...)
+	cmd := command(append([]string{"run", "--runtime-dir", d.dir}, args...)...)
 	cmd.Stderr = d.log
 	var err error
 	if d.proc, err = h.Start(cmd); err != nil {
@@ -90,7 +56,7 @@ func launch(t *testing.T, h *lab.Host, program func(...string) *exec.Cmd, args .
 // status is what the program "wslmirror status" says.
 func (d *daemon) status() (s status.Snapshot, exit int) {
 	d.t.Helper()
-	cmd := program("status", "--json", "--runtime-dir", d.dir)
+	cmd := program(d.t, "status", "--json", "--runtime-dir", d.dir)
 	out, err := cmd.Output()
 	if _, ok := err.(*exec.ExitError); err != nil && !ok {
 		d.t.Fatal(err)
@@ -104,22 +70,28 @@ func (d *daemon) status() (s status.Snapshot, exit int) {
 // await waits until the daemon publishes what ok accepts.
 func (d *daemon) await(what string, ok func(status.Snapshot) bool) status.Snapshot {
 	d.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		// A daemon without a runtime directory publishes nothing.
-		if status.Refresh(d.dir) == nil {
-			if s, err := status.Read(d.dir); err == nil && ok(s) {
-				return s
-			}
+	var s status.Snapshot
+	d.t.Cleanup(func() {
+		if d.t.Failed() {
+			d.t.Logf("while waiting for %s the last state was %+v", what, s)
 		}
-		if time.Now().After(deadline) {
-			d.t.Fatalf("never came to %s", what)
-		}
+	})
+	labtest.Eventually(d.t, "the daemon publishes "+what, func() bool {
+		d.t.Helper()
 		select {
 		case <-d.proc.Done():
 			d.t.Fatalf("ended before it came to %s: %v", what, d.proc.Wait())
-		case <-time.After(time.Millisecond):
+		default:
 		}
-	}
+		// A daemon without a runtime directory publishes nothing.
+		if status.Refresh(d.dir) != nil {
+			return false
+		}
+		var err error
+		s, err = status.Read(d.dir)
+		return err == nil && ok(s)
+	})
+	return s
 }
 
 func (d *daemon) awaitState(want status.State) status.Snapshot {
@@ -270,11 +242,7 @@ func TestCannotUseRuntimeDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Stop(unix.SIGKILL)
-	for deadline := time.Now().Add(30 * time.Second); !hasTable(t, b.WSL); {
-		if time.Now().After(deadline) {
-			t.Fatal("does not work without a runtime directory")
-		}
-	}
+	labtest.Eventually(t, "it works without a runtime directory", func() bool { return hasTable(t, b.WSL) })
 	if err := p.Cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

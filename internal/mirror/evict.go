@@ -1,0 +1,82 @@
+package mirror
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/conntrack"
+	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// evictions is which flows have to begin anew now that the table is after and was
+// before, which has no chains if there was none of ours; nil: none.
+//
+// A conntrack entry keeps for life the NAT that its first packet was given. A UDP
+// client with a fixed source port that began before our rule was there would be sent
+// to the container for as long as it keeps sending, and a TCP SYN retransmits
+// into the entry of the first try. Without its entry the next packet is a new
+// flow, and meets the rule.
+//
+// It is worth asking, because looking through a hundred thousand connections takes
+// time, and most changes are ports that come.
+func evictions(before, after nft.Table) func(conntrack.Flow) bool {
+	m := misdirected{served: after.EngineServed(), targets: after.Targets()}
+	served := before.EngineServed()
+	gone := func(p ruleset.Port, to netip.AddrPort) bool { return m.targets[p] == to }
+	old := before.Targets()
+	maps.DeleteFunc(old, gone)
+	switch {
+	case !before.SameLink(after): // and what began before there was a table
+	case len(old) > 0 || !slices.Equal(served, m.served):
+		// Our rule has kept packets from the ports that engines have just begun to
+		// serve.
+		m.freed = m.served.Minus(served)
+	default:
+		return nil
+	}
+	return m.has
+}
+
+// datagrams are the flows of UDP that went past a proxy, when that has come to an
+// end: for as long as a client sends from its port, its flow does not end by itself.
+// Connections of TCP wait for the next daemon.
+func datagrams(served ruleset.Ports) func(conntrack.Flow) bool {
+	m := misdirected{served: served}
+	return func(f conntrack.Flow) bool { return f.Original.Proto == unix.IPPROTO_UDP && m.has(f) }
+}
+
+// misdirected matches flows from 127.0.0.1 to 127.0.0.1 that lead nowhere: those
+// that were sent to where their port is not sent any more, those to the ports in
+// freed that were kept from their engine, and those that were sent elsewhere with
+// 127.0.0.1 as their source, which nobody elsewhere can answer. What goes through
+// a proxy goes on, also where new flows go past it.
+type misdirected struct {
+	served  ruleset.Ports
+	targets nft.Targets
+	freed   ruleset.Ports
+}
+
+func (m misdirected) has(f conntrack.Flow) bool {
+	self := ruleset.Localhost
+	if f.Original.Src.Addr() != self || f.Original.Dst.Addr() != self {
+		return false
+	}
+	port := ruleset.Port{Proto: f.Original.Proto, Number: f.Original.Dst.Port()}
+	if port.Proto != unix.IPPROTO_TCP && port.Proto != unix.IPPROTO_UDP {
+		return false
+	}
+	switch to, direct := m.targets[port]; {
+	case f.Reply.Src.Addr() == self:
+		return m.freed.Has(port)
+	case f.Reply.Dst.Addr() == self:
+		return true
+	case direct:
+		return f.Reply.Src != to
+	default:
+		return !m.served.Has(port)
+	}
+}

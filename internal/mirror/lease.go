@@ -1,0 +1,110 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// A lease is the right to serve, of which there is one in a network. Whoever owns
+// the table has it: the kernel gives the table to one socket, and takes it back when
+// that socket is closed, however the process ends.
+//
+// Beside the table there is a beacon, because the kernel sends no event when it
+// removes a table whose owner has died. It decides nothing.
+type lease struct {
+	wake func()
+
+	owner  *nft.TableOwner // nil until it is needed, and after an error
+	beacon *beacon         // nil while we do not serve
+	watch  *beaconWatch    // of the daemon that serves
+}
+
+// open opens the socket that can own the table.
+func (l *lease) open() (err error) {
+	if l.owner == nil {
+		l.owner, err = nft.Open()
+	}
+	return err
+}
+
+// held reports whether a table is ours.
+func (l *lease) held(t nft.OurTable) bool {
+	return l.owner != nil && t.Present && t.Owner == l.owner.PortID()
+}
+
+// acquire makes the kernel hold the table. After an error of which nobody knows what
+// it has left behind, the socket is closed, and the table is gone with it.
+func (l *lease) acquire(t nft.Table, old nft.OurTable) error {
+	if l.held(old) && old.Table.Equal(t) {
+		return nil
+	}
+	err := l.owner.Install(t, old)
+	if errors.Is(err, nft.ErrTimeout) {
+		err = errors.Join(err, l.close())
+	}
+	if errors.Is(err, unix.ENOENT) && !old.Present {
+		err = fmt.Errorf("%w: this kernel lacks nft_ct or nft_masq, without which only --repair=false works", err)
+	}
+	return err
+}
+
+// drop removes the table. The lease can be acquired again.
+func (l *lease) drop() error {
+	err := l.owner.Remove()
+	if err != nil {
+		err = errors.Join(err, l.close())
+	}
+	return err
+}
+
+// show lets the daemons that stand by see whether we serve.
+func (l *lease) show(serves bool) (err error) {
+	switch {
+	case serves && l.beacon == nil:
+		l.beacon, err = lightBeacon()
+	case !serves && l.beacon != nil:
+		l.beacon.close()
+		l.beacon = nil
+	}
+	return err
+}
+
+// await has the loop woken when the daemon that owns the table ends; 0 for no
+// longer.
+func (l *lease) await(owner uint32) (err error) {
+	switch {
+	case l.watch != nil && l.watch.owner == owner:
+		return l.watch.again(l.wake)
+	case l.watch != nil:
+		l.watch.close()
+		l.watch = nil
+	}
+	if owner != 0 {
+		l.watch, err = watchBeacon(owner, l.wake)
+	}
+	return err
+}
+
+// awaited reports whether another daemon waits for the end of this one.
+func (l *lease) awaited() bool { return l.beacon != nil && l.beacon.watched() }
+
+// close closes the socket, with which the kernel removes the table.
+func (l *lease) close() error {
+	if l.owner == nil {
+		return nil
+	}
+	err := l.owner.Close()
+	l.owner = nil
+	return err
+}
+
+// release gives the lease up: the table, and then the beacon, so that whoever sees
+// the beacon end finds the table gone.
+func (l *lease) release() error {
+	err := l.close()
+	return errors.Join(err, l.show(false), l.await(0))
+}

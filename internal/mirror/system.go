@@ -1,0 +1,275 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/conntrack"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+)
+
+// system is the real kernel.
+type system struct {
+	observer
+	lease lease
+	log   logrus.FieldLogger
+}
+
+func newSystem(host string, direct bool, log logrus.FieldLogger, wake func()) *system {
+	return &system{observer: observer{host: host, direct: direct}, lease: lease{wake: wake}, log: log}
+}
+
+// observe reads what is there; see observer.observe.
+func (s *system) observe(fresh bool) (Observed, error) {
+	if err := s.lease.open(); err != nil {
+		return Observed{}, err
+	}
+	seen, err := s.observer.observe(fresh)
+	seen.Ours = s.lease.held(seen.Table)
+	return seen, err
+}
+
+// apply makes it so.
+func (s *system) apply(obs Observed, want Desired) error {
+	// First on and last off: as long as packets go to a bridge, what comes back
+	// through it for a client here must be delivered here. Sent to Windows it would
+	// look like a new flow that clashes with its own, and end in a reset.
+	errs := []error{s.setReplyRule(obs, want, true)}
+	do := func(err error) bool {
+		errs = append(errs, err)
+		return err == nil
+	}
+	// Before our own table makes the rules another generation. That others have
+	// changed them since they were read is an event.
+	if err := nft.ChangeForeignRules(obs.Generation, want.Add, want.Remove); !errors.Is(err, nft.ErrChanged) {
+		do(err)
+	}
+	// A bridge is shut when nothing is sent to it any more, or at once if nothing
+	// guards it.
+	if !obs.Ours {
+		do(s.shut(want))
+	}
+	if want.Table != nil {
+		if !do(s.install(obs, *want.Table)) {
+			return errors.Join(errs...)
+		}
+	}
+	if obs.Ours {
+		do(s.shut(want))
+	}
+	// The marker is there for as long as the bridge is open, so that at no moment
+	// it could be forgotten.
+	for _, l := range want.Open {
+		if do(s.net.AddRule(restoreMarker(l.Name))) {
+			do(s.net.SetRouteLocalnet(l.Index, true))
+		}
+	}
+	for _, name := range want.Unmark {
+		do(s.net.DeleteRule(restoreMarker(name)))
+	}
+	do(s.setReplyRule(obs, want, false))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if want.Table == nil && obs.Ours {
+		return s.lease.drop() // the last, because it guards the bridges
+	}
+	return nil
+}
+
+// shut puts off route_localnet of bridges.
+func (s *system) shut(want Desired) error {
+	var errs []error
+	for _, l := range want.Shut {
+		err := s.net.SetRouteLocalnet(l.Index, false)
+		if err == nil {
+			err = s.net.DeleteRule(restoreMarker(l.Name))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// setReplyRule adds our ip rule where it should be, or deletes it where it should
+// not.
+func (s *system) setReplyRule(obs Observed, want Desired, on bool) error {
+	switch {
+	case obs.ReplyRule == on || want.ReplyRule != on:
+		return nil
+	case on:
+		return s.net.AddRule(ReplyRule)
+	}
+	return s.net.DeleteRule(ReplyRule)
+}
+
+// install makes the table be in the kernel.
+func (s *system) install(obs Observed, t nft.Table) error {
+	if obs.Ours && obs.Table.Table.Equal(t) {
+		return nil
+	}
+	if err := s.lease.acquire(t, obs.Table); err != nil {
+		return err
+	}
+	s.log.WithFields(logrus.Fields{
+		"interface": obs.Host.Name, "index": obs.Host.Index,
+		"engine-served": t.EngineServed().String(), "direct": len(t.Targets()),
+	}).Debug("installed the table")
+	return nil
+}
+
+// show lets the other daemons of this VM know whether we serve, or has the loop
+// woken when the one that does ends.
+func (s *system) show(obs Observed, want Desired) error {
+	err := s.lease.show(want.Table != nil)
+	owner := uint32(0)
+	if want.State == status.Standby {
+		owner = obs.Table.Owner
+	}
+	if err = errors.Join(err, s.lease.await(owner)); err != nil {
+		s.log.WithError(err).Debug("no beacon: a daemon that stands by would take over later than it could")
+	}
+	return err
+}
+
+// evict has flows begin anew.
+func (s *system) evict(match func(conntrack.Flow) bool) {
+	var n int
+	err := insist(func() (err error) {
+		n, err = conntrack.Evict(match)
+		return err
+	}, s.retry("could not reset NAT for flows that began before, trying again"))
+	switch {
+	case err != nil:
+		// Without nf_conntrack_netlink: new flows work, old ones wait for their
+		// timeout. No reason to remove the table.
+		s.log.WithError(err).Warn("flows that began before now keep their NAT until they time out")
+	case n > 0:
+		s.log.WithField("flows", n).Info(fmt.Sprintf("reset NAT for %d flows that began before", n))
+	}
+}
+
+// undo removes what is ours, which is nothing where another daemon serves.
+//
+// The table goes last, since it guards what is open. But if a daemon stands by,
+// the table goes before the rest, and that one takes over the rest as it is.
+func (s *system) undo() error {
+	_ = s.lease.await(0)
+	shut := false
+	tear := func(next func(Observed) Desired) func() error {
+		return func() error {
+			did, err := s.tearDown(next)
+			shut = shut || did
+			return err
+		}
+	}
+	var errs []error
+	if s.lease.awaited() {
+		if err := insist(tear(handOver), s.retry("could not hand over, trying again")); err != nil {
+			s.log.WithError(err).Warn("bridges stay open without a table: busy connections of Linux may be reset")
+		}
+		errs = append(errs, s.lease.release())
+		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
+			if obs, err := s.observer.observe(true); err == nil && obs.Table.Owner != 0 {
+				shut = false // and open again
+				break
+			}
+		}
+	}
+	errs = append(errs, insist(tear(teardown), func(err error) bool {
+		s.log.WithError(err).Warn("could not undo, trying again")
+		return true
+	}))
+	if shut {
+		s.evict(datagrams(s.last.analysis.EngineServed))
+	}
+	s.observer.close()
+	return errors.Join(append(errs, s.lease.release())...)
+}
+
+// takeOver is how long a daemon that stands by may take to own the table. It
+// does so within milliseconds.
+const takeOver = time.Second
+
+// errLeft says that others have changed rules while ours were removed.
+var errLeft = errors.New("rules of ours are left, because others change theirs at this moment")
+
+// tearDown removes what would outlive the process, and the table, step by step, and
+// looks whether it is gone: no event will tell. It reports whether it has shut
+// bridges.
+func (s *system) tearDown(next func(Observed) Desired) (shut bool, err error) {
+	for range rounds {
+		obs, err := s.observe(true)
+		if err != nil {
+			return shut, err
+		}
+		want := next(obs)
+		if !obs.Ours && (obs.Table.Owner != 0 || want.isNothing(obs)) {
+			return shut, nil
+		}
+		shut = shut || len(want.Shut) > 0
+		if err := s.apply(obs, want); err != nil {
+			return shut, err
+		}
+	}
+	return shut, errLeft
+}
+
+// insist calls do until it succeeds, for as long as again says so of its error,
+// or for about a second. It is for the end, after which nobody tries again.
+func insist(do func() error, again func(error) bool) error {
+	err := do()
+	for pause := firstBackOff; err != nil && again(err) && pause < time.Second; pause *= 2 {
+		time.Sleep(pause)
+		err = do()
+	}
+	return err
+}
+
+// retry is isTransient for insist, and says once that it does.
+func (s *system) retry(what string) func(error) bool {
+	said := false
+	return func(err error) bool {
+		again := isTransient(err)
+		if again && !said {
+			s.log.WithError(err).Warn(what)
+			said = true
+		}
+		return again
+	}
+}
+
+// isTransient reports whether an error is of the moment: no memory, say. Others stay
+// as they are: the kernel has no such thing, or we have no right.
+func isTransient(err error) bool {
+	for _, transient := range []error{errLeft, nft.ErrTimeout, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, transient) {
+			return true
+		}
+	}
+	return false
+}
+
+// Cleanup removes what a daemon that crashed has left behind: all that outlives
+// its netlink socket. Where another daemon serves by now, that is the other's,
+// and stays.
+func Cleanup() error {
+	log := logrus.New()
+	log.SetLevel(logrus.ErrorLevel)
+	s := newSystem("", true, log, func() {})
+	shut := false
+	err := insist(func() error {
+		did, err := s.tearDown(teardown)
+		shut = shut || did
+		return err
+	}, isTransient)
+	if shut {
+		s.evict(datagrams(s.last.analysis.EngineServed))
+	}
+	s.observer.close()
+	return errors.Join(err, s.lease.release())
+}
