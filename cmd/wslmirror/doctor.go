@@ -122,7 +122,7 @@ func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *doctor
 	}, append(extra, section{"wslmirror doctor --json", asJSON.String()})...)
 	var all bytes.Buffer
 	fmt.Fprintf(&all, "wslmirror %s, a bundle for a bug report\n", version)
-	redactor.Keep(r.Seen.Release)
+	redactor.Keep(r.Seen.Guest.Release)
 	for _, s := range sections {
 		if s.name == wslVersion {
 			redactor.Keep(s.text)

@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 func checkWSLChains(o *Observation) Check {
 	if o.oneHalf() {
-		return notApplicable("WSL has no chains in the mode %s", o.Mode.Value)
+		return notApplicable("WSL has no chains in the mode %s", o.Guest.Mode)
 	}
 	if o.Ruleset.Err != nil {
 		return unseen("WSL's own nftables chains", o.Ruleset.Err)
@@ -26,7 +27,7 @@ func checkWSLChains(o *Observation) Check {
 			have = append(have, c.String())
 			continue
 		}
-		if c.Name == "WSLPOSTROUTING" && o.Rules.Err == nil && len(o.nics()) == 0 {
+		if c.Name == "WSLPOSTROUTING" && o.Net.Err == nil && len(o.nics()) == 0 {
 			continue // WSL adds its rules for each link, and there is none (LxGnsMessageInterfaceNetFilter in GnsEngine.cpp)
 		}
 		missing, lack = append(missing, c), append(lack, c.String())
@@ -79,7 +80,7 @@ func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string
 				}
 			}
 		}
-		commands = append(commands, "sudo nft "+word(fmt.Sprintf("table %s %s { chain %s { %s }; }", c.Family, c.Table, c.Name, body)))
+		commands = append(commands, "sudo nft "+text.Word(fmt.Sprintf("table %s %s { chain %s { %s }; }", c.Family, c.Table, c.Name, body)))
 	}
 	return commands
 }
@@ -87,7 +88,7 @@ func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string
 // unquotable reports whether nft cannot take the name of a link in quotes: it
 // knows no escape in them, and a star at the end stands for anything.
 func unquotable(link string) bool {
-	return strings.ContainsAny(link, `"\*`) || oneLine(link) != link
+	return strings.ContainsAny(link, `"\*`) || text.Line(link) != link
 }
 
 // sysctlFiles are where sysctl.d(5) and sysctl.conf(5) look.
@@ -98,7 +99,7 @@ func checkPortRange(o *Observation) Check {
 	b := o.Block.Value
 	switch {
 	case o.oneHalf():
-		return notApplicable("WSL reserves no ports in the mode %s", o.Mode.Value)
+		return notApplicable("WSL reserves no ports in the mode %s", o.Guest.Mode)
 	case o.Block.Err != nil:
 		return unseen("the range of source ports", o.Block.Err)
 	case b.Widened():

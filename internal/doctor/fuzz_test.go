@@ -66,21 +66,14 @@ func FuzzDockerSettings(f *testing.F) {
 	})
 }
 
-// Whatever the files of ufw and NetworkManager have, a rule counts only if it is one,
-// and an exception beats all else.
-func FuzzManagers(f *testing.F) {
-	f.Add("-A ufw-user-input -i loopback0 -j ACCEPT", "*,except:type:wifi")
-	f.Add("-A ufw-user-input -s 127.0.0.0/8 -j DROP", "interface-name:~loop*;mac:00:22:68:1c:59:b1")
-	f.Add("-A ufw-user-input -j", "interface-name:=[\\")
-	f.Fuzz(func(t *testing.T, line, list string) {
-		if target := ufwJudges(line, "loopback0"); target != "" && (!strings.HasPrefix(line, "-A ufw-user-input ") || !strings.Contains(line, target)) {
-			t.Errorf("%q: %q", line, target)
-		}
-		if devicesHave(list+",except:interface-name:loopback0", "loopback0") {
-			t.Errorf("%q has what it excepts", list)
-		}
-		if !strings.Contains(list, "except:") && !devicesHave(list+";interface-name:loopback0", "loopback0") {
-			t.Errorf("%q and loopback0 has no loopback0", list)
+// Whatever nmcli prints, it is a state or an error.
+func FuzzManaged(f *testing.F) {
+	f.Add("10 (unmanaged)\n")
+	f.Add("100 (connected)")
+	f.Add("-1")
+	f.Fuzz(func(t *testing.T, out string) {
+		if is, err := parseManaged(out); is && (err != nil || !strings.ContainsAny(out, "123456789")) {
+			t.Errorf("%q: %v, %v", out, is, err)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"net/netip"
 	"strings"
 	"testing"
 )
@@ -107,7 +106,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add("a:", "::1")
 	f.Add("\xff", "İ")
 	f.Fuzz(func(t *testing.T, before, after string) {
-		r := &Redactor{names: map[rune][]name{}, kept: map[netip.Addr]bool{}, seen: map[string]string{}, count: map[string]int{}}
+		r := newRedactor()
 		r.add("user", "zaphod")
 		r.add("host", "heart-of-gold")
 		for _, secret := range []string{"zaphod", "heart-of-gold", "8.8.8.8", "2a00:1450:4001:81b::200e"} {

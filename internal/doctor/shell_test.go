@@ -9,21 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 )
-
-// The shell itself must take a quoted word for one word, the same one.
-func TestWord(t *testing.T) {
-	for _, s := range []string{"eth0", "", "a'b", "';reboot;'", "$(id)", "`id`", "x y", "*", "~", "#", "\\", "\"", "a=b", "ünal", "-n"} {
-		out, err := exec.Command("sh", "-c", "printf '%s' "+word(s)).Output()
-		if err != nil || string(out) != s {
-			t.Errorf("%q is %s, and to the shell %q, %v", s, word(s), out, err)
-		}
-	}
-	if got := word("eth0.100"); got != "eth0.100" {
-		t.Errorf("needless quotes: %s", got)
-	}
-}
 
 // hostile are names that the kernel takes for a link; it forbids only a slash, a
 // colon and spaces (dev_valid_name).
@@ -34,20 +22,29 @@ var hostile = []string{"$(reboot)", "`reboot`", ";reboot;#", "'&reboot&'", "|reb
 func TestHostileNames(t *testing.T) {
 	of := func(name string) *Observation {
 		o := healthy()
-		for i := range o.Rules.Value {
-			if o.Rules.Value[i].Iif == "eth0" {
-				o.Rules.Value[i].Iif = name
+		for i := range o.Net.Value.Rules {
+			if o.Net.Value.Rules[i].Iif == "eth0" {
+				o.Net.Value.Rules[i].Iif = name
 			}
 		}
-		o.Addrs.Value[1].Link, o.Links.Value[2].Name, o.Routes.Value[1].Link = name, name, name
+		o.Net.Value.Links[2].Name = name
+		answers := o.Net.Value.Paths
+		o.Net.Value.Paths = o.Net.Value.paths("loopback0")
+		for i := range answers {
+			o.Net.Value.Paths[i].Is = answers[i].Is
+		}
 		return o
 	}
 	says := map[string]func(o *Observation, name string){
 		"rp-filter":  func(o *Observation, name string) { o.Sysctls.Value[name] = Conf{RPFilter: 1} },
 		"wsl-chains": func(o *Observation, _ string) { o.Ruleset.Value.WSL[1].Rules = 0 },
-		"ip-rules":   func(o *Observation, _ string) { o.Rules.Value = slices.Delete(o.Rules.Value, 3, 4) }, // one is missing
+		"ip-rules": func(o *Observation, name string) { // one is missing
+			o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 3, 4)
+			elsewhere(o, func(p Path) bool { return p.Rule.Iif == name })
+		},
 		"ip-rules ": func(o *Observation, name string) { // one is too many, and takes another of the kind with it
-			o.Rules.Value = slices.Insert(o.Rules.Value, 5, netwatch.Rule{
+			elsewhere(o, func(Path) bool { return true })
+			o.Net.Value.Rules = slices.Insert(o.Net.Value.Rules, 5, netwatch.Rule{
 				Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, Iif: name, Oif: name, SuppressPrefix: -1,
 			}, netwatch.Rule{Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1})
 		},
@@ -70,11 +67,20 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// elsewhere has the kernel send some packets elsewhere.
+func elsewhere(o *Observation, some func(Path) bool) {
+	for i, p := range o.Net.Value.Paths {
+		if some(p) {
+			o.Net.Value.Paths[i].Is = netwatch.RouteAnswer{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
+		}
+	}
+}
+
 // runs has a shell run a line. It has stand-ins for sudo and the others that doctor
 // names, and no program else; what asks for one fails the test.
 func runs(t *testing.T, line string) {
 	t.Helper()
-	if oneLine(line) != line {
+	if text.Line(line) != line {
 		t.Errorf("not fit to be typed: %q", line)
 	}
 	const allowed = `sudo() { :; }; printf() { :; }; journalctl() { :; }; socat() { :; }; wsl.exe() { :; }; ss() { cat; }; awk() { cat; }; sort() { cat; }; uniq() { cat; }; tail() { cat; }; cat() { :; }`
