@@ -135,8 +135,8 @@ func major(version string) int {
 }
 
 func checkHostLoopback(o *Observation) Check {
-	published := o.published()
-	if o.Podman.Version.Value == "" && !o.runs("dockerd") && len(published.Value) == 0 {
+	published, _ := o.published()
+	if o.Podman.Version.Value == "" && !o.runs("dockerd") && len(published) == 0 {
 		return notApplicable("no container engine was found")
 	}
 	address := "this machine's address on the LAN"

@@ -68,9 +68,9 @@ func checkService(o *Observation) Check {
 
 // idle reports whether there is for certain neither an engine nor a port of one.
 func (o *Observation) idle() bool {
-	published := o.published()
+	published, err := o.published()
 	return o.Programs.Err == nil && !o.runs("dockerd") && o.Podman.Version == Seen[string]{} &&
-		published.Err == nil && len(published.Value) == 0
+		err == nil && len(published) == 0
 }
 
 func checkTable(o *Observation) Check {

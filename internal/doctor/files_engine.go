@@ -1,7 +1,7 @@
 package doctor
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,67 +29,43 @@ func (f files) dockerVersion(ctx context.Context) (string, error) {
 		return "", errors.New("dockerd's socket is not at /var/run/docker.sock")
 	}
 	defer conn.Close()
-	deadline, found := ctx.Deadline()
-	if !found {
-		deadline = time.Now().Add(Timeout)
-	}
-	conn.SetDeadline(deadline)
-	if _, err := io.WriteString(conn, "GET /version HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
-		return "", err
-	}
-	answer, err := io.ReadAll(io.LimitReader(conn, mostFile))
-	if err != nil {
-		return "", err
-	}
-	head, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
-	if words := strings.Fields(string(head)); len(words) < 2 || words[1] != "200" {
-		return "", errors.New("dockerd did not understand the question")
-	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	_, err = io.WriteString(conn, "GET /version HTTP/1.0\r\nHost: docker\r\n\r\n")
+	answer, readErr := io.ReadAll(io.LimitReader(conn, mostFile))
+	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
 	var v struct{ Version string }
-	if err := json.Unmarshal(body, &v); err != nil || v.Version == "" {
+	if err = errors.Join(err, readErr, json.Unmarshal([]byte(body), &v)); err != nil || v.Version == "" || !strings.Contains(head, " 200 ") {
 		return "", errors.New("dockerd gave no version")
 	}
 	return v.Version, nil
 }
 
-// dockerSettings are those of dockerd's configuration file and its arguments.
-func (f files) dockerSettings(args []string) (DockerSettings, error) {
-	s := DockerSettings{UserlandProxy: true, Firewall: "iptables"}
-	flags := dockerFlags(args)
-	path := "/etc/docker/daemon.json"
+// dockerSettings are those of dockerd's arguments and its configuration file. There
+// is no way to ask dockerd for them.
+func (f files) dockerSettings(args []string) (s DockerSettings, err error) {
+	flags, path := dockerFlags(args), "/etc/docker/daemon.json"
 	if p := flags["config-file"]; filepath.IsAbs(p) {
 		path = p
 	}
+	conf := map[string]any{}
 	b, err := f.read(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return s, err
-	}
-	var conf struct {
-		UserlandProxy *bool  `json:"userland-proxy"`
-		IPTables      *bool  `json:"iptables"`
-		Firewall      string `json:"firewall-backend"`
-	}
 	if err == nil {
-		if err := json.Unmarshal(b, &conf); err != nil {
-			return s, fmt.Errorf("%s: %w", path, err)
+		err = json.Unmarshal(b, &conf)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	on := func(name string) bool { // as it is by default
+		for _, v := range []any{flags[name], conf[name]} {
+			if is, err := strconv.ParseBool(fmt.Sprint(v)); err == nil {
+				return is
+			}
 		}
+		return true
 	}
-	if v, err := strconv.ParseBool(flags["userland-proxy"]); err == nil {
-		conf.UserlandProxy = &v
-	}
-	if v, err := strconv.ParseBool(flags["iptables"]); err == nil {
-		conf.IPTables = &v
-	}
-	if v := flags["firewall-backend"]; v != "" {
-		conf.Firewall = v
-	}
-	if conf.UserlandProxy != nil {
-		s.UserlandProxy = *conf.UserlandProxy
-	}
-	if conf.Firewall != "" {
-		s.Firewall = conf.Firewall
-	}
-	if conf.IPTables != nil && !*conf.IPTables {
+	backend, _ := conf["firewall-backend"].(string)
+	s = DockerSettings{on("userland-proxy"), cmp.Or(flags["firewall-backend"], backend, "iptables")}
+	if !on("iptables") {
 		s.Firewall = "none"
 	}
 	return s, nil

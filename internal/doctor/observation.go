@@ -221,30 +221,14 @@ func (o *Observation) active() bool {
 
 // published are the ports that engines publish: by the ruleset, or where that
 // cannot be seen by the word of the daemon.
-func (o *Observation) published() Seen[[]Published] {
-	var list []Published
-	switch {
-	case o.Ruleset.Err == nil:
-		for _, p := range o.Ruleset.Value.Published {
-			list = append(list, Published{p.Port.ProtoName(), p.Port.Number, p.Addr.String(), p.To.String(), p.Engine})
-		}
-	case o.Status.Err == nil && o.Status.Value.State == status.Active:
-		for _, p := range o.Status.Value.Ports {
-			list = append(list, Published{p.Proto, p.Port, p.Address, p.Target, p.Engine})
-		}
-	default:
-		return Seen[[]Published]{Err: o.Ruleset.Err}
+func (o *Observation) published() (list []status.Port, err error) {
+	if s := o.Status; o.Ruleset.Err != nil && s.Err == nil && s.Value.State == status.Active {
+		return s.Value.Ports, nil
 	}
-	return Seen[[]Published]{Value: list}
-}
-
-// Published is a port that an engine publishes.
-type Published struct {
-	Proto  string
-	Port   uint16
-	On     string // the address on which it is published
-	To     string
-	Engine string
+	for _, p := range o.Ruleset.Value.Published {
+		list = append(list, status.Port{Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(), Target: p.To.String(), Engine: p.Engine})
+	}
+	return list, o.Ruleset.Err
 }
 
 // add appends what is not there yet.

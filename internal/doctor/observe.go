@@ -130,27 +130,18 @@ func readNetwork(iface string) (n Network, err error) {
 		return n, err
 	}
 	defer c.Close()
-	if n.Links, err = c.Links(); err != nil {
-		return n, err
-	}
-	if n.Prefixes, err = c.Prefixes(); err != nil {
-		return n, err
-	}
-	if n.Rules, err = c.Rules(); err != nil {
-		return n, err
-	}
-	if n.Routes, err = c.Routes(); err != nil {
-		return n, err
-	}
-	if n.Neighbours, err = c.Neighbours(); err != nil {
-		return n, err
-	}
+	var errs [5]error
+	n.Links, errs[0] = c.Links()
+	n.Prefixes, errs[1] = c.Prefixes()
+	n.Rules, errs[2] = c.Rules()
+	n.Routes, errs[3] = c.Routes()
+	n.Neighbours, errs[4] = c.Neighbours()
 	n.Paths = n.paths(iface)
 	for i := range n.Paths {
 		p := &n.Paths[i]
 		p.Is, p.Err = c.Route(p.Query)
 	}
-	return n, nil
+	return n, errors.Join(errs[:]...)
 }
 
 func readRuleset(iface string) (out Ruleset, err error) {

@@ -52,11 +52,11 @@ func NewRedactor(ctx context.Context, root string) *Redactor {
 			r.add("user", fields[0], full, filepath.Base(fields[5]))
 		}
 	}
-	var windows Seen[[]os.DirEntry]
+	var folders Seen[[]os.DirEntry]
 	s := &survey{ctx: ctx} // the drive may hang
-	look(s, &windows, local(func() ([]os.DirEntry, error) { return os.ReadDir(f.path("mnt/c/Users")) }))
+	look(s, &folders, local(func() ([]os.DirEntry, error) { return os.ReadDir(f.path("mnt/c/Users")) }))
 	s.Wait()
-	for _, d := range windows.Value {
+	for _, d := range folders.Value {
 		if d.IsDir() {
 			r.add("user", d.Name())
 		}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 )
@@ -127,25 +128,25 @@ func TestRestoresLast(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	for _, test := range []struct {
-		p    Published
+		p    status.Port
 		want string
 	}{
-		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
-		{Published{"udp", 8053, "0.0.0.0", "172.17.0.2:53", "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
+		{status.Port{Proto: "udp", Port: 8053, Address: "0.0.0.0", Target: "172.17.0.2:53", Engine: "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
 		// Not where nobody has published it.
-		{Published{"tcp", 8080, "127.0.0.1", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr,bind=127.0.0.1 TCP:172.17.0.2:80 &"},
-		{Published{"udp", 53, "192.168.1.5", "172.17.0.2:53", "cni"}, "sudo -b socat UDP-LISTEN:53,fork,bind=192.168.1.5 UDP:172.17.0.2:53"},
-		{Published{"tcp", 8080, "", "172.17.0.2:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "::1%$(reboot)", "172.17.0.2:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "127.0.0.1;reboot", "172.17.0.2:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 80, "0.0.0.0", "172.17.0.2:80", "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
-		{Published{"tcp", 8080, "0.0.0.0", netip.AddrPort{}.String(), "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0", "0.0.0.0:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:0", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80;reboot", "cni"}, "# publish 8080"},
-		{Published{"tcp;reboot", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "127.0.0.1", Target: "172.17.0.2:80", Engine: "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr,bind=127.0.0.1 TCP:172.17.0.2:80 &"},
+		{status.Port{Proto: "udp", Port: 53, Address: "192.168.1.5", Target: "172.17.0.2:53", Engine: "cni"}, "sudo -b socat UDP-LISTEN:53,fork,bind=192.168.1.5 UDP:172.17.0.2:53"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "::1%$(reboot)", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "127.0.0.1;reboot", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 80, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: netip.AddrPort{}.String(), Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "0.0.0.0:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:0", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80;reboot", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp;reboot", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
 	} {
-		if got := test.p.listen(); !strings.HasPrefix(got, test.want) {
+		if got := listen(test.p); !strings.HasPrefix(got, test.want) {
 			t.Errorf("%+v: %s", test.p, got)
 		}
 	}
