@@ -43,7 +43,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), doctor.Timeout)
 	defer cancel()
-	extra, redactor := make(chan []section, 1), make(chan *doctor.Redactor, 1)
+	extra, redactor := make(chan []section, 1), make(chan *text.Redactor, 1)
 	if file != nil {
 		go func() { extra <- gather(ctx, *dir) }()
 		go func() { redactor <- doctor.NewRedactor(ctx, "/") }()
@@ -111,7 +111,7 @@ func createBundle(path string) (*os.File, error) {
 
 // writeBundle writes the report and what was gathered, with what is private
 // replaced.
-func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *doctor.Redactor) error {
+func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *text.Redactor) error {
 	var report, asJSON bytes.Buffer
 	if err := errors.Join(printReport(&report, r, false), encodeReport(&asJSON, r)); err != nil {
 		return err

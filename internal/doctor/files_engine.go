@@ -14,7 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf16"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // dockerVersion asks dockerd by its socket. net/http would be a third of the
@@ -122,67 +123,9 @@ func (f files) forceListen() (on bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if v, found := setting(lines, "engine", "force_port_listen"); found {
+		if v, found := text.Setting(lines, "engine", "force_port_listen"); found {
 			on = v == "true"
 		}
 	}
 	return on, nil
-}
-
-// wslConfig is the Windows user's .wslconfig. Whose that is nobody tells: there is
-// mostly one.
-func (f files) wslConfig() (c WSLConfig, err error) {
-	const users = "mnt/c/Users"
-	if !f.exists(users) {
-		return c, errors.New("drive C: of Windows is not at /mnt/c")
-	}
-	paths, _ := filepath.Glob(filepath.Join(f.path(users), "*", ".wslconfig"))
-	for i, p := range paths {
-		name := filepath.Join(users, filepath.Base(filepath.Dir(p)), ".wslconfig")
-		b, err := f.read(name)
-		if err != nil {
-			return c, errors.New("a .wslconfig cannot be read")
-		}
-		lines := strings.Split(plain(b), "\n")
-		mode, _ := setting(lines, "wsl2", "networkingMode")
-		loopback, _ := setting(lines, "experimental", "hostAddressLoopback")
-		one := WSLConfig{strings.ToLower(mode), strings.EqualFold(loopback, "true")}
-		if i > 0 && c != one {
-			return WSLConfig{}, errors.New("several Windows users have a .wslconfig, and they differ")
-		}
-		c = one
-	}
-	return c, nil
-}
-
-// setting is the value of a key in a section of an INI or TOML file. Upper and
-// lower case are the same, as they are to WSL.
-func setting(lines []string, section, key string) (value string, found bool) {
-	in := false
-	for _, l := range lines {
-		l = strings.TrimSpace(l)
-		if strings.HasPrefix(l, "[") {
-			in = strings.EqualFold(strings.Trim(l, "[] "), section)
-			continue
-		}
-		k, v, ok := strings.Cut(l, "=")
-		if in && ok && strings.EqualFold(strings.TrimSpace(k), key) {
-			v, _, _ = strings.Cut(v, "#")
-			value, found = strings.Trim(strings.TrimSpace(v), `"`), true
-		}
-	}
-	return value, found
-}
-
-// plain is the text of a file that Windows' Notepad may have written: UTF-8 or
-// UTF-16, with a byte order mark.
-func plain(b []byte) string {
-	if len(b) >= 2 && b[0] == 0xff && b[1] == 0xfe {
-		var units []uint16
-		for b = b[2:]; len(b) >= 2; b = b[2:] {
-			units = append(units, uint16(b[0])|uint16(b[1])<<8)
-		}
-		return string(utf16.Decode(units))
-	}
-	return strings.TrimPrefix(string(b), "\ufeff")
 }

@@ -182,30 +182,6 @@ func TestPodman(t *testing.T) {
 	}
 }
 
-func TestWSLConfig(t *testing.T) {
-	utf16 := "\xff\xfe"
-	for _, c := range "[experimental]\r\nhostAddressLoopback=true\r\n" {
-		utf16 += string([]byte{byte(c), 0})
-	}
-	for _, test := range []struct {
-		content map[string]string
-		want    WSLConfig
-		fails   bool
-	}{
-		{nil, WSLConfig{}, true},
-		{map[string]string{"mnt/c/Users/anna/": ""}, WSLConfig{}, false},
-		{map[string]string{"mnt/c/Users/anna/.wslconfig": "[wsl2]\r\nnetworkingMode=mirrored\r\n[experimental]\r\nhostAddressLoopback=true\r\n"}, WSLConfig{"mirrored", true}, false},
-		{map[string]string{"mnt/c/Users/anna/.wslconfig": "\ufeff[Experimental]\nhostaddressloopback = True"}, WSLConfig{"", true}, false},
-		{map[string]string{"mnt/c/Users/anna/.wslconfig": utf16}, WSLConfig{"", true}, false},
-		{map[string]string{"mnt/c/Users/anna/.wslconfig": "[experimental]\n#hostAddressLoopback=true"}, WSLConfig{}, false},
-		{map[string]string{"mnt/c/Users/anna/.wslconfig": "", "mnt/c/Users/bob/.wslconfig": "[experimental]\nhostAddressLoopback=true"}, WSLConfig{}, true},
-	} {
-		if got, err := tree(t, test.content).wslConfig(); got != test.want || (err != nil) != test.fails {
-			t.Errorf("%q: %+v, %v", test.content, got, err)
-		}
-	}
-}
-
 func TestFiles(t *testing.T) {
 	f := tree(t, map[string]string{
 		"proc/net/ip_tables_names":                  "nat\nfilter\n",

@@ -3,34 +3,9 @@ package doctor
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"unicode/utf8"
 )
-
-// What Windows' Notepad or anybody else has written is a text, and a value of it has
-// no other line in it.
-func FuzzSetting(f *testing.F) {
-	f.Add([]byte("[wsl2]\r\nnetworkingMode=mirrored\r\n"))
-	f.Add([]byte("\ufeff[Experimental]\nhostAddressLoopback = \"true\" # on\n"))
-	f.Add([]byte("\xff\xfe[\x00e\x00]\x00\n\x00k\x00=\x00v\x00"))
-	f.Add([]byte("\xff\xfe\x00\xd8x"))
-	f.Add([]byte("[engine\n=\n[]]="))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		text := plain(slices.Clone(b))
-		if utf8.Valid(b) && !utf8.ValidString(text) {
-			t.Errorf("%q is %q", b, text)
-		}
-		lines := strings.Split(text, "\n")
-		for _, key := range []string{"networkingMode", "hostAddressLoopback", "force_port_listen", "k"} {
-			v, found := setting(lines, "wsl2", key)
-			if strings.Contains(v, "\n") || v != "" && !found || !strings.Contains(text, v) {
-				t.Errorf("%s of %q is %q, %v", key, text, v, found)
-			}
-		}
-	})
-}
 
 // Whatever daemon.json has and dockerd was told, the settings are some that can be
 // judged, or an error; and of the arguments none is shown but those that are judged.

@@ -55,7 +55,7 @@ type Observation struct {
 	Podman Podman
 	// Managed says that NetworkManager manages the link.
 	Managed   Seen[bool]
-	WSLConfig Seen[WSLConfig]
+	WSLConfig Seen[windows.Config]
 }
 
 // A Service is what systemd says of wslmirror.service.
@@ -64,12 +64,6 @@ type Service struct {
 	Trouble string
 	// BadOptions says that it was refused for its options.
 	BadOptions bool
-}
-
-// A WSLConfig is what of the Windows user's .wslconfig matters here.
-type WSLConfig struct {
-	Mode         string // networkingMode, "" if it is not there
-	HostLoopback bool   // hostAddressLoopback
 }
 
 // A Network is what the kernel says of links, routes and ip rules.

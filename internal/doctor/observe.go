@@ -82,7 +82,7 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	look(s, &o.Listeners, local(ports.Listeners))
 	look(s, &o.Legacy, local(f.legacyTables))
 	look(s, &o.Daemons, local(f.daemons))
-	look(s, &o.WSLConfig, local(f.wslConfig))
+	look(s, &o.WSLConfig, local(func() (windows.Config, error) { return windows.ReadConfig(f.path("mnt/c/Users")) }))
 	look(s, &o.Podman.Version, podmanVersion)
 	look(s, &o.Podman.ForceListen, local(f.forceListen))
 	s.Go(func() { observePrograms(s.ctx, o, f) })

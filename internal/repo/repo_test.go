@@ -79,7 +79,7 @@ func TestLayers(t *testing.T) {
 	}{
 		{"cmd/wslmirror", []string{netlink, nftables}, []string{module + "/internal/lab", "testing"}, nil},
 		{"internal/nlconn", nil, []string{module, netlink, byHand}, nil},
-		{"internal/text", nil, []string{module, netlink, nftables, "net"}, nil},
+		{"internal/text", nil, []string{module, netlink, nftables, "net/http"}, nil},
 		{"internal/conntrack", nil, []string{module, netlink, byHand}, []string{nlconn}},
 		{"nft", nil, []string{systemd, module + "/systemd", module + "/internal", module + "/netwatch"}, []string{nlconn}},
 		{"netwatch", nil, []string{nftables, systemd, byHand, module + "/internal", module + "/nft"}, []string{nlconn, text}},

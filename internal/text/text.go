@@ -1,5 +1,5 @@
-// Package text makes what came from elsewhere fit for a terminal, a shell or a
-// document: names of links, chains and processes, and what programs print.
+// Package text makes what came from elsewhere fit for a terminal, a shell, JSON or
+// the public: names of links, chains and processes, and what programs print.
 package text
 
 import (
