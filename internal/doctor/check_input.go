@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
@@ -97,7 +98,10 @@ func checkInput(o *Observation) Check {
 		return c
 	}
 	c, drops := o.refusal(ownRules)
-	if c.Verdict == OK {
+	switch {
+	case c.Verdict == OK && slices.Contains(o.Legacy.Value, "filter"):
+		return Check{Verdict: Unknown, Seen: "not certain: " + c.Seen + ", but iptables-legacy has a table filter, which is not judged here"}
+	case c.Verdict == OK:
 		return c
 	}
 	var owned, commands []string

@@ -272,6 +272,7 @@ func TestChecks(t *testing.T) {
 		{"input", drops("filter", "in put;", 8080, sure), Fault, "in put;)\n# and where"},
 		{"input", drops("mine", "input", 8080, func(d *Drop) { d.Owned = true }), Fault, "nobody else can change it\n# have the program that owns the table inet mine accept"},
 		{"input", drops("filter", "ufw-user-input", 8080, sure), OK, ""},
+		{"input", func(o obs) { o.Legacy.Value = []string{"filter"} }, Unknown, "not certain"},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
 		{"input", user, Unknown, "hidden"},
 		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
