@@ -246,6 +246,7 @@ func TestServeAfterACrash(t *testing.T) {
 
 // A daemon that hangs accepts nothing, and the kernel connects all the same.
 func TestRefreshOfAHangingDaemon(t *testing.T) {
+	labtest.NeedTime(t)
 	t.Parallel()
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, socketName))
