@@ -111,15 +111,17 @@ func (s service) status() (snapshot status.Snapshot) {
 func (s service) await(state status.State, not int) status.Snapshot {
 	s.tb.Helper()
 	var now status.Snapshot
-	s.tb.Cleanup(func() {
-		if s.tb.Failed() {
-			s.tb.Logf("%s was to be %s: %+v", s.Name, state, now)
+	came := false
+	defer func() {
+		if !came {
+			s.tb.Logf("the last state was %+v\n%s", now, s.run("journalctl", "--unit=wslmirror"))
 		}
-	})
+	}()
 	labtest.Eventually(s.tb, fmt.Sprintf("%s is %s", s.Name, state), func() bool {
 		now = s.status()
 		return now.State == state && now.PID != not
 	})
+	came = true
 	return now
 }
 
