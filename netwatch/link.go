@@ -4,12 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/nlconn"
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // A Link is what wslmirror needs to know of a network interface.
@@ -111,7 +111,7 @@ func CheckLinkName(name string) error {
 		return fmt.Errorf("%q is not a name", name)
 	}
 	for _, r := range name {
-		if r == '/' || r == ':' || r == ' ' || r == utf8.RuneError || !unicode.IsPrint(r) {
+		if r == '/' || r == ':' || r == ' ' || r == utf8.RuneError || !text.Visible(r) {
 			return fmt.Errorf("the name must not contain %q", r)
 		}
 	}

@@ -3,13 +3,12 @@ package systemd
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // LogToJournal makes l write to the journal, with its fields as the journal's
@@ -34,29 +33,19 @@ type journalHook struct {
 func (journalHook) Levels() []logrus.Level { return logrus.AllLevels }
 
 func (h journalHook) Fire(e *logrus.Entry) error {
-	message := printable(e.Message)
+	message := text.Escaped(e.Message)
 	vars := make(map[string]string, len(e.Data)+1)
 	// systemd shows what was logged under this name, whatever the binary's is.
 	vars["SYSLOG_IDENTIFIER"] = "wslmirror"
 	for key, value := range e.Data {
-		text := printable(fmt.Sprint(value))
-		vars[fieldName(key)] = text
+		shown := text.Escaped(fmt.Sprint(value))
+		vars[fieldName(key)] = shown
 		if key == logrus.ErrorKey {
 			// journalctl does not show fields, and an error is worth seeing.
-			message += ": " + text
+			message += ": " + shown
 		}
 	}
 	return h.send(message, priority(e.Level), vars)
-}
-
-// printable is s with escapes as in Go's strings for what cannot be seen, if there
-// is any. A name in somebody's ruleset may be any bytes.
-func printable(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) < 0 {
-		return s
-	}
-	quoted := strconv.Quote(s)
-	return quoted[1 : len(quoted)-1]
 }
 
 // fieldName is key as the journal takes it: upper-case letters, digits and

@@ -10,6 +10,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // A Notifier tells the service manager how the service is (sd_notify(3)).
@@ -43,7 +45,7 @@ func (n *Notifier) Status(sentence string, ready bool) error {
 	if ready == n.ready && sentence == n.status {
 		return nil
 	}
-	msg := "STATUS=" + printable(sentence)
+	msg := "STATUS=" + text.Escaped(sentence)
 	if !n.ready && ready {
 		msg = "READY=1\n" + msg
 	}
@@ -66,7 +68,7 @@ const failedPrefix = "Failed: "
 // Failed says why the service ends. systemd keeps it for "systemctl status" until
 // the next start, and shows it to every user.
 func (n *Notifier) Failed(reason string) error {
-	_, err := n.send(false, "STATUS="+failedPrefix+printable(reason))
+	_, err := n.send(false, "STATUS="+failedPrefix+text.Escaped(reason))
 	return err
 }
 

@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"net"
-	"os/exec"
 	"strings"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/systemd"
 )
@@ -31,15 +31,10 @@ type surroundings struct {
 // lookAround finds out where this is. It may run wslinfo, which is a program of
 // Windows behind WSL's interop, so the daemon must never call it.
 func lookAround(iface string) surroundings {
-	var s surroundings
-	_, err := exec.LookPath("wslinfo")
-	release := strings.ToLower(kernelRelease())
-	s.wsl = err == nil || strings.Contains(release, "microsoft") || strings.Contains(release, "wsl")
-	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		s.mode, _ = windows.NetworkingMode(ctx)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	guest := windows.LookAtGuest(ctx)
+	s := surroundings{wsl: guest.WSL, mode: guest.Mode}
 	s.link, s.wslLink = linkIndex(iface) != 0, linkIndex(defaultInterface) != 0
 	s.systemd = systemd.Booted()
 	return s
@@ -113,7 +108,7 @@ const (
 func advice(s status.Snapshot, here surroundings) string {
 	switch {
 	case s.State == status.Active && !here.link:
-		return strings.ReplaceAll(adviceElsewhere, "%LINK%", clean(s.Interface.Name))
+		return strings.ReplaceAll(adviceElsewhere, "%LINK%", text.Line(s.Interface.Name))
 	case s.State == status.Active:
 		return ""
 	case s.State == status.Error:
@@ -125,7 +120,7 @@ func advice(s status.Snapshot, here surroundings) string {
 	case s.State == status.Stopped && trouble(here.unit) != "":
 		return adviceError
 	case s.State == status.Waiting && !here.link && here.wslLink:
-		return strings.ReplaceAll(adviceInterface, "%LINK%", clean(s.Interface.Name))
+		return strings.ReplaceAll(adviceInterface, "%LINK%", text.Line(s.Interface.Name))
 	case !here.wsl && !here.link:
 		return adviceNotWSL
 	case here.link && s.State == status.Waiting:
@@ -143,5 +138,5 @@ func advice(s status.Snapshot, here surroundings) string {
 	case here.mode == "":
 		return strings.ReplaceAll(adviceOther, "%MODE%", "probably not mirrored")
 	}
-	return strings.ReplaceAll(adviceOther, "%MODE%", clean(here.mode))
+	return strings.ReplaceAll(adviceOther, "%MODE%", text.Line(here.mode))
 }

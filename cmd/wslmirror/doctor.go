@@ -17,6 +17,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/doctor"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 func showDoctor(args []string, stdout io.Writer) (int, error) {
@@ -42,7 +43,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), doctor.Timeout)
 	defer cancel()
-	extra, redactor := make(chan []section, 1), make(chan *doctor.Redactor, 1)
+	extra, redactor := make(chan []section, 1), make(chan *text.Redactor, 1)
 	if file != nil {
 		go func() { extra <- gather(ctx, *dir) }()
 		go func() { redactor <- doctor.NewRedactor(ctx, "/") }()
@@ -67,7 +68,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 			break
 		}
 		_, err = fmt.Fprintf(stdout, "Wrote %s: %s.\nNames of users and hosts and public addresses are replaced in it. Read it before you share it.\n",
-			clean(*bundle), summary(report.Summary))
+			text.Line(*bundle), summary(report.Summary))
 	case *asJSON:
 		err = encodeReport(stdout, report)
 	default:
@@ -91,7 +92,7 @@ func encodeReport(w io.Writer, r doctor.Report) error {
 func createBundle(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, hinted{fmt.Errorf("%s is there already", clean(path)), "name another file, or remove it first"}
+		return nil, hinted{fmt.Errorf("%s is there already", text.Line(path)), "name another file, or remove it first"}
 	}
 	if err != nil {
 		return nil, hinted{err, "name a file in a folder that you may write to"}
@@ -102,7 +103,7 @@ func createBundle(path string) (*os.File, error) {
 	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
 	if os.Geteuid() == 0 && uidErr == nil && gidErr == nil {
 		if err := f.Chown(uid, gid); err != nil && !errors.Is(err, unix.EPERM) {
-			return nil, errors.Join(fmt.Errorf("give %s to its owner: %w", clean(filepath.Base(path)), err), f.Close(), os.Remove(path))
+			return nil, errors.Join(fmt.Errorf("give %s to its owner: %w", text.Line(filepath.Base(path)), err), f.Close(), os.Remove(path))
 		}
 	}
 	return f, nil
@@ -110,18 +111,18 @@ func createBundle(path string) (*os.File, error) {
 
 // writeBundle writes the report and what was gathered, with what is private
 // replaced.
-func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *doctor.Redactor) error {
-	var text, asJSON bytes.Buffer
-	if err := errors.Join(printReport(&text, r, false), encodeReport(&asJSON, r)); err != nil {
+func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *text.Redactor) error {
+	var report, asJSON bytes.Buffer
+	if err := errors.Join(printReport(&report, r, false), encodeReport(&asJSON, r)); err != nil {
 		return err
 	}
 	sections := append([]section{
-		{"wslmirror doctor", text.String()},
+		{"wslmirror doctor", report.String()},
 		{"the network", describe(r.Seen)},
 	}, append(extra, section{"wslmirror doctor --json", asJSON.String()})...)
 	var all bytes.Buffer
 	fmt.Fprintf(&all, "wslmirror %s, a bundle for a bug report\n", version)
-	redactor.Keep(r.Seen.Release)
+	redactor.Keep(r.Seen.Guest.Release)
 	for _, s := range sections {
 		if s.name == wslVersion {
 			redactor.Keep(s.text)
@@ -129,6 +130,6 @@ func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *doctor
 		fmt.Fprintf(&all, "\n==== %s ====\n%s\n", s.name, unforged(strings.TrimRight(s.text, "\n")))
 	}
 	// All at once, so that one name or address is called the same throughout.
-	_, err := io.WriteString(w, redactor.Redact(cleanLines(all.String())))
+	_, err := io.WriteString(w, redactor.Redact(text.Lines(all.String())))
 	return err
 }

@@ -218,10 +218,3 @@ func TestBundleWhereNobodyOwns(t *testing.T) {
 		t.Errorf("%v, %+v", err, fi)
 	}
 }
-
-// Whatever the system that has written a text, its lines end as lines do.
-func TestCleanLines(t *testing.T) {
-	if got := cleanLines("one\r\ntwo\tx\r\n\r\x1b\n"); got != "one\ntwo    x\n??\n" {
-		t.Errorf("%q", got)
-	}
-}

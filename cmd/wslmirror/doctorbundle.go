@@ -109,43 +109,35 @@ func describe(o *doctor.Observation) string {
 		}
 		return err == nil
 	}
-	fmt.Fprintf(t, "kernel %s\n", o.Release)
-	if title("links", o.Links.Err) {
-		for _, l := range o.Links.Value {
+	fmt.Fprintf(t, "kernel %s\n", o.Guest.Release)
+	if n := o.Net.Value; title("links, addresses, ip rules, routes, neighbours", o.Net.Err) {
+		for _, l := range n.Links {
 			up := "down"
 			if l.Up {
 				up = "up"
 			}
 			c := o.Sysctls.Value[l.Name]
-			fmt.Fprintf(t, "  %d\t%s\t%s\t%s\trp_filter %d\taccept_local %d\troute_localnet %d\n",
-				l.Index, l.Name, l.Kind, up, c.RPFilter, c.AcceptLocal, c.RouteLocalnet)
+			fmt.Fprintf(t, "  %d\t%s\t%s\t%s\t%v\trp_filter %d\taccept_local %d\troute_localnet %d\n",
+				l.Index, l.Name, l.Kind, up, n.Prefixes[l.Index], c.RPFilter, c.AcceptLocal, c.RouteLocalnet)
 		}
 		if c, ok := o.Sysctls.Value["all"]; ok {
-			fmt.Fprintf(t, "  \tall\t\t\trp_filter %d\taccept_local %d\troute_localnet %d\n", c.RPFilter, c.AcceptLocal, c.RouteLocalnet)
+			fmt.Fprintf(t, "  \tall\t\t\t\trp_filter %d\taccept_local %d\troute_localnet %d\n", c.RPFilter, c.AcceptLocal, c.RouteLocalnet)
 		}
-	}
-	if title("addresses", o.Addrs.Err) {
-		for _, a := range o.Addrs.Value {
-			fmt.Fprintf(t, "  %s\t%s\n", a.Addr, a.Link)
-		}
-	}
-	if title("ip rules", o.Rules.Err) {
-		for _, r := range o.Rules.Value {
+		for _, r := range n.Rules {
 			fmt.Fprintf(t, "  %s\n", r)
 		}
-	}
-	if title("routes", o.Routes.Err) {
-		for _, r := range o.Routes.Value {
+		for _, r := range n.Routes {
 			via := ""
 			if r.Via.IsValid() {
 				via = " via " + r.Via.String()
 			}
-			fmt.Fprintf(t, "  table %s\t%s%s\t%s\ttype %d\n", netwatch.TableName(r.Table), r.To, via, r.Link, r.Type)
+			fmt.Fprintf(t, "  table %s\t%s%s\t%s\ttype %d\n", netwatch.TableName(r.Table), r.To, via, n.LinkName(r.Link), r.Type)
 		}
-	}
-	if title("neighbours", o.Neighbours.Err) {
-		for _, n := range o.Neighbours.Value {
-			fmt.Fprintf(t, "  %s\t%s\tpermanent %v\n", n.Addr, n.Link, n.Permanent)
+		for _, p := range n.Paths {
+			fmt.Fprintf(t, "  %s\tproto %d\ttable %s\ttype %d\t%s\n", p.What, p.Query.Proto, netwatch.TableName(p.Is.Table), p.Is.Type, n.LinkName(p.Is.Oif))
+		}
+		for _, e := range n.Neighbours {
+			fmt.Fprintf(t, "  %s\t%s\tstate %#x\n", e.Addr, n.LinkName(e.Link), e.State)
 		}
 	}
 	if title("processes", o.Programs.Err) {

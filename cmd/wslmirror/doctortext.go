@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/doctor"
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // A look is how a verdict is shown.
@@ -65,7 +66,7 @@ func printReport(w io.Writer, r doctor.Report, colour bool) error {
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	for _, c := range rest {
 		// Marks are of one width, and so are their colours to tabwriter.
-		fmt.Fprintf(t, "%s %s\t%s\n", looks[c.Verdict].print(colour), c.Name, clean(c.Seen))
+		fmt.Fprintf(t, "%s %s\t%s\n", looks[c.Verdict].print(colour), c.Name, text.Line(c.Seen))
 	}
 	t.Flush()
 	if len(idle) > 0 {
@@ -84,13 +85,13 @@ func printReport(w io.Writer, r doctor.Report, colour bool) error {
 // or what comes with advice.
 func printFinding(b *bytes.Buffer, c doctor.Check, colour bool) {
 	const indent = "    "
-	fmt.Fprintf(b, "%s %s\n", looks[c.Verdict].print(colour), fold(c.Name+": "+clean(c.Seen), "", 2))
+	fmt.Fprintf(b, "%s %s\n", looks[c.Verdict].print(colour), fold(c.Name+": "+text.Line(c.Seen), "", 2))
 	if c.Why != "" {
-		fmt.Fprintf(b, "%s\n", fold(clean(c.Why), indent, 0))
+		fmt.Fprintf(b, "%s\n", fold(text.Line(c.Why), indent, 0))
 	}
 	for line := range strings.Lines(c.Do) {
 		// Commands are not folded: they are there to be copied.
-		fmt.Fprintf(b, "%s%s%s\n", indent, indent, clean(strings.TrimSuffix(line, "\n")))
+		fmt.Fprintf(b, "%s%s%s\n", indent, indent, text.Line(strings.TrimSuffix(line, "\n")))
 	}
 	if c.Link != "" {
 		fmt.Fprintf(b, "%s%s\n", indent, c.Link)
@@ -141,13 +142,4 @@ func fold(text, indent string, more int) string {
 		at += n
 	}
 	return b.String()
-}
-
-// cleanLines is clean for a text of several lines, which may end as in Windows.
-func cleanLines(s string) string {
-	lines := strings.Split(s, "\n")
-	for i, l := range lines {
-		lines[i] = clean(strings.ReplaceAll(strings.TrimSuffix(l, "\r"), "\t", "    "))
-	}
-	return strings.Join(lines, "\n")
 }

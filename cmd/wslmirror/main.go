@@ -15,6 +15,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // version is stamped by the linker: -ldflags "-X main.version=1.2.3".
@@ -58,13 +60,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	fmt.Fprintf(stderr, "wslmirror: %s\n", oneLine(err))
 	var h hinted
 	if errors.As(err, &h) {
-		fmt.Fprintf(stderr, "hint: %s\n", clean(h.hint))
+		fmt.Fprintf(stderr, "hint: %s\n", text.Line(h.hint))
 	}
 	return code
 }
 
 // oneLine is the text of an error, joined or not, fit for a terminal.
-func oneLine(err error) string { return clean(strings.ReplaceAll(err.Error(), "\n", "; ")) }
+func oneLine(err error) string { return text.Line(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 func dispatch(args []string, stdout io.Writer) (int, error) {
 	if len(args) == 0 {

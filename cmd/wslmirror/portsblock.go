@@ -8,6 +8,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
@@ -117,7 +118,7 @@ func (f portFacts) printWindows(b *bytes.Buffer) {
 		fmt.Fprintln(b, "  *: added by an administrator, may be bound; the others belong to a Windows program")
 	}
 	for _, line := range f.problems() {
-		fmt.Fprintf(b, "  %s\n", clean(line))
+		fmt.Fprintf(b, "  %s\n", text.Line(line))
 	}
 }
 
@@ -165,10 +166,10 @@ func verdictText(v ports.Verdict) string {
 	}
 	fmt.Fprintf(&b, "%s %d/%s is %s\n", mark, v.Port, v.Proto, v.State)
 	for _, r := range v.Reasons {
-		fmt.Fprintf(&b, "  %s\n", clean(r))
+		fmt.Fprintf(&b, "  %s\n", text.Line(r))
 	}
 	for _, n := range v.Notes {
-		fmt.Fprintf(&b, "  note: %s\n", clean(n))
+		fmt.Fprintf(&b, "  note: %s\n", text.Line(n))
 	}
 	for _, c := range []struct {
 		where string
@@ -182,7 +183,7 @@ func verdictText(v ports.Verdict) string {
 		}
 		fmt.Fprintf(&b, "\n  %s:\n", c.where)
 		for _, line := range c.lines {
-			fmt.Fprintf(&b, "      %s\n", clean(line))
+			fmt.Fprintf(&b, "      %s\n", text.Line(line))
 		}
 	}
 	if v.State != ports.Free && v.Next != 0 {

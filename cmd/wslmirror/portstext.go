@@ -10,6 +10,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
@@ -131,7 +132,7 @@ func towards(w ports.Load) string {
 func (f portFacts) text() string {
 	var b bytes.Buffer
 	for _, w := range f.warnings() {
-		fmt.Fprintf(&b, "✗ %s\n  → %s\n\n", clean(w.Text), clean(w.Next))
+		fmt.Fprintf(&b, "✗ %s\n  → %s\n\n", text.Line(w.Text), text.Line(w.Next))
 	}
 	f.printListeners(&b)
 	f.printBlock(&b)
@@ -150,7 +151,7 @@ func (f portFacts) printListeners(b *bytes.Buffer) {
 	var rows []row
 	add := func(port uint16, proto string, cells ...string) {
 		for i := range cells {
-			cells[i] = clean(cells[i])
+			cells[i] = text.Line(cells[i])
 		}
 		rows = append(rows, row{port, append([]string{fmt.Sprintf("%d/%s", port, proto)}, cells...)})
 	}
@@ -189,6 +190,6 @@ func (f portFacts) printListeners(b *bytes.Buffer) {
 		fmt.Fprintln(b, "  ?: of another user (try sudo), or in another distribution")
 	}
 	for _, note := range f.notes() {
-		fmt.Fprintf(b, "  %s\n", clean(note))
+		fmt.Fprintf(b, "  %s\n", text.Line(note))
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/mirror"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/systemd"
@@ -115,17 +116,9 @@ func explain(err error) error {
 	case errors.Is(err, nft.ErrPermission):
 		return hinted{err, "start the service (sudo systemctl start wslmirror), or run it with sudo"}
 	case errors.Is(err, nft.ErrNoNFTables), errors.Is(err, nft.ErrNoOwner):
-		return hinted{err, "update the kernel: 'wsl --update' in Windows; this one is " + kernelRelease()}
+		return hinted{err, "update the kernel: 'wsl --update' in Windows; this one is Linux " + windows.KernelRelease()}
 	}
 	return err
-}
-
-func kernelRelease() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "unknown"
-	}
-	return "Linux " + unix.ByteSliceToString(u.Release[:])
 }
 
 // A publisher tells the world how the daemon is: systemd, and the users by the

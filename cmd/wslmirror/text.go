@@ -5,12 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // printStatus prints s for people: the state, the way of a packet, the figures,
@@ -21,7 +20,7 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	if mark == "" {
 		mark = "○"
 	}
-	fmt.Fprintf(&b, "%s %s: %s\n", mark, clean(string(s.State)), clean(s.Sentence()))
+	fmt.Fprintf(&b, "%s %s: %s\n", mark, text.Line(string(s.State)), text.Line(s.Sentence()))
 	if s.State == status.Active {
 		to := "127.0.0.1:PORT"
 		if s.Path == status.PathDirect {
@@ -31,7 +30,7 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
   Windows              Linux
   localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s
                                   (before the engines' own rules)
-`, clean(s.Interface.Name), to)
+`, text.Line(s.Interface.Name), to)
 	}
 	fmt.Fprintln(&b)
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
@@ -39,19 +38,19 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
 	if s.Interface.Present {
-		row("interface", "%s, index %d", clean(s.Interface.Name), s.Interface.Index)
+		row("interface", "%s, index %d", text.Line(s.Interface.Name), s.Interface.Index)
 	} else {
-		row("interface", "%s, not there", clean(s.Interface.Name))
+		row("interface", "%s, not there", text.Line(s.Interface.Name))
 	}
 	if s.Table.Installed {
-		row("table", "%s %s, installed", clean(s.Table.Family), clean(s.Table.Name))
+		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))
 		row("counted", "%d new connections, %s in their first packets", s.Rule.Packets, bytesText(s.Rule.Bytes))
-		row("path", "%s", clean(s.Path))
+		row("path", "%s", text.Line(s.Path))
 	}
 	if !s.Since.IsZero() {
 		row("since", "%s (%s)", s.Since.Local().Format("2006-01-02 15:04:05"), ago(time.Since(s.Since)))
 	}
-	row("version", "%s", clean(s.Version))
+	row("version", "%s", text.Line(s.Version))
 	t.Flush()
 	printPorts(&b, s.Ports)
 	if a := advice(s, here); a != "" {
@@ -82,21 +81,9 @@ func printPorts(b *bytes.Buffer, ports []status.Port) {
 		if p.Reason != "" {
 			way = p.Path + ": " + p.Reason
 		}
-		fmt.Fprintf(t, "  %d/%s\t%s\t%s\t%s\t%s\n", p.Port, clean(p.Proto), clean(p.Address), clean(p.Target), clean(p.Engine), clean(way))
+		fmt.Fprintf(t, "  %d/%s\t%s\t%s\t%s\t%s\n", p.Port, text.Line(p.Proto), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way))
 	}
 	t.Flush()
-}
-
-// clean makes what came from elsewhere fit for a terminal: what cannot be seen
-// there does not reach it, neither control characters, which command it, nor those
-// that turn the direction of writing, so that one reads what is not there.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 // writeJSON prints v for programs, and for people who look at what they get.
@@ -108,7 +95,7 @@ func writeJSON(w io.Writer, v any) error {
 	if err := out.Encode(v); err != nil {
 		return err
 	}
-	_, err := w.Write(status.Escape(b.Bytes()))
+	_, err := w.Write(text.JSON(b.Bytes()))
 	return err
 }
 

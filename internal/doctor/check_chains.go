@@ -8,12 +8,14 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 func checkWSLChains(o *Observation) Check {
 	if o.oneHalf() {
-		return notApplicable("WSL has no chains in the mode %s", o.Mode.Value)
+		return notApplicable("WSL has no chains in the mode %s", o.Guest.Mode)
 	}
 	if o.Ruleset.Err != nil {
 		return unseen("WSL's own nftables chains", o.Ruleset.Err)
@@ -26,7 +28,7 @@ func checkWSLChains(o *Observation) Check {
 			have = append(have, c.String())
 			continue
 		}
-		if c.Name == "WSLPOSTROUTING" && o.Rules.Err == nil && len(o.nics()) == 0 {
+		if c.Name == "WSLPOSTROUTING" && o.Net.Err == nil && len(o.nics()) == 0 {
 			continue // WSL adds its rules for each link, and there is none (LxGnsMessageInterfaceNetFilter in GnsEngine.cpp)
 		}
 		missing, lack = append(missing, c), append(lack, c.String())
@@ -79,7 +81,7 @@ func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string
 				}
 			}
 		}
-		commands = append(commands, "sudo nft "+word(fmt.Sprintf("table %s %s { chain %s { %s }; }", c.Family, c.Table, c.Name, body)))
+		commands = append(commands, "sudo nft "+text.Word(fmt.Sprintf("table %s %s { chain %s { %s }; }", c.Family, c.Table, c.Name, body)))
 	}
 	return commands
 }
@@ -87,7 +89,7 @@ func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string
 // unquotable reports whether nft cannot take the name of a link in quotes: it
 // knows no escape in them, and a star at the end stands for anything.
 func unquotable(link string) bool {
-	return strings.ContainsAny(link, `"\*`) || oneLine(link) != link
+	return strings.ContainsAny(link, `"\*`) || text.Line(link) != link
 }
 
 // sysctlFiles are where sysctl.d(5) and sysctl.conf(5) look.
@@ -98,7 +100,7 @@ func checkPortRange(o *Observation) Check {
 	b := o.Block.Value
 	switch {
 	case o.oneHalf():
-		return notApplicable("WSL reserves no ports in the mode %s", o.Mode.Value)
+		return notApplicable("WSL reserves no ports in the mode %s", o.Guest.Mode)
 	case o.Block.Err != nil:
 		return unseen("the range of source ports", o.Block.Err)
 	case b.Widened():
@@ -174,23 +176,23 @@ func checkHeadroom(o *Observation) Check {
 }
 
 func checkPublished(o *Observation) Check {
-	published := o.published()
+	published, err := o.published()
 	switch {
-	case published.Err != nil:
-		return unseen("which ports are published", published.Err)
-	case len(published.Value) == 0:
+	case err != nil:
+		return unseen("which ports are published", err)
+	case len(published) == 0:
 		return notApplicable("no engine publishes a port")
 	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP):
 		return unseen("who listens", o.Listeners.Err)
 	}
-	var silent, foreign []Published
-	for _, p := range published.Value {
+	var silent, foreign []status.Port
+	for _, p := range published {
 		if o.Listeners.Err != nil && p.Proto == "udp" {
 			continue
 		}
 		switch {
-		case slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.On) }):
-		case p.byEngine():
+		case slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }):
+		case byEngine(p):
 			silent = append(silent, p)
 		default:
 			foreign = append(foreign, p)
@@ -204,7 +206,7 @@ func checkPublished(o *Observation) Check {
 	case len(silent) == 0 && o.Listeners.Err != nil:
 		return unseen("who listens by UDP", o.Listeners.Err)
 	case len(silent) == 0:
-		return ok("published: %d, each held by a socket", len(published.Value))
+		return ok("published: %d, each held by a socket", len(published))
 	}
 	c := fault("published, but nobody in Linux listens there: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
@@ -218,16 +220,16 @@ func checkPublished(o *Observation) Check {
 		if i == most {
 			return c.do(fmt.Sprintf("# and so on for the other %d", len(silent)-most))
 		}
-		c = c.do(p.listen())
+		c = c.do(listen(p))
 	}
 	return c
 }
 
 // byEngine reports whether an engine that is known by its name has published p: the
 // others are called by table and chain (engine in nft/published.go).
-func (p Published) byEngine() bool { return !strings.Contains(p.Engine, " ") }
+func byEngine(p status.Port) bool { return !strings.Contains(p.Engine, " ") }
 
-func portNames(list []Published) string {
+func portNames(list []status.Port) string {
 	var names []string
 	for _, p := range list {
 		names = append(names, fmt.Sprintf("%d/%s (%s)", p.Port, p.Proto, p.Engine))
@@ -236,9 +238,9 @@ func portNames(list []Published) string {
 }
 
 // listen is how to have somebody listen on p, and pass on what comes.
-func (p Published) listen() string {
-	to, err := netip.ParseAddrPort(p.To)
-	on, onErr := netip.ParseAddr(p.On)
+func listen(p status.Port) string {
+	to, err := netip.ParseAddrPort(p.Target)
+	on, onErr := netip.ParseAddr(p.Address)
 	if err != nil || onErr != nil || !on.Is4() || to.Port() == 0 || !to.Addr().Is4() || to.Addr().IsUnspecified() || p.Proto != "tcp" && p.Proto != "udp" {
 		return fmt.Sprintf("# publish %d by an engine that listens on its ports, as Docker and Podman do", p.Port)
 	}

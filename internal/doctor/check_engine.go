@@ -75,10 +75,10 @@ func checkDockerLoopback(o *Observation) Check {
 		return unseen("what Docker does to packets from Windows", o.Ruleset.Err)
 	}
 	r := o.Ruleset.Value
-	if n := len(r.Foreign.Add); n > 0 {
+	if len(r.Missing) > 0 {
 		var at []string
-		for _, a := range r.Foreign.Add {
-			at = add(at, a.String())
+		for _, d := range r.Missing {
+			at = add(at, fmt.Sprintf("%s in %s %s", d.Ports, d.Table, d.Chain))
 		}
 		c := warning("packets from Windows are dropped: %s", strings.Join(at, ", ")).
 			because(fmt.Sprintf("dockerd started before %s was there, so it takes Windows for a stranger on the network. wslmirror repairs that.", o.Iface), "moby/moby#53382")
@@ -91,8 +91,8 @@ func checkDockerLoopback(o *Observation) Check {
 	switch {
 	case !r.Docker:
 		return notApplicable("there are no rules of Docker's")
-	case len(r.Foreign.Present) > 0:
-		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Foreign.Present))
+	case len(r.Accepts) > 0:
+		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Accepts))
 	case !r.PassesKnown:
 		return ok("Docker publishes nothing")
 	case r.Passes:
@@ -135,8 +135,8 @@ func major(version string) int {
 }
 
 func checkHostLoopback(o *Observation) Check {
-	published := o.published()
-	if o.Podman.Version.Value == "" && !o.runs("dockerd") && len(published.Value) == 0 {
+	published, _ := o.published()
+	if o.Podman.Version.Value == "" && !o.runs("dockerd") && len(published) == 0 {
 		return notApplicable("no container engine was found")
 	}
 	address := "this machine's address on the LAN"
@@ -157,11 +157,11 @@ func checkHostLoopback(o *Observation) Check {
 	case len(routed) > 0:
 		// WSL has these routes made only where it is on: more than a file could say.
 		return ok("%s is on: a container reaches Windows by %s", seen, address)
-	case o.Routes.Err == nil && len(all) > 0 && conf.Err == nil && conf.Value.HostLoopback:
+	case o.Net.Err == nil && len(all) > 0 && conf.Err == nil && conf.Value.HostLoopback:
 		return ok("%s is true in .wslconfig, and not yet in force: containers cannot reach Windows", seen).because(why, issue).do(restart)
 	case conf.Err == nil && conf.Value.HostLoopback:
 		return ok("%s is true in .wslconfig: a container reaches Windows by %s", seen, address)
-	case conf.Err != nil && (o.Routes.Err != nil || len(all) == 0):
+	case conf.Err != nil && (o.Net.Err != nil || len(all) == 0):
 		c := unseen(seen+" in .wslconfig", conf.Err)
 		c.Seen += fmt.Sprintf("; if it is true, a container reaches Windows by %s", address)
 		return c.because(why, issue)

@@ -7,6 +7,10 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // What WSL sets up (src/linux/init/NetworkManager.cpp).
@@ -14,8 +18,6 @@ const (
 	loopbackTable = 127 // the way to Windows for 127.0.0.1
 	localTable    = 128 // the same for the addresses of the LAN
 )
-
-var localhost = netip.MustParseAddr("127.0.0.1")
 
 // restart brings WSL's network back as it is after boot.
 const restart = "wsl.exe --shutdown   # ends all distributions; then start WSL again"
@@ -30,10 +32,10 @@ func issueURL(issue string) string {
 
 func checkLoopback0(o *Observation) Check {
 	l := o.link()
-	const why = "By this link comes everything that Windows sends to localhost."
+	const why = "Everything that Windows sends to localhost arrives on this link."
 	switch {
-	case o.Links.Err != nil:
-		return unseen("the links", o.Links.Err)
+	case o.Net.Err != nil:
+		return unseen("the links", o.Net.Err)
 	case !l.Present():
 		return fault("the mode is mirrored, but there is no %s", o.Iface).because(why, "").do(restart)
 	case !l.Up:
@@ -44,64 +46,69 @@ func checkLoopback0(o *Observation) Check {
 }
 
 // toWindows is the route of table 127.
-func (o *Observation) toWindows() (r Route, found bool) {
-	for _, r := range o.Routes.Value {
-		if r.Table == loopbackTable && r.To == netip.PrefixFrom(localhost, 32) {
-			return r, true
-		}
+func (o *Observation) toWindows() (r netwatch.Route, found bool) {
+	i := slices.IndexFunc(o.Net.Value.Routes, func(r netwatch.Route) bool {
+		return r.Table == loopbackTable && r.To == netip.PrefixFrom(ruleset.Localhost, 32)
+	})
+	if i < 0 {
+		return r, false
 	}
-	return r, false
+	return o.Net.Value.Routes[i], true
 }
 
 func checkTable127(o *Observation) Check {
 	r, found := o.toWindows()
-	why := "By this route Linux reaches Windows' localhost, and itself by way of Windows."
+	link := o.Net.Value.LinkName(r.Link)
+	why := "By this route Linux reaches Windows' localhost, and itself through Windows."
 	switch {
-	case o.Routes.Err != nil:
-		return unseen("the routes", o.Routes.Err)
 	case !found:
 		return fault("table 127 has no route to 127.0.0.1").because(why, "").do(restart)
-	case r.Link != o.Iface || !r.Via.IsValid():
-		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", or(r.Link, "no link"), o.Iface).because(why, "").do(restart)
+	case link != o.Iface || !r.Via.IsValid():
+		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", or(link, "no link"), o.Iface).because(why, "").do(restart)
 	}
-	return ok("127.0.0.1 via %s on %s", r.Via, r.Link)
+	return ok("127.0.0.1 via %s on %s", r.Via, link)
 }
 
 // checkGateway looks at the neighbour behind table 127. Its address has changed
 // between versions of WSL (2.8.12), so it is taken from the route.
 func checkGateway(o *Observation) Check {
 	r, found := o.toWindows()
-	switch {
-	case o.Routes.Err != nil:
-		return unseen("the routes", o.Routes.Err)
-	case !found || !r.Via.IsValid() || r.Link != o.Iface:
+	if !found || !r.Via.IsValid() || r.Link != o.link().Index {
 		return notApplicable("table 127 names no gateway on %s", o.Iface)
-	case o.Neighbours.Err != nil:
-		return unseen("the neighbours", o.Neighbours.Err)
 	}
-	for _, n := range o.Neighbours.Value {
-		if n.Link == r.Link && n.Addr == r.Via && n.Permanent {
-			return ok("%s on %s, with a permanent neighbour entry", r.Via, r.Link)
-		}
+	if slices.ContainsFunc(o.Net.Value.Neighbours, func(n netwatch.Neighbour) bool {
+		return n.Link == r.Link && n.Addr == r.Via && n.State&unix.NUD_PERMANENT != 0
+	}) {
+		return ok("%s on %s, with a permanent neighbour entry", r.Via, o.Iface)
 	}
-	return fault("the gateway %s on %s has no permanent neighbour entry", r.Via, r.Link).
+	return fault("the gateway %s on %s has no permanent neighbour entry", r.Via, o.Iface).
 		because("Nobody answers for that address; WSL tells the kernel its MAC address.", "").
-		do(fmt.Sprintf("sudo ip neigh replace %s lladdr 00:11:22:33:44:55 dev %s nud permanent", r.Via, r.Link))
+		do(fmt.Sprintf("sudo ip neigh replace %s lladdr 00:11:22:33:44:55 dev %s nud permanent", r.Via, o.Iface))
+}
+
+// An address is one of a link.
+type address struct {
+	link string
+	netip.Addr
 }
 
 // lanRoutes are the addresses of the mirrored links, and of these the ones to which
 // table 128 has a route.
-func (o *Observation) lanRoutes() (routed, all []Addr) {
-	nics := o.nics()
-	for _, a := range o.Addrs.Value {
-		if !slices.Contains(nics, a.Link) || !a.Addr.Is4() || !a.Addr.IsGlobalUnicast() {
-			continue
-		}
-		all = append(all, a)
-		if slices.ContainsFunc(o.Routes.Value, func(r Route) bool {
-			return r.Table == localTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == a.Link
-		}) {
-			routed = append(routed, a)
+func (o *Observation) lanRoutes() (routed, all []address) {
+	n := o.Net.Value
+	for _, name := range o.nics() {
+		link := netwatch.Find(n.Links, name).Index
+		for _, p := range n.Prefixes[link] {
+			a := address{name, p.Addr()}
+			if !a.IsGlobalUnicast() {
+				continue
+			}
+			all = append(all, a)
+			if slices.ContainsFunc(n.Routes, func(r netwatch.Route) bool {
+				return r.Table == localTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == link
+			}) {
+				routed = append(routed, a)
+			}
 		}
 	}
 	return routed, all
@@ -112,28 +119,19 @@ func (o *Observation) lanRoutes() (routed, all []Addr) {
 // (src/windows/service/exe/WslMirroredNetworking.cpp). So some without the others
 // are wrong, and none are not.
 func checkTable128(o *Observation) Check {
-	nics := o.nics()
-	switch {
-	case o.Rules.Err != nil:
-		return unseen("the ip rules", o.Rules.Err)
-	case o.Addrs.Err != nil:
-		return unseen("the addresses", o.Addrs.Err)
-	case o.Routes.Err != nil:
-		return unseen("the routes", o.Routes.Err)
-	case len(nics) == 0:
-		return notApplicable("no link but %s is mirrored", o.Iface)
-	}
 	routed, all := o.lanRoutes()
 	var have, lack []string
 	for _, a := range all {
-		name := fmt.Sprintf("%s on %s", a.Addr, a.Link)
+		name := fmt.Sprintf("%s on %s", a.Addr, a.link)
 		if slices.Contains(routed, a) {
 			have = append(have, name)
 		} else {
 			lack = append(lack, name)
 		}
 	}
-	switch {
+	switch nics := o.nics(); {
+	case len(nics) == 0:
+		return notApplicable("no link but %s is mirrored", o.Iface)
 	case len(all) == 0:
 		return notApplicable("%s has no address", strings.Join(nics, ", "))
 	case len(have) == 0:
@@ -177,7 +175,7 @@ func checkRPFilter(o *Observation) Check {
 			"# and where it is set: grep -rs rp_filter "+sysctlFiles+" /etc/ufw/sysctl.conf")
 	}
 	for _, name := range set {
-		c = c.do("sudo sysctl -w " + word(sysctlKey(name, "rp_filter")) + "=0")
+		c = c.do("sudo sysctl -w " + text.Word(sysctlKey(name, "rp_filter")) + "=0")
 	}
 	return c.because("WSL turns this filter off: what comes by "+o.Iface+" has an address of this machine's own as its source, and where several links are mirrored an answer need not come by the one that Linux would take. ufw turns it on.", "")
 }
@@ -206,7 +204,7 @@ func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, w
 		return Check{Verdict: Unknown, Seen: fmt.Sprintf("/proc/sys does not have %s", o.Iface)}
 	case value(conf) == 0 && value(o.Sysctls.Value["all"]) == 0:
 		return Check{Verdict: grave, Seen: fmt.Sprintf("%s of %s is 0", name, o.Iface)}.because(why, "").
-			do("sudo sysctl -w " + word(sysctlKey(o.Iface, name)) + "=1")
+			do("sudo sysctl -w " + text.Word(sysctlKey(o.Iface, name)) + "=1")
 	}
 	return ok("%s of %s is 1", name, o.Iface)
 }
@@ -215,13 +213,13 @@ func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, w
 // pass, and nobody stops those that are forged. "--path direct" sets
 // route_localnet there on purpose, and guards.
 func checkGuard(o *Observation) Check {
-	if o.Links.Err != nil {
-		return unseen("the links", o.Links.Err)
+	if o.Net.Err != nil {
+		return unseen("the links", o.Net.Err)
 	}
 	nics := o.nics()
 	all := o.Sysctls.Value["all"].RouteLocalnet != 0 // kube-proxy sets it
 	var open []string
-	for _, l := range o.Links.Value {
+	for _, l := range o.Net.Value.Links {
 		if (l.RouteLocalnet || all) && l.Master == 0 && (l.Kind == "bridge" || l.Kind == "veth") && l.Name != o.Iface && !slices.Contains(nics, l.Name) {
 			open = append(open, l.Name)
 		}
@@ -236,8 +234,7 @@ func checkGuard(o *Observation) Check {
 	case o.Ruleset.Err != nil:
 		return ok("route_localnet on %s, which an active wslmirror guards", strings.Join(open, ", "))
 	}
-	guarded := o.Ruleset.Value.State.Table.Guarded()
-	if open = slices.DeleteFunc(open, func(name string) bool { return slices.Contains(guarded, name) }); len(open) > 0 {
+	if open = slices.DeleteFunc(open, o.Ruleset.Value.Ours.Guards); len(open) > 0 {
 		return warning("route_localnet on %s, which wslmirror does not guard", strings.Join(open, ", ")).because(why, "").
 			do("sudo systemctl restart wslmirror")
 	}
@@ -250,6 +247,12 @@ func or(s, nothing string) string {
 		return nothing
 	}
 	return s
+}
+
+// sysctlKey is the name of a sysctl of a link. sysctl(8) takes dots for
+// separators, and in their place a slash for a dot (eth0.100).
+func sysctlKey(link, name string) string {
+	return "net.ipv4.conf." + strings.ReplaceAll(link, ".", "/") + "." + name
 }
 
 // protocols are those that are mirrored.

@@ -68,9 +68,9 @@ func checkService(o *Observation) Check {
 
 // idle reports whether there is for certain neither an engine nor a port of one.
 func (o *Observation) idle() bool {
-	published := o.published()
+	published, err := o.published()
 	return o.Programs.Err == nil && !o.runs("dockerd") && o.Podman.Version == Seen[string]{} &&
-		published.Err == nil && len(published.Value) == 0
+		err == nil && len(published) == 0
 }
 
 func checkTable(o *Observation) Check {
@@ -81,7 +81,7 @@ func checkTable(o *Observation) Check {
 		}
 		return unseen("the table", o.Ruleset.Err)
 	}
-	state := o.Ruleset.Value.State
+	state := o.Ruleset.Value.Ours
 	switch {
 	case state.Present && state.Owner == 0:
 		return fault("there is a table %s that no daemon owns", name).
@@ -95,13 +95,13 @@ func checkTable(o *Observation) Check {
 			do("sudo systemctl restart wslmirror")
 	}
 	var left []string
-	for _, r := range o.Rules.Value {
+	for _, r := range o.Net.Value.Rules {
 		if r.Protocol == ruleProtocol {
 			left = append(left, fmt.Sprintf("ip rule %q", r))
 		}
 	}
-	for _, a := range o.Ruleset.Value.Foreign.Present {
-		left = append(left, "a rule for "+a.String())
+	for _, a := range o.Ruleset.Value.Accepts {
+		left = append(left, "a rule for "+a)
 	}
 	if len(left) > 0 && !o.active() {
 		return warning("no daemon runs, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")

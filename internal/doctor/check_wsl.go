@@ -7,24 +7,24 @@ import (
 
 func checkWSL(o *Observation) Check {
 	mode := "its networking mode is unknown"
-	if o.Mode.Err == nil {
-		mode = "networking mode " + o.Mode.Value
+	if o.Guest.ModeErr == nil {
+		mode = "networking mode " + o.Guest.Mode
 	}
-	seen := fmt.Sprintf("kernel %s, %s", o.Release, mode)
+	seen := fmt.Sprintf("kernel %s, %s", o.Guest.Release, mode)
 	switch {
-	case !o.wsl() && o.link().Present():
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("kernel %s does not look like WSL's, but there is a %s", o.Release, o.Iface)}.
+	case !o.Guest.WSL && o.link().Present():
+		return Check{Verdict: Unknown, Seen: fmt.Sprintf("kernel %s does not look like WSL's, but there is a %s", o.Guest.Release, o.Iface)}.
 			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
-	case !o.wsl():
-		return notApplicable("kernel %s: this is not WSL", o.Release)
-	case o.Mode.Err == nil && o.Mode.Value == "mirrored":
+	case !o.Guest.WSL:
+		return notApplicable("kernel %s: this is not WSL", o.Guest.Release)
+	case o.Guest.ModeErr == nil && o.Guest.Mode == "mirrored":
 		return ok("%s", seen)
 	case o.link().Present():
 		return ok("%s, and there is a %s", seen, o.Iface)
-	case o.Mode.Err != nil:
-		return unseen("the networking mode", o.Mode.Err).because("Without "+o.Iface+" it is probably not mirrored.", "")
+	case o.Guest.ModeErr != nil:
+		return unseen("the networking mode", o.Guest.ModeErr).because("Without "+o.Iface+" it is probably not mirrored.", "")
 	}
-	switch o.Mode.Value {
+	switch o.Guest.Mode {
 	case "nat":
 		return ok("%s", seen).because("Windows passes localhost on by itself in this mode: there is nothing for wslmirror to do.", "")
 	case "none":

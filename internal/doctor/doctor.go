@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // Timeout bounds everything that a diagnosis waits for.
@@ -122,8 +124,8 @@ func (c check) run(o *Observation) Check {
 	switch {
 	case c.needs >= mirrored && !o.mirrored():
 		out.Seen = "the network is not mirrored"
-	case c.needs >= link && o.Links.Err != nil:
-		out.Verdict, out.Seen = Unknown, o.Links.Err.Error()
+	case c.needs >= link && o.Net.Err != nil:
+		out.Verdict, out.Seen = Unknown, o.Net.Err.Error()
 	case c.needs >= link && !o.link().Up:
 		out.Seen = o.Iface + " is not up"
 	default:
@@ -200,7 +202,7 @@ func (c Check) do(lines ...string) Check {
 		if c.Do != "" {
 			c.Do += "\n"
 		}
-		c.Do += oneLine(l)
+		c.Do += text.Line(l)
 	}
 	return c
 }

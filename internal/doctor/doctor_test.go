@@ -14,6 +14,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -28,55 +29,58 @@ func healthy() *Observation {
 	}
 	ours := rule(0, "", 0, unix.RT_TABLE_LOCAL)
 	ours.Mark, ours.Mask, ours.Protocol = 0x1000, 0x1000, ruleProtocol
-	route := func(table uint32, to, via, link string, kind uint8) Route {
-		r := Route{Table: table, To: netip.MustParsePrefix(to), Link: link, Type: kind}
-		if via != "" {
-			r.Via = netip.MustParseAddr(via)
-		}
-		return r
-	}
-	const gateway = "169.254.73.1"
-	return &Observation{
-		Iface: "loopback0", Root: true, Systemd: true, WSLInfo: true,
-		Release: "6.6.87.2-microsoft-standard-WSL2",
-		Mode:    Seen[string]{Value: "mirrored"},
-		Links: Seen[[]netwatch.Link]{Value: []netwatch.Link{
-			{Name: "lo", Index: 1, Up: true},
-			{Name: "loopback0", Index: 2, Up: true, RouteLocalnet: true},
-			{Name: "eth0", Index: 3, Up: true, RouteLocalnet: true},
-			{Name: "docker0", Index: 4, Up: true, Kind: "bridge"},
-		}},
-		Addrs: Seen[[]Addr]{Value: []Addr{
-			{"lo", localhost}, {"eth0", netip.MustParseAddr("192.168.1.5")}, {"docker0", netip.MustParseAddr("172.17.0.1")},
-		}},
-		Rules: Seen[[]netwatch.Rule]{Value: []netwatch.Rule{
+	gateway := netip.MustParseAddr("169.254.73.1")
+	const lo, loopback0, eth0, docker0 = 1, 2, 3, 4
+	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	n := Network{
+		Links: []netwatch.Link{
+			{Name: "lo", Index: lo, Up: true},
+			{Name: "loopback0", Index: loopback0, Up: true, RouteLocalnet: true},
+			{Name: "eth0", Index: eth0, Up: true, RouteLocalnet: true},
+			{Name: "docker0", Index: docker0, Up: true, Kind: "bridge"},
+		},
+		Prefixes: map[int][]netip.Prefix{lo: prefix("127.0.0.1/8"), eth0: prefix("192.168.1.5/24"), docker0: prefix("172.17.0.1/16")},
+		Rules: []netwatch.Rule{
 			rule(0, "loopback0", unix.IPPROTO_TCP, unix.RT_TABLE_LOCAL), rule(0, "loopback0", unix.IPPROTO_UDP, unix.RT_TABLE_LOCAL),
 			rule(0, "eth0", unix.IPPROTO_TCP, unix.RT_TABLE_LOCAL), rule(0, "eth0", unix.IPPROTO_UDP, unix.RT_TABLE_LOCAL),
 			ours,
 			rule(1, "", unix.IPPROTO_TCP, 127), rule(1, "", unix.IPPROTO_UDP, 127),
 			rule(1, "", unix.IPPROTO_TCP, 128), rule(1, "", unix.IPPROTO_UDP, 128),
 			rule(2, "", 0, unix.RT_TABLE_LOCAL), rule(32766, "", 0, unix.RT_TABLE_MAIN), rule(32767, "", 0, unix.RT_TABLE_DEFAULT),
-		}},
-		Routes: Seen[[]Route]{Value: []Route{
-			route(127, "127.0.0.1/32", gateway, "loopback0", unix.RTN_UNICAST),
-			route(128, "192.168.1.5/32", gateway, "eth0", unix.RTN_UNICAST),
-			route(unix.RT_TABLE_LOCAL, "127.0.0.0/8", "", "lo", unix.RTN_LOCAL),
-			route(unix.RT_TABLE_LOCAL, "192.168.1.5/32", "", "eth0", unix.RTN_LOCAL),
-			route(unix.RT_TABLE_MAIN, "0.0.0.0/0", "192.168.1.1", "eth0", unix.RTN_UNICAST),
-		}},
-		Neighbours: Seen[[]Neighbour]{Value: []Neighbour{{"loopback0", netip.MustParseAddr(gateway), true}}},
+		},
+		Routes: []netwatch.Route{
+			{Table: 127, To: netip.MustParsePrefix("127.0.0.1/32"), Via: gateway, Link: loopback0, Type: unix.RTN_UNICAST},
+			{Table: 128, To: netip.MustParsePrefix("192.168.1.5/32"), Via: gateway, Link: eth0, Type: unix.RTN_UNICAST},
+			{Table: unix.RT_TABLE_LOCAL, To: netip.MustParsePrefix("127.0.0.0/8"), Link: lo, Type: unix.RTN_LOCAL},
+			{Table: unix.RT_TABLE_LOCAL, To: netip.MustParsePrefix("192.168.1.5/32"), Link: eth0, Type: unix.RTN_LOCAL},
+			{Table: unix.RT_TABLE_MAIN, To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.1.1"), Link: eth0, Type: unix.RTN_UNICAST},
+		},
+		Neighbours: []netwatch.Neighbour{{Link: loopback0, Addr: gateway, State: unix.NUD_PERMANENT}},
+	}
+	n.Paths = n.paths("loopback0")
+	for i, p := range n.Paths {
+		is := netwatch.RouteAnswer{Table: p.Rule.Table, Type: unix.RTN_UNICAST}
+		if p.Rule.Table == unix.RT_TABLE_LOCAL {
+			is.Type = unix.RTN_LOCAL
+		}
+		n.Paths[i].Is = is
+	}
+	return &Observation{
+		Iface: "loopback0", Root: true, Systemd: true,
+		Guest: windows.Guest{Release: "6.6.87.2-microsoft-standard-WSL2", WSL: true, Mode: "mirrored"},
+		Net:   Seen[Network]{Value: n},
 		Sysctls: Seen[map[string]Conf]{Value: map[string]Conf{
 			"all": {}, "loopback0": {0, 1, 1}, "eth0": {2, 1, 1},
 		}},
 		Ruleset: Seen[Ruleset]{Value: Ruleset{
-			State: nft.OurTable{Present: true, Owner: 7},
+			Ours: nft.OurTable{Present: true, Owner: 7},
 			WSL: []ruleset.WSLChain{
 				{Family: "ip", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
 				{Family: "ip6", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip6", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
 			},
-			View: ruleset.Analysis{Published: []ruleset.Published{{
+			Published: []ruleset.Published{{
 				Port: ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, Addr: netip.IPv4Unspecified(), To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
-			}}},
+			}},
 			Docker: true, PassesKnown: true,
 		}},
 		Block: Seen[ports.Block]{Value: ports.Block{
@@ -121,6 +125,11 @@ func TestHealthy(t *testing.T) {
 func TestChecks(t *testing.T) {
 	type obs = *Observation
 	setRuleset := func(fn func(*Ruleset)) func(obs) { return func(o obs) { fn(&o.Ruleset.Value) } }
+	hide := func(o obs) { o.Net = Seen[Network]{Err: errHidden} }
+	addr := func(o obs, link int) {
+		n := o.Net.Value
+		n.Prefixes[link] = append(n.Prefixes[link], netip.MustParsePrefix("192.168.1.6/24"))
+	}
 	user := func(o obs) { o.Ruleset.Err, o.Root, o.Block.Value.Windows = errHidden, false, ports.Range{} }
 	both := func(fns ...func(obs)) func(obs) {
 		return func(o obs) {
@@ -133,10 +142,12 @@ func TestChecks(t *testing.T) {
 		o.Status.Value, o.Daemons.Value = status.Snapshot{State: status.Stopped}, 0
 		o.Programs.Value = nil
 	},
-		setRuleset(func(r *Ruleset) { r.State = nft.OurTable{} }))
-	noLAN := func(o obs) { o.Routes.Value = slices.Delete(o.Routes.Value, 1, 2) }
+		setRuleset(func(r *Ruleset) { r.Ours = nft.OurTable{} }))
+	noLAN := func(o obs) { o.Net.Value.Routes = slices.Delete(o.Net.Value.Routes, 1, 2) }
 	mode := func(mode, asked string) func(obs) {
-		return func(o obs) { o.Links.Value, o.Mode.Value, o.WSLConfig.Value.Mode = o.Links.Value[:1], mode, asked }
+		return func(o obs) {
+			o.Net.Value.Links, o.Guest.Mode, o.WSLConfig.Value.Mode = o.Net.Value.Links[:1], mode, asked
+		}
 	}
 	lost := func(change func(obs)) func(obs) { // a chain, and perhaps what is needed to restore it
 		return func(o obs) {
@@ -144,17 +155,27 @@ func TestChecks(t *testing.T) {
 			change(o)
 		}
 	}
-	noNIC := func(o obs) { o.Rules.Value = slices.Delete(o.Rules.Value, 2, 4) }
+	noNIC := func(o obs) { o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 2, 4) }
 	vpn := setRuleset(func(r *Ruleset) { // redirects DNS
-		r.View.Published = append(r.View.Published, ruleset.Published{
-			Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
+		r.Published = append(r.Published, ruleset.Published{
+			Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: ruleset.Localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
 		})
 	})
-	refusal := func(number uint16) []ruleset.Refusal {
-		return []ruleset.Refusal{{Ports: ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: number}), Family: "inet", Table: "filter", Chain: "input"}}
+	drops := func(table, chain string, number uint16, change func(*Drop)) func(obs) {
+		return func(o obs) {
+			d := Drop{Ports: ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: number}), Family: "inet", Table: table, Chain: chain, Sure: true}
+			if number == 0 {
+				d.Ports = ruleset.AllPorts
+			}
+			change(&d)
+			o.Ruleset.Value.UFW, o.Ruleset.Value.Firewalld = strings.HasPrefix(chain, "ufw"), table == "firewalld"
+			o.Ruleset.Value.Drops = append(o.Ruleset.Value.Drops, d)
+		}
 	}
-	nat := func(o obs) { o.Links.Value, o.Mode.Value = o.Links.Value[:1], "nat" }
-	idle := setRuleset(func(r *Ruleset) { r.View.Published = nil })
+	sure, unsure := func(*Drop) {}, func(d *Drop) { d.Sure = false }
+	bound := func(o obs) { o.Listeners.Value[0].Bound = true }
+	nat := func(o obs) { o.Net.Value.Links, o.Guest.Mode = o.Net.Value.Links[:1], "nat" }
+	idle := setRuleset(func(r *Ruleset) { r.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
 	podman := func(version string, listen bool) func(obs) {
 		return func(o obs) { o.Podman.Version.Value, o.Podman.ForceListen.Value = version, listen }
@@ -178,29 +199,29 @@ func TestChecks(t *testing.T) {
 		{"wsl", mode("none", "mirrored"), Fault, "asks for mirrored"},
 		{"wsl", func(o obs) { mode("none", "mirrored")(o); o.WSLConfig.Err = errHidden }, Warning, "wsl.exe --shutdown"},
 		{"wsl", mode("bridged", ""), OK, "mode bridged"},
-		{"wsl", func(o obs) { nat(o); o.Mode.Err = errHidden }, Unknown, "hidden"},
-		{"wsl", func(o obs) { o.WSLInfo, o.Release = false, "6.1.0-custom" }, Unknown, "6.1.0-custom"},
-		{"wsl", func(o obs) { nat(o); o.WSLInfo, o.Release = false, "6.1.0" }, NotApplicable, "not WSL"},
+		{"wsl", func(o obs) { nat(o); o.Guest.ModeErr = errHidden }, Unknown, "hidden"},
+		{"wsl", func(o obs) { o.Guest.WSL, o.Guest.Release = false, "6.1.0-custom" }, Unknown, "6.1.0-custom"},
+		{"wsl", func(o obs) { nat(o); o.Guest.WSL, o.Guest.Release = false, "6.1.0" }, NotApplicable, "not WSL"},
 		{"loopback0", nat, NotApplicable, "not mirrored"},
-		{"loopback0", func(o obs) { nat(o); o.Mode.Value = "mirrored" }, Fault, "no loopback0"},
-		{"loopback0", func(o obs) { o.Links.Value[1].Up = false }, Fault, "is down"},
-		{"loopback0", func(o obs) { o.Links = Seen[[]netwatch.Link]{Err: errHidden} }, Unknown, "hidden"},
-		{"table-127", func(o obs) { o.Routes.Value = o.Routes.Value[1:] }, Fault, "no route"},
-		{"table-127", func(o obs) { o.Routes.Value[0].Link = "eth0" }, Fault, "by eth0"},
-		{"table-127", func(o obs) { o.Routes = Seen[[]Route]{Err: errHidden} }, Unknown, "hidden"},
-		{"table-127", func(o obs) { o.Links.Value[1].Up = false }, NotApplicable, "not up"},
-		{"gateway", func(o obs) { o.Neighbours.Value = nil }, Fault, "169.254.73.1 lladdr"},
-		{"gateway", func(o obs) { o.Neighbours.Value[0].Permanent = false }, Fault, "no permanent"},
-		{"gateway", func(o obs) { o.Neighbours.Value[0].Link = "eth0" }, Fault, "no permanent"},
-		{"gateway", func(o obs) { o.Neighbours = Seen[[]Neighbour]{Err: errHidden} }, Unknown, "hidden"},
-		{"gateway", func(o obs) { o.Routes.Value = nil }, NotApplicable, "no gateway"},
+		{"loopback0", func(o obs) { nat(o); o.Guest.Mode = "mirrored" }, Fault, "no loopback0"},
+		{"loopback0", func(o obs) { o.Net.Value.Links[1].Up = false }, Fault, "is down"},
+		{"loopback0", hide, Unknown, "hidden"},
+		{"table-127", func(o obs) { o.Net.Value.Routes = o.Net.Value.Routes[1:] }, Fault, "no route"},
+		{"table-127", func(o obs) { o.Net.Value.Routes[0].Link = 3 }, Fault, "by eth0"},
+		{"table-127", hide, Unknown, "hidden"},
+		{"table-127", func(o obs) { o.Net.Value.Links[1].Up = false }, NotApplicable, "not up"},
+		{"gateway", func(o obs) { o.Net.Value.Neighbours = nil }, Fault, "169.254.73.1 lladdr"},
+		{"gateway", func(o obs) { o.Net.Value.Neighbours[0].State = unix.NUD_REACHABLE }, Fault, "no permanent"},
+		{"gateway", func(o obs) { o.Net.Value.Neighbours[0].Link = 3 }, Fault, "no permanent"},
+		{"gateway", hide, Unknown, "hidden"},
+		{"gateway", func(o obs) { o.Net.Value.Routes = nil }, NotApplicable, "no gateway"},
 		{"table-128", noLAN, NotApplicable, "hostAddressLoopback is off"},
-		{"table-128", func(o obs) { o.Routes.Value[1].To = netip.MustParsePrefix("192.168.1.6/32") }, NotApplicable, "it is empty"},
-		{"table-128", func(o obs) { o.Addrs.Value = append(o.Addrs.Value, Addr{"eth0", netip.MustParseAddr("192.168.1.6")}) }, Warning, "none to 192.168.1.6 on eth0"},
-		{"table-128", func(o obs) { o.Addrs.Value = append(o.Addrs.Value, Addr{"eth1", netip.MustParseAddr("192.168.1.6")}) }, OK, "192.168.1.5 on eth0"},
-		{"table-128", func(o obs) { o.Addrs.Value = nil }, NotApplicable, "eth0 has no address"},
-		{"table-128", func(o obs) { o.Addrs = Seen[[]Addr]{Err: errHidden} }, Unknown, "hidden"},
-		{"ip-rules", func(o obs) { o.Rules = Seen[[]netwatch.Rule]{Err: errHidden} }, Unknown, "hidden"},
+		{"table-128", func(o obs) { o.Net.Value.Routes[1].To = netip.MustParsePrefix("192.168.1.6/32") }, NotApplicable, "it is empty"},
+		{"table-128", func(o obs) { addr(o, 3) }, Warning, "none to 192.168.1.6 on eth0"},
+		{"table-128", func(o obs) { addr(o, 7) }, OK, "192.168.1.5 on eth0"},
+		{"table-128", func(o obs) { o.Net.Value.Prefixes = nil }, NotApplicable, "eth0 has no address"},
+		{"table-128", hide, Unknown, "hidden"},
+		{"ip-rules", hide, Unknown, "hidden"},
 		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 1} }, Fault, "strict on loopback0"},
 		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 1} }, Fault, "/etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d /etc/ufw/sysctl.conf"},
 		{"rp-filter", func(o obs) { o.Sysctls.Value["all"] = Conf{RPFilter: 2} }, OK, ""},
@@ -210,13 +231,13 @@ func TestChecks(t *testing.T) {
 		{"accept-local", func(o obs) { o.Sysctls.Value["loopback0"] = Conf{}; o.Sysctls.Value["all"] = Conf{0, 1, 0} }, OK, ""},
 		{"route-localnet", func(o obs) { o.Sysctls.Value["loopback0"] = Conf{0, 1, 0} }, Fault, "route_localnet=1"},
 		{"route-localnet", func(o obs) { delete(o.Sysctls.Value, "loopback0") }, Unknown, "does not have"},
-		{"guard", func(o obs) { o.Links.Value[3].RouteLocalnet = true }, Warning, "does not guard"},
-		{"guard", both(noDaemon, func(o obs) { o.Links.Value[3].RouteLocalnet = true }), Warning, "no wslmirror guards"},
+		{"guard", func(o obs) { o.Net.Value.Links[3].RouteLocalnet = true }, Warning, "does not guard"},
+		{"guard", both(noDaemon, func(o obs) { o.Net.Value.Links[3].RouteLocalnet = true }), Warning, "no wslmirror guards"},
 		{"guard", func(o obs) {
-			o.Links.Value[3].RouteLocalnet = true
-			o.Ruleset.Value.State.Table.Sets = []nft.Set{{Name: "guarded", Kind: nft.SetOfLinks, Elements: []nft.Element{{Key: "docker0\x00\x00"}}}}
+			o.Net.Value.Links[3].RouteLocalnet = true
+			o.Ruleset.Value.Ours.Table.Sets = []nft.Set{{Name: "guarded", Kind: nft.SetOfLinks, Elements: []nft.Element{{Key: "docker0\x00\x00"}}}}
 		}, OK, "guards the links"},
-		{"guard", both(user, func(o obs) { o.Links.Value[3].RouteLocalnet = true }), OK, "active wslmirror guards"},
+		{"guard", both(user, func(o obs) { o.Net.Value.Links[3].RouteLocalnet = true }), OK, "active wslmirror guards"},
 		{"guard", func(o obs) { o.Sysctls.Value["all"] = Conf{RouteLocalnet: 1} }, Warning, "on docker0"},
 		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = 0 }), Fault, `oif "eth0" tcp sport 1-65535 meta mark != 0x00000001 counter masquerade to :44620-48715`},
 		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[3].Rules = 0 }), Warning, "ip6 nat"},
@@ -226,10 +247,10 @@ func TestChecks(t *testing.T) {
 		{"wsl-chains", lost(func(o obs) { o.Block.Value.Reserved = []ports.Range{{First: 44620, Last: 44700}} }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(noNIC), OK, "ip6 filter WSLOUTPUT"}, // has no rule to lose
 		{"wsl-chains", func(o obs) { o.Ruleset.Value.WSL[0].Rules = 0; noNIC(o) }, Fault, "empty: ip filter WSLOUTPUT\n"},
-		{"wsl-chains", lost(func(o obs) { o.Rules = Seen[[]netwatch.Rule]{Err: errHidden} }), Fault, "wsl.exe --shutdown"},
+		{"wsl-chains", lost(hide), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(podman("5.4.2", false)), Fault, "sudo podman network reload --all"},
 		{"wsl-chains", user, Unknown, "hidden"},
-		{"wsl-chains", func(o obs) { o.Mode.Value = "consomme" }, NotApplicable, "consomme"},
+		{"wsl-chains", func(o obs) { o.Guest.Mode = "consomme" }, NotApplicable, "consomme"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, `"44620 48715"`},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, "/etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d\n"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, "which is safe\n" + restart},
@@ -243,12 +264,15 @@ func TestChecks(t *testing.T) {
 		{"port-headroom", func(o obs) { o.Block.Value.Usable, o.Block.Value.Worst = 0, ports.Load{} }, Fault, "none of 44620-48715 may be taken"},
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
 		{"port-headroom", func(o obs) { o.Block.Value.Containers, o.Block.Value.Unseen = false, errHidden }, OK, "not counted (hidden)"},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080) }, Fault, "8080/tcp (inet filter input)"},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080) }, Fault, "sudo nft insert rule inet filter input iifname loopback0 ip daddr 127.0.0.1 accept"},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8081) }, OK, ""},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals, o.Listeners.Value[0].Bound = refusal(8080), true }, OK, ""},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals = refusal(8080); o.Ruleset.Value.Refusals[0].Chain = "in put;" }, Fault, "in put;)\n# and where"},
-		{"input", func(o obs) { o.Ruleset.Value.Refusals, o.UFW.Value.Enabled = refusal(8080), true }, NotApplicable, "ufw"},
+		{"input", drops("filter", "input", 8080, sure), Fault, "8080/tcp (inet filter input)"},
+		{"input", drops("filter", "input", 8080, sure), Fault, "sudo nft insert rule inet filter input iifname loopback0 ip daddr 127.0.0.1 accept"},
+		{"input", drops("filter", "input", 8081, sure), OK, ""},
+		{"input", drops("filter", "input", 0, sure), Fault, "8080/tcp"},
+		{"input", both(bound, drops("filter", "input", 0, sure)), OK, ""},
+		{"input", drops("filter", "input", 8080, unsure), Unknown, "not certain: rules may drop"},
+		{"input", drops("filter", "in put;", 8080, sure), Fault, "in put;)\n# and where"},
+		{"input", drops("mine", "input", 8080, func(d *Drop) { d.Owned = true }), Fault, "nobody else can change it\n# have the program that owns the table inet mine accept"},
+		{"input", drops("filter", "ufw-user-input", 8080, sure), OK, ""},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
 		{"input", user, Unknown, "hidden"},
 		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
@@ -272,11 +296,11 @@ func TestChecks(t *testing.T) {
 		{"service", both(noDaemon, idle, user), Fault, "enable --now"},
 		{"service", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
 		{"service", both(noDaemon, nat), NotApplicable, ""},
-		{"table", setRuleset(func(r *Ruleset) { r.State = nft.OurTable{} }), Fault, "says that it serves"},
-		{"table", setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), Fault, "no daemon owns"},
-		{"table", both(setRuleset(func(r *Ruleset) { r.State.Owner = 0 }), failed, badOptions), Fault, "delete table ip wslmirror\n# correct WSLMIRROR_OPTS"},
+		{"table", setRuleset(func(r *Ruleset) { r.Ours = nft.OurTable{} }), Fault, "says that it serves"},
+		{"table", setRuleset(func(r *Ruleset) { r.Ours.Owner = 0 }), Fault, "no daemon owns"},
+		{"table", both(setRuleset(func(r *Ruleset) { r.Ours.Owner = 0 }), failed, badOptions), Fault, "delete table ip wslmirror\n# correct WSLMIRROR_OPTS"},
 		{"table", noDaemon, Warning, "wslmirror cleanup"},
-		{"table", both(noDaemon, func(o obs) { o.Rules.Value = slices.Delete(o.Rules.Value, 4, 5) }), NotApplicable, ""},
+		{"table", both(noDaemon, func(o obs) { o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 4, 5) }), NotApplicable, ""},
 		{"table", user, OK, "by the word of the daemon"},
 		{"table", both(noDaemon, user), Unknown, "hidden"},
 		{"instances", func(o obs) {
@@ -307,7 +331,7 @@ func TestChecks(t *testing.T) {
 		{"published-ports", func(o obs) { o.Listeners.Err = ports.ErrNoUDP }, Unknown, "udp_diag"},
 		{"published-ports", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: ports.ErrNoUDP} }, Fault, "8080/tcp"},
 		{"published-ports", both(noDaemon, user), Unknown, "hidden"},
-		{"published-ports", setRuleset(func(r *Ruleset) { r.View.Published = nil }), NotApplicable, ""},
+		{"published-ports", setRuleset(func(r *Ruleset) { r.Published = nil }), NotApplicable, ""},
 		{"docker", func(o obs) { o.Docker.Version.Err = errHidden }, OK, "version not seen"},
 		{"docker", func(o obs) { o.Docker.Settings.Err = errHidden }, Unknown, "settings not seen"},
 		{"docker", setRuleset(func(r *Ruleset) { r.Docker = false }), Warning, "not in the kernel"},
@@ -318,9 +342,9 @@ func TestChecks(t *testing.T) {
 		{"docker", func(o obs) { o.Docker.Settings.Value = DockerSettings{false, "none"} }, Warning, "daemon.json"},
 		{"docker", func(o obs) { o.Programs.Value = nil }, NotApplicable, ""},
 		{"docker", func(o obs) { o.Docker.Desktop = true }, NotApplicable, "Desktop"},
-		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.View.Missing = make([]nft.Accept, 1) }), Fault, "restart docker"},
-		{"docker-loopback0", both(noDaemon, setRuleset(func(r *Ruleset) { r.View.Missing = make([]nft.Accept, 1) })), Warning, "enable --now wslmirror"},
-		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.View.Accepts = make([]nft.Accept, 2) }), OK, "for 2 ports"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Missing = make([]Drop, 1) }), Fault, "restart docker"},
+		{"docker-loopback0", both(noDaemon, setRuleset(func(r *Ruleset) { r.Missing = make([]Drop, 1) })), Warning, "enable --now wslmirror"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Accepts = make([]string, 2) }), OK, "for 2 ports"},
 		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Passes = true }), OK, "by itself"},
 		{"docker-loopback0", user, Unknown, "hidden"},
 		{"docker-loopback0", both(user, func(o obs) { o.Programs.Value = nil }), NotApplicable, ""},
@@ -331,24 +355,34 @@ func TestChecks(t *testing.T) {
 		{"podman", func(o obs) { o.Podman.Version.Err = errHidden }, Unknown, "hidden"},
 		{"iptables-legacy", func(o obs) { o.Legacy.Value = []string{"filter", "nat"} }, Warning, "filter, nat"},
 		{"iptables-legacy", func(o obs) { o.Legacy.Err = errHidden }, Unknown, "hidden"},
-		{"ufw", func(o obs) { o.UFW.Value.Enabled = true }, Warning, "ufw allow in on loopback0"},
-		{"ufw", func(o obs) { o.UFW.Value = UFW{true, Seen[bool]{Value: true}} }, OK, "lets loopback0 in"},
-		{"ufw", func(o obs) { o.UFW.Value = UFW{true, Seen[bool]{Err: errHidden}} }, Unknown, "hidden"},
-		{"firewalld", ran("firewalld"), Warning, "--zone=trusted"},
-		{"firewalld", setRuleset(func(r *Ruleset) { r.Firewalld = true }), Warning, "--zone=trusted"},
-		{"firewalld", both(ran("firewalld"), func(o obs) { o.Trusted.Value = true }), OK, ""},
-		{"firewalld", both(ran("firewalld"), func(o obs) { o.Trusted.Err = errHidden }), Unknown, "hidden"},
-		{"networkmanager", ran("NetworkManager"), Warning, `unmanaged-devices+=interface-name:loopback0;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wslmirror.conf`},
-		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Unmanaged.Value = true }), OK, ""},
-		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Unmanaged.Err = errHidden }), Unknown, "hidden"},
+		{"ufw", func(o obs) {}, NotApplicable, "off, or not installed"},
+		{"ufw", drops("filter", "ufw-user-input", 8080, sure), Fault, "sudo ufw allow in on loopback0"},
+		{"ufw", both(bound, drops("filter", "ufw-reject-input", 0, sure)), Warning, "sudo ufw allow in on loopback0"},
+		{"ufw", both(bound, drops("filter", "ufw-reject-input", 0, unsure)), Unknown, "not certain"},
+		{"ufw", drops("filter", "ufw-before-input", 8080, unsure), Unknown, "not certain"},
+		{"ufw", drops("filter", "ufw-user-input", 8081, sure), OK, "lets loopback0 in"},
+		{"ufw", func(o obs) {
+			o.Ruleset.Value.UFW = true
+			o.Ruleset.Value.Drops = []Drop{{Ports: ruleset.AllPorts, Family: "ip", Table: "filter", Chain: "INPUT", Sure: true, Policy: true}}
+		}, Fault, "(ip filter INPUT)"},
+		{"ufw", both(user, func(o obs) { o.UFW = true }), Unknown, "hidden"},
+		{"ufw", func(o obs) { o.UFW, o.Legacy.Value = true, []string{"filter"} }, Unknown, "iptables-legacy"},
+		{"firewalld", both(ran("firewalld"), drops("firewalld", "filter_IN_public", 0, sure)), Fault, "--zone=trusted"},
+		{"firewalld", both(bound, drops("firewalld", "filter_IN_public", 0, func(d *Drop) { d.Owned = true })), Warning, "--zone=trusted"},
+		{"firewalld", setRuleset(func(r *Ruleset) { r.Firewalld = true }), OK, "lets loopback0 in"},
+		{"firewalld", ran("firewalld"), Unknown, "its table is not there"},
+		{"firewalld", both(user, ran("firewalld")), Unknown, "hidden"},
+		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Managed.Value = true }), Warning, `unmanaged-devices+=interface-name:loopback0;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wslmirror.conf`},
+		{"networkmanager", both(ran("NetworkManager"), func(o obs) {}), OK, ""},
+		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Managed.Err = errHidden }), Unknown, "hidden"},
 		{"container-to-windows", func(o obs) {}, OK, "is on: a container reaches Windows by 192.168.1.5"},
 		{"container-to-windows", func(o obs) { o.WSLConfig.Err = errHidden }, OK, "is on: a container reaches Windows by 192.168.1.5"},
 		{"container-to-windows", noLAN, OK, "hostAddressLoopback=true"},
 		{"container-to-windows", both(noLAN, func(o obs) { o.WSLConfig.Err = errHidden }), OK, "hostAddressLoopback=true"},
 		{"container-to-windows", both(noLAN, func(o obs) { o.WSLConfig.Value.HostLoopback = true }), OK, "not yet in force"},
-		{"container-to-windows", func(o obs) { o.Routes = Seen[[]Route]{Err: errHidden}; o.WSLConfig.Value.HostLoopback = true }, OK, "true in .wslconfig: a container reaches Windows by 192.168.1.5"},
-		{"container-to-windows", func(o obs) { o.Routes, o.WSLConfig.Err = Seen[[]Route]{Err: errHidden}, errHidden }, Unknown, "192.168.1.5"},
-		{"container-to-windows", func(o obs) { o.Programs.Value, o.Ruleset.Value.View.Published = nil, nil }, NotApplicable, ""},
+		{"container-to-windows", func(o obs) { hide(o); o.WSLConfig.Value.HostLoopback = true }, OK, "true in .wslconfig: a container reaches Windows by this machine's address"},
+		{"container-to-windows", func(o obs) { hide(o); o.WSLConfig.Err = errHidden }, Unknown, "address on the LAN"},
+		{"container-to-windows", func(o obs) { o.Programs.Value, o.Ruleset.Value.Published = nil, nil }, NotApplicable, ""},
 	}
 	for _, test := range tests {
 		o := healthy()

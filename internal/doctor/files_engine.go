@@ -1,7 +1,7 @@
 package doctor
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf16"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // dockerVersion asks dockerd by its socket. net/http would be a third of the
@@ -29,67 +30,43 @@ func (f files) dockerVersion(ctx context.Context) (string, error) {
 		return "", errors.New("dockerd's socket is not at /var/run/docker.sock")
 	}
 	defer conn.Close()
-	deadline, found := ctx.Deadline()
-	if !found {
-		deadline = time.Now().Add(Timeout)
-	}
-	conn.SetDeadline(deadline)
-	if _, err := io.WriteString(conn, "GET /version HTTP/1.0\r\nHost: docker\r\n\r\n"); err != nil {
-		return "", err
-	}
-	answer, err := io.ReadAll(io.LimitReader(conn, mostFile))
-	if err != nil {
-		return "", err
-	}
-	head, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
-	if words := strings.Fields(string(head)); len(words) < 2 || words[1] != "200" {
-		return "", errors.New("dockerd did not understand the question")
-	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	_, err = io.WriteString(conn, "GET /version HTTP/1.0\r\nHost: docker\r\n\r\n")
+	answer, readErr := io.ReadAll(io.LimitReader(conn, mostFile))
+	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
 	var v struct{ Version string }
-	if err := json.Unmarshal(body, &v); err != nil || v.Version == "" {
+	if err = errors.Join(err, readErr, json.Unmarshal([]byte(body), &v)); err != nil || v.Version == "" || !strings.Contains(head, " 200 ") {
 		return "", errors.New("dockerd gave no version")
 	}
 	return v.Version, nil
 }
 
-// dockerSettings are those of dockerd's configuration file and its arguments.
-func (f files) dockerSettings(args []string) (DockerSettings, error) {
-	s := DockerSettings{UserlandProxy: true, Firewall: "iptables"}
-	flags := dockerFlags(args)
-	path := "/etc/docker/daemon.json"
+// dockerSettings are those of dockerd's arguments and its configuration file. There
+// is no way to ask dockerd for them.
+func (f files) dockerSettings(args []string) (s DockerSettings, err error) {
+	flags, path := dockerFlags(args), "/etc/docker/daemon.json"
 	if p := flags["config-file"]; filepath.IsAbs(p) {
 		path = p
 	}
+	conf := map[string]any{}
 	b, err := f.read(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return s, err
-	}
-	var conf struct {
-		UserlandProxy *bool  `json:"userland-proxy"`
-		IPTables      *bool  `json:"iptables"`
-		Firewall      string `json:"firewall-backend"`
-	}
 	if err == nil {
-		if err := json.Unmarshal(b, &conf); err != nil {
-			return s, fmt.Errorf("%s: %w", path, err)
+		err = json.Unmarshal(b, &conf)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	on := func(name string) bool { // as it is by default
+		for _, v := range []any{flags[name], conf[name]} {
+			if is, err := strconv.ParseBool(fmt.Sprint(v)); err == nil {
+				return is
+			}
 		}
+		return true
 	}
-	if v, err := strconv.ParseBool(flags["userland-proxy"]); err == nil {
-		conf.UserlandProxy = &v
-	}
-	if v, err := strconv.ParseBool(flags["iptables"]); err == nil {
-		conf.IPTables = &v
-	}
-	if v := flags["firewall-backend"]; v != "" {
-		conf.Firewall = v
-	}
-	if conf.UserlandProxy != nil {
-		s.UserlandProxy = *conf.UserlandProxy
-	}
-	if conf.Firewall != "" {
-		s.Firewall = conf.Firewall
-	}
-	if conf.IPTables != nil && !*conf.IPTables {
+	backend, _ := conf["firewall-backend"].(string)
+	s = DockerSettings{on("userland-proxy"), cmp.Or(flags["firewall-backend"], backend, "iptables")}
+	if !on("iptables") {
 		s.Firewall = "none"
 	}
 	return s, nil
@@ -146,67 +123,9 @@ func (f files) forceListen() (on bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if v, found := setting(lines, "engine", "force_port_listen"); found {
+		if v, found := text.Setting(lines, "engine", "force_port_listen"); found {
 			on = v == "true"
 		}
 	}
 	return on, nil
-}
-
-// wslConfig is the Windows user's .wslconfig. Whose that is nobody tells: there is
-// mostly one.
-func (f files) wslConfig() (c WSLConfig, err error) {
-	const users = "mnt/c/Users"
-	if !f.exists(users) {
-		return c, errors.New("drive C: of Windows is not at /mnt/c")
-	}
-	paths, _ := filepath.Glob(filepath.Join(f.path(users), "*", ".wslconfig"))
-	for i, p := range paths {
-		name := filepath.Join(users, filepath.Base(filepath.Dir(p)), ".wslconfig")
-		b, err := f.read(name)
-		if err != nil {
-			return c, errors.New("a .wslconfig cannot be read")
-		}
-		lines := strings.Split(plain(b), "\n")
-		mode, _ := setting(lines, "wsl2", "networkingMode")
-		loopback, _ := setting(lines, "experimental", "hostAddressLoopback")
-		one := WSLConfig{strings.ToLower(mode), strings.EqualFold(loopback, "true")}
-		if i > 0 && c != one {
-			return WSLConfig{}, errors.New("several Windows users have a .wslconfig, and they differ")
-		}
-		c = one
-	}
-	return c, nil
-}
-
-// setting is the value of a key in a section of an INI or TOML file. Upper and
-// lower case are the same, as they are to WSL.
-func setting(lines []string, section, key string) (value string, found bool) {
-	in := false
-	for _, l := range lines {
-		l = strings.TrimSpace(l)
-		if strings.HasPrefix(l, "[") {
-			in = strings.EqualFold(strings.Trim(l, "[] "), section)
-			continue
-		}
-		k, v, ok := strings.Cut(l, "=")
-		if in && ok && strings.EqualFold(strings.TrimSpace(k), key) {
-			v, _, _ = strings.Cut(v, "#")
-			value, found = strings.Trim(strings.TrimSpace(v), `"`), true
-		}
-	}
-	return value, found
-}
-
-// plain is the text of a file that Windows' Notepad may have written: UTF-8 or
-// UTF-16, with a byte order mark.
-func plain(b []byte) string {
-	if len(b) >= 2 && b[0] == 0xff && b[1] == 0xfe {
-		var units []uint16
-		for b = b[2:]; len(b) >= 2; b = b[2:] {
-			units = append(units, uint16(b[0])|uint16(b[1])<<8)
-		}
-		return string(utf16.Decode(units))
-	}
-	return strings.TrimPrefix(string(b), "\ufeff")
 }

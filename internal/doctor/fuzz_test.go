@@ -3,34 +3,9 @@ package doctor
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"unicode/utf8"
 )
-
-// What Windows' Notepad or anybody else has written is a text, and a value of it has
-// no other line in it.
-func FuzzSetting(f *testing.F) {
-	f.Add([]byte("[wsl2]\r\nnetworkingMode=mirrored\r\n"))
-	f.Add([]byte("\ufeff[Experimental]\nhostAddressLoopback = \"true\" # on\n"))
-	f.Add([]byte("\xff\xfe[\x00e\x00]\x00\n\x00k\x00=\x00v\x00"))
-	f.Add([]byte("\xff\xfe\x00\xd8x"))
-	f.Add([]byte("[engine\n=\n[]]="))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		text := plain(slices.Clone(b))
-		if utf8.Valid(b) && !utf8.ValidString(text) {
-			t.Errorf("%q is %q", b, text)
-		}
-		lines := strings.Split(text, "\n")
-		for _, key := range []string{"networkingMode", "hostAddressLoopback", "force_port_listen", "k"} {
-			v, found := setting(lines, "wsl2", key)
-			if strings.Contains(v, "\n") || v != "" && !found || !strings.Contains(text, v) {
-				t.Errorf("%s of %q is %q, %v", key, text, v, found)
-			}
-		}
-	})
-}
 
 // Whatever daemon.json has and dockerd was told, the settings are some that can be
 // judged, or an error; and of the arguments none is shown but those that are judged.
@@ -66,21 +41,14 @@ func FuzzDockerSettings(f *testing.F) {
 	})
 }
 
-// Whatever the files of ufw and NetworkManager have, a rule counts only if it is one,
-// and an exception beats all else.
-func FuzzManagers(f *testing.F) {
-	f.Add("-A ufw-user-input -i loopback0 -j ACCEPT", "*,except:type:wifi")
-	f.Add("-A ufw-user-input -s 127.0.0.0/8 -j DROP", "interface-name:~loop*;mac:00:22:68:1c:59:b1")
-	f.Add("-A ufw-user-input -j", "interface-name:=[\\")
-	f.Fuzz(func(t *testing.T, line, list string) {
-		if target := ufwJudges(line, "loopback0"); target != "" && (!strings.HasPrefix(line, "-A ufw-user-input ") || !strings.Contains(line, target)) {
-			t.Errorf("%q: %q", line, target)
-		}
-		if devicesHave(list+",except:interface-name:loopback0", "loopback0") {
-			t.Errorf("%q has what it excepts", list)
-		}
-		if !strings.Contains(list, "except:") && !devicesHave(list+";interface-name:loopback0", "loopback0") {
-			t.Errorf("%q and loopback0 has no loopback0", list)
+// Whatever nmcli prints, it is a state or an error.
+func FuzzManaged(f *testing.F) {
+	f.Add("10 (unmanaged)\n")
+	f.Add("100 (connected)")
+	f.Add("-1")
+	f.Fuzz(func(t *testing.T, out string) {
+		if is, err := parseManaged(out); is && (err != nil || !strings.ContainsAny(out, "123456789")) {
+			t.Errorf("%q: %v, %v", out, is, err)
 		}
 	})
 }

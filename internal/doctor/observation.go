@@ -3,12 +3,12 @@ package doctor
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -22,24 +22,20 @@ type Seen[T any] struct {
 
 // An Observation is all that the checks judge.
 type Observation struct {
-	// Iface is the link by which Windows' localhost comes.
+	// Iface is the link on which Windows' localhost arrives.
 	Iface string
 	// Root says that this process may see everything.
 	Root bool
 
-	Release string // of the kernel
-	WSLInfo bool   // there is a program wslinfo
-	Systemd bool   // systemd is process 1
+	Guest   windows.Guest
+	Systemd bool // systemd is process 1
 	// NFTables says that systemd starts nftables.service at boot.
 	NFTables bool
-	Mode     Seen[string]
+	// UFW says that ufw is installed.
+	UFW bool
 
-	Links      Seen[[]netwatch.Link]
-	Addrs      Seen[[]Addr]
-	Rules      Seen[[]netwatch.Rule]
-	Routes     Seen[[]Route]
-	Neighbours Seen[[]Neighbour]
-	Sysctls    Seen[map[string]Conf] // by link, and "all"
+	Net     Seen[Network]
+	Sysctls Seen[map[string]Conf] // by link, and "all"
 
 	Ruleset   Seen[Ruleset]
 	Block     Seen[ports.Block]
@@ -55,13 +51,11 @@ type Observation struct {
 	// Programs are the processes that matter here.
 	Programs Seen[[]Program]
 
-	Docker  Docker
-	Podman  Podman
-	UFW     Seen[UFW]
-	Trusted Seen[bool] // firewalld trusts loopback0, by its configuration
-	// Unmanaged says that NetworkManager's configuration keeps it from loopback0.
-	Unmanaged Seen[bool]
-	WSLConfig Seen[WSLConfig]
+	Docker Docker
+	Podman Podman
+	// Managed says that NetworkManager manages the link.
+	Managed   Seen[bool]
+	WSLConfig Seen[windows.Config]
 }
 
 // A Service is what systemd says of wslmirror.service.
@@ -72,32 +66,25 @@ type Service struct {
 	BadOptions bool
 }
 
-// A WSLConfig is what of the Windows user's .wslconfig matters here.
-type WSLConfig struct {
-	Mode         string // networkingMode, "" if it is not there
-	HostLoopback bool   // hostAddressLoopback
+// A Network is what the kernel says of links, routes and ip rules.
+type Network struct {
+	Links      []netwatch.Link
+	Prefixes   map[int][]netip.Prefix // by the index of the link
+	Rules      []netwatch.Rule
+	Routes     []netwatch.Route
+	Neighbours []netwatch.Neighbour
+	// Paths are what the kernel was asked about.
+	Paths []Path
 }
 
-// An Addr is an address of a link.
-type Addr struct {
-	Link string
-	Addr netip.Addr
-}
-
-// A Route is a route of IPv4.
-type Route struct {
-	Table uint32
-	To    netip.Prefix
-	Via   netip.Addr // invalid: none
-	Link  string     // "": none, or several
-	Type  uint8      // unix.RTN_*
-}
-
-// A Neighbour is an entry that tells the MAC address of a neighbour of IPv4.
-type Neighbour struct {
-	Link      string
-	Addr      netip.Addr
-	Permanent bool
+// LinkName is the name of the link with that index, "" if there is none.
+func (n Network) LinkName(index int) string {
+	for _, l := range n.Links {
+		if l.Index == index {
+			return l.Name
+		}
+	}
+	return ""
 }
 
 // A Conf is sysctls of a link, below net.ipv4.conf.
@@ -105,12 +92,14 @@ type Conf struct{ RPFilter, AcceptLocal, RouteLocalnet int }
 
 // A Ruleset is what of the ruleset matters here.
 type Ruleset struct {
-	State    nft.OurTable
-	View     ruleset.Analysis
-	Foreign  nft.ForeignRules
-	Counters nft.Counters
-	// Refusals are what filters drop of what comes from Windows.
-	Refusals []ruleset.Refusal
+	Ours      nft.OurTable
+	Published []ruleset.Published
+	// Accepts are the rules of ours in the tables of others, for people. Missing are
+	// the drops that others should be ahead of.
+	Accepts []string
+	Missing []Drop
+	// Drops are what other filters drop of what arrives from Windows.
+	Drops []Drop
 	// WSL are WSL's own chains.
 	WSL []ruleset.WSLChain
 	// Reserved is the block that WSL has reserved in Windows, by its own rule.
@@ -118,8 +107,17 @@ type Ruleset struct {
 	// Passes says that an engine lets loopback0 pass by itself; it is of no worth
 	// if PassesKnown is false.
 	Passes, PassesKnown bool
-	// Docker says that Docker's chains are there, Firewalld its table.
-	Docker, Firewalld bool
+	// Docker, UFW and Firewalld say that their chains or tables are there.
+	Docker, UFW, Firewalld bool
+}
+
+// A Drop is a chain that drops what arrives from Windows, or may if it is not Sure.
+type Drop struct {
+	Ports                ruleset.Ports
+	Family, Table, Chain string
+	Sure                 bool
+	Policy               bool // by its policy, not by a rule
+	Owned                bool // only the process that owns the table can change it
 }
 
 // A Program is a process that runs in this network.
@@ -156,41 +154,26 @@ type Podman struct {
 	ForceListen Seen[bool]
 }
 
-// UFW is what was seen of ufw.
-type UFW struct {
-	Enabled bool
-	// Allows says that a rule of the user's, or the policy, lets in what comes by
-	// loopback0.
-	Allows Seen[bool]
-}
-
 // link is loopback0, which is not Present if there is none.
-func (o *Observation) link() netwatch.Link { return netwatch.Find(o.Links.Value, o.Iface) }
+func (o *Observation) link() netwatch.Link { return netwatch.Find(o.Net.Value.Links, o.Iface) }
 
 // mirrored reports whether the network is mirrored or should be. The link tells;
 // wslinfo tells where the link is missing.
 func (o *Observation) mirrored() bool {
-	return o.link().Present() || o.Mode.Err == nil && o.Mode.Value == "mirrored" || o.Links.Err != nil
-}
-
-// wsl reports whether this is WSL.
-func (o *Observation) wsl() bool {
-	r := strings.ToLower(o.Release)
-	return o.WSLInfo || strings.Contains(r, "microsoft") || strings.Contains(r, "wsl")
+	return o.link().Present() || o.Guest.Mode == "mirrored" || o.Net.Err != nil
 }
 
 // oneHalf reports whether the mode is one that has loopback0 and no chains nor
 // block of WSL's: consomme, which was called virtioproxy until WSL 2.9.
 func (o *Observation) oneHalf() bool {
-	return o.Mode.Err == nil && o.Mode.Value != "mirrored" && o.link().Present()
+	return o.Guest.ModeErr == nil && o.Guest.Mode != "mirrored" && o.link().Present()
 }
 
 // nics are the links that WSL mirrors, by its own ip rules, without loopback0.
 func (o *Observation) nics() (names []string) {
-	for _, r := range o.Rules.Value {
-		if r.Priority == 0 && r.Iif != "" && r.Iif != o.Iface && r.Table == unix.RT_TABLE_LOCAL &&
-			r.IPProto == unix.IPPROTO_TCP && !slices.Contains(names, r.Iif) {
-			names = append(names, r.Iif)
+	for _, r := range o.Net.Value.Rules {
+		if r.Priority == 0 && r.Iif != "" && r.Iif != o.Iface && r.Table == unix.RT_TABLE_LOCAL && r.IPProto == unix.IPPROTO_TCP {
+			names = add(names, r.Iif)
 		}
 	}
 	return names
@@ -225,35 +208,27 @@ func (o *Observation) active() bool {
 	case o.Status.Err == nil && o.Status.Value.State == status.Active:
 		return true
 	case o.Ruleset.Err == nil:
-		return o.Ruleset.Value.State.Owner != 0
+		return o.Ruleset.Value.Ours.Owner != 0
 	}
 	return o.Daemons.Err == nil && o.Daemons.Value > 0
 }
 
 // published are the ports that engines publish: by the ruleset, or where that
 // cannot be seen by the word of the daemon.
-func (o *Observation) published() Seen[[]Published] {
-	var list []Published
-	switch {
-	case o.Ruleset.Err == nil:
-		for _, p := range o.Ruleset.Value.View.Published {
-			list = append(list, Published{p.Port.ProtoName(), p.Port.Number, p.Addr.String(), p.To.String(), p.Engine})
-		}
-	case o.Status.Err == nil && o.Status.Value.State == status.Active:
-		for _, p := range o.Status.Value.Ports {
-			list = append(list, Published{p.Proto, p.Port, p.Address, p.Target, p.Engine})
-		}
-	default:
-		return Seen[[]Published]{Err: o.Ruleset.Err}
+func (o *Observation) published() (list []status.Port, err error) {
+	if s := o.Status; o.Ruleset.Err != nil && s.Err == nil && s.Value.State == status.Active {
+		return s.Value.Ports, nil
 	}
-	return Seen[[]Published]{Value: list}
+	for _, p := range o.Ruleset.Value.Published {
+		list = append(list, status.Port{Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(), Target: p.To.String(), Engine: p.Engine})
+	}
+	return list, o.Ruleset.Err
 }
 
-// Published is a port that an engine publishes.
-type Published struct {
-	Proto  string
-	Port   uint16
-	On     string // the address on which it is published
-	To     string
-	Engine string
+// add appends what is not there yet.
+func add[T comparable](to []T, item T) []T {
+	if slices.Contains(to, item) {
+		return to
+	}
+	return append(to, item)
 }

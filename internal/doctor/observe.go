@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +19,7 @@ import (
 
 // Config says where to look.
 type Config struct {
-	// Iface is the link by which Windows' localhost comes.
+	// Iface is the link on which Windows' localhost arrives.
 	Iface string
 	// Root is the folder in which /etc, /proc, /run and /mnt are: "/" but in tests.
 	Root string
@@ -65,52 +64,48 @@ func local[T any](f func() (T, error)) func(context.Context) (T, error) {
 func observe(ctx context.Context, cfg Config) *Observation {
 	o := &Observation{Iface: cfg.Iface, Root: os.Geteuid() == 0}
 	f := files{cfg.Root}
-	o.Release, o.Systemd = release(), f.exists("run/systemd/system") // sd_booted(3)
+	o.Systemd = f.exists("run/systemd/system") // sd_booted(3)
 	o.NFTables = f.nftablesEnabled()
+	o.UFW = f.exists("usr/sbin/ufw")
 
 	s := &survey{ctx: ctx}
-	var wslinfo Seen[string]
-	// PATH leads over drives of Windows, too, which may hang.
-	look(s, &wslinfo, local(func() (string, error) { return exec.LookPath("wslinfo") }))
-	look(s, &o.Mode, windows.NetworkingMode)
+	s.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, Timeout/2)
+		defer cancel()
+		o.Guest = windows.LookAtGuest(ctx)
+	})
 	if o.Systemd && cfg.Service != nil {
 		look(s, &o.Service, cfg.Service)
 	}
-	look(s, &o.Links, local(readLinks))
-	look(s, &o.Rules, local(func() ([]netwatch.Rule, error) { return netlink((*netwatch.Conn).Rules) }))
-	look(s, &o.Addrs, local(readAddrs))
-	look(s, &o.Routes, local(readRoutes))
-	look(s, &o.Neighbours, local(readNeighbours))
+	look(s, &o.Net, local(func() (Network, error) { return readNetwork(cfg.Iface) }))
 	look(s, &o.Sysctls, local(f.sysctls))
 	look(s, &o.Listeners, local(ports.Listeners))
 	look(s, &o.Legacy, local(f.legacyTables))
 	look(s, &o.Daemons, local(f.daemons))
-	look(s, &o.UFW, local(func() (UFW, error) { return f.ufw(cfg.Iface) }))
-	look(s, &o.Trusted, local(func() (bool, error) { return f.firewalldTrusts(cfg.Iface) }))
-	look(s, &o.Unmanaged, local(func() (bool, error) { return f.networkManagerLeaves(cfg.Iface) }))
-	look(s, &o.WSLConfig, local(f.wslConfig))
+	look(s, &o.WSLConfig, local(func() (windows.Config, error) { return windows.ReadConfig(f.path("mnt/c/Users")) }))
 	look(s, &o.Podman.Version, podmanVersion)
 	look(s, &o.Podman.ForceListen, local(f.forceListen))
-	s.Go(func() { observeDocker(s.ctx, o, f) })
+	s.Go(func() { observePrograms(s.ctx, o, f) })
 	s.Go(func() { observeBlock(s.ctx, o, cfg) })
 	s.Wait()
-	o.WSLInfo = wslinfo.Err == nil
 	return o
 }
 
-// observeDocker looks for the processes, and then asks those that are Docker's:
-// to connect to the socket of a Docker that does not run would start it.
-func observeDocker(ctx context.Context, o *Observation, f files) {
+// observePrograms looks for the processes, and then asks those that run: to connect
+// to the socket of a Docker that does not run would start it.
+func observePrograms(ctx context.Context, o *Observation, f files) {
 	s := &survey{ctx: ctx}
 	look(s, &o.Programs, local(f.programs))
 	s.Wait()
+	if o.runs("NetworkManager") {
+		look(s, &o.Managed, func(ctx context.Context) (bool, error) { return managed(ctx, o.Iface) })
+	}
 	dockerd := o.programs("dockerd")
 	o.Docker.Desktop = len(dockerd) == 0 && o.runs(dockerDesktop)
-	if len(dockerd) == 0 {
-		return
+	if len(dockerd) > 0 {
+		look(s, &o.Docker.Version, f.dockerVersion)
+		look(s, &o.Docker.Settings, local(func() (DockerSettings, error) { return f.dockerSettings(dockerd[0].Args) }))
 	}
-	look(s, &o.Docker.Version, f.dockerVersion)
-	look(s, &o.Docker.Settings, local(func() (DockerSettings, error) { return f.dockerSettings(dockerd[0].Args) }))
 	s.Wait()
 }
 
@@ -129,25 +124,25 @@ func observeBlock(ctx context.Context, o *Observation, cfg Config) {
 	s.Wait()
 }
 
-func release() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "?"
-	}
-	return unix.ByteSliceToString(u.Release[:])
-}
-
-// netlink asks the kernel by a socket of its own.
-func netlink[T any](ask func(*netwatch.Conn) (T, error)) (answer T, err error) {
+func readNetwork(iface string) (n Network, err error) {
 	c, err := netwatch.Open()
 	if err != nil {
-		return answer, err
+		return n, err
 	}
 	defer c.Close()
-	return ask(c)
+	var errs [5]error
+	n.Links, errs[0] = c.Links()
+	n.Prefixes, errs[1] = c.Prefixes()
+	n.Rules, errs[2] = c.Rules()
+	n.Routes, errs[3] = c.Routes()
+	n.Neighbours, errs[4] = c.Neighbours()
+	n.Paths = n.paths(iface)
+	for i := range n.Paths {
+		p := &n.Paths[i]
+		p.Is, p.Err = c.Route(p.Query)
+	}
+	return n, errors.Join(errs[:]...)
 }
-
-func readLinks() ([]netwatch.Link, error) { return netlink((*netwatch.Conn).Links) }
 
 func readRuleset(iface string) (out Ruleset, err error) {
 	r, err := ruleset.OpenReader(nft.TableName)
@@ -155,7 +150,8 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		return out, err
 	}
 	defer r.Close()
-	if out.WSL, err = r.WSLChains(); errors.Is(err, unix.EPERM) {
+	wsl, err := r.WSLChains()
+	if errors.Is(err, unix.EPERM) {
 		return out, errors.New("only root may read the ruleset")
 	}
 	if err != nil {
@@ -165,77 +161,35 @@ func readRuleset(iface string) (out Ruleset, err error) {
 	if l, err := net.InterfaceByName(iface); err == nil {
 		by.Index = l.Index
 	}
-	if _, err = r.Read(func(rs *ruleset.Ruleset) error {
-		out.State.Table = nft.TableOf(rs)
-		out.View = rs.Analyse(by, nil)
-		out.Foreign = nft.FindForeignRules(rs, by)
-		out.Refusals = rs.Refusals(by)
+	_, err = r.Read(func(rs *ruleset.Ruleset) error {
+		out = Ruleset{WSL: wsl, Published: rs.Analyse(by, nil).Published}
+		out.Ours.Table = nft.TableOf(rs)
+		foreign := nft.FindForeignRules(rs, by)
+		for _, r := range foreign.Present {
+			out.Accepts = append(out.Accepts, r.String())
+		}
+		known := map[ruleset.Place]bool{}
+		for _, r := range foreign.Add {
+			known[r.At] = true
+			out.Missing = append(out.Missing, drop(rs, ruleset.Refusal{Ports: ruleset.PortSet(r.Port), At: r.At, Sure: true}))
+		}
+		for _, r := range rs.Refusals(by) {
+			if !known[r.At] {
+				out.Drops = append(out.Drops, drop(rs, r))
+			}
+		}
 		out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
 		out.Passes, out.PassesKnown = rs.Passes(by)
 		out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
-		out.Firewalld = rs.HasTable("firewalld")
+		out.UFW, out.Firewalld = rs.HasChain("ufw-before-input"), rs.HasTable("firewalld")
 		return nil
-	}); err != nil {
-		return out, err
+	})
+	if err == nil {
+		out.Ours.Owner, out.Ours.Present, err = r.Owner(nft.TableName)
 	}
-	out.State.Owner, out.State.Present, err = r.Owner(nft.TableName)
-	if err != nil {
-		return out, err
-	}
-	out.Counters, err = nft.ReadCounters(r)
-	if err != nil {
-		return out, err
-	}
-	return out, nil
+	return out, err
 }
 
-// names are the names of the links by their index.
-func names() (func(index int) string, error) {
-	links, err := readLinks()
-	return func(index int) string {
-		for _, l := range links {
-			if l.Index == index {
-				return l.Name
-			}
-		}
-		return ""
-	}, err
-}
-
-func readAddrs() (list []Addr, err error) {
-	links, err := readLinks()
-	if err != nil {
-		return nil, err
-	}
-	prefixes, err := netlink((*netwatch.Conn).Prefixes)
-	for _, l := range links {
-		for _, p := range prefixes[l.Index] {
-			list = append(list, Addr{l.Name, p.Addr()})
-		}
-	}
-	return list, err
-}
-
-func readRoutes() (list []Route, err error) {
-	name, err := names()
-	if err != nil {
-		return nil, err
-	}
-	routes, err := netlink((*netwatch.Conn).Routes)
-	for _, r := range routes {
-		list = append(list, Route{r.Table, r.To, r.Via, name(r.Link), r.Type})
-	}
-	return list, err
-}
-
-func readNeighbours() (list []Neighbour, err error) {
-	name, err := names()
-	if err != nil {
-		return nil, err
-	}
-	neighbours, err := netlink((*netwatch.Conn).Neighbours)
-	for _, n := range neighbours {
-		list = append(list, Neighbour{name(n.Link), n.Addr, n.State&unix.NUD_PERMANENT != 0})
-	}
-	return list, err
+func drop(rs *ruleset.Ruleset, r ruleset.Refusal) Drop {
+	return Drop{r.Ports, r.At.Family(), r.At.Table(), r.At.Chain(), r.Sure, r.At.Handle == 0, rs.Owned(r.At)}
 }

@@ -9,21 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 )
-
-// The shell itself must take a quoted word for one word, the same one.
-func TestWord(t *testing.T) {
-	for _, s := range []string{"eth0", "", "a'b", "';reboot;'", "$(id)", "`id`", "x y", "*", "~", "#", "\\", "\"", "a=b", "ünal", "-n"} {
-		out, err := exec.Command("sh", "-c", "printf '%s' "+word(s)).Output()
-		if err != nil || string(out) != s {
-			t.Errorf("%q is %s, and to the shell %q, %v", s, word(s), out, err)
-		}
-	}
-	if got := word("eth0.100"); got != "eth0.100" {
-		t.Errorf("needless quotes: %s", got)
-	}
-}
 
 // hostile are names that the kernel takes for a link; it forbids only a slash, a
 // colon and spaces (dev_valid_name).
@@ -34,20 +23,29 @@ var hostile = []string{"$(reboot)", "`reboot`", ";reboot;#", "'&reboot&'", "|reb
 func TestHostileNames(t *testing.T) {
 	of := func(name string) *Observation {
 		o := healthy()
-		for i := range o.Rules.Value {
-			if o.Rules.Value[i].Iif == "eth0" {
-				o.Rules.Value[i].Iif = name
+		for i := range o.Net.Value.Rules {
+			if o.Net.Value.Rules[i].Iif == "eth0" {
+				o.Net.Value.Rules[i].Iif = name
 			}
 		}
-		o.Addrs.Value[1].Link, o.Links.Value[2].Name, o.Routes.Value[1].Link = name, name, name
+		o.Net.Value.Links[2].Name = name
+		answers := o.Net.Value.Paths
+		o.Net.Value.Paths = o.Net.Value.paths("loopback0")
+		for i := range answers {
+			o.Net.Value.Paths[i].Is = answers[i].Is
+		}
 		return o
 	}
 	says := map[string]func(o *Observation, name string){
 		"rp-filter":  func(o *Observation, name string) { o.Sysctls.Value[name] = Conf{RPFilter: 1} },
 		"wsl-chains": func(o *Observation, _ string) { o.Ruleset.Value.WSL[1].Rules = 0 },
-		"ip-rules":   func(o *Observation, _ string) { o.Rules.Value = slices.Delete(o.Rules.Value, 3, 4) }, // one is missing
+		"ip-rules": func(o *Observation, name string) { // one is missing
+			o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 3, 4)
+			elsewhere(o, func(p Path) bool { return p.Rule.Iif == name })
+		},
 		"ip-rules ": func(o *Observation, name string) { // one is too many, and takes another of the kind with it
-			o.Rules.Value = slices.Insert(o.Rules.Value, 5, netwatch.Rule{
+			elsewhere(o, func(Path) bool { return true })
+			o.Net.Value.Rules = slices.Insert(o.Net.Value.Rules, 5, netwatch.Rule{
 				Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, Iif: name, Oif: name, SuppressPrefix: -1,
 			}, netwatch.Rule{Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1})
 		},
@@ -70,11 +68,20 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// elsewhere has the kernel send some packets elsewhere.
+func elsewhere(o *Observation, some func(Path) bool) {
+	for i, p := range o.Net.Value.Paths {
+		if some(p) {
+			o.Net.Value.Paths[i].Is = netwatch.RouteAnswer{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
+		}
+	}
+}
+
 // runs has a shell run a line. It has stand-ins for sudo and the others that doctor
 // names, and no program else; what asks for one fails the test.
 func runs(t *testing.T, line string) {
 	t.Helper()
-	if oneLine(line) != line {
+	if text.Line(line) != line {
 		t.Errorf("not fit to be typed: %q", line)
 	}
 	const allowed = `sudo() { :; }; printf() { :; }; journalctl() { :; }; socat() { :; }; wsl.exe() { :; }; ss() { cat; }; awk() { cat; }; sort() { cat; }; uniq() { cat; }; tail() { cat; }; cat() { :; }`
@@ -121,25 +128,25 @@ func TestRestoresLast(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	for _, test := range []struct {
-		p    Published
+		p    status.Port
 		want string
 	}{
-		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
-		{Published{"udp", 8053, "0.0.0.0", "172.17.0.2:53", "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80 &"},
+		{status.Port{Proto: "udp", Port: 8053, Address: "0.0.0.0", Target: "172.17.0.2:53", Engine: "cni"}, "socat UDP-LISTEN:8053,fork UDP:172.17.0.2:53 &"},
 		// Not where nobody has published it.
-		{Published{"tcp", 8080, "127.0.0.1", "172.17.0.2:80", "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr,bind=127.0.0.1 TCP:172.17.0.2:80 &"},
-		{Published{"udp", 53, "192.168.1.5", "172.17.0.2:53", "cni"}, "sudo -b socat UDP-LISTEN:53,fork,bind=192.168.1.5 UDP:172.17.0.2:53"},
-		{Published{"tcp", 8080, "", "172.17.0.2:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "::1%$(reboot)", "172.17.0.2:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "127.0.0.1;reboot", "172.17.0.2:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 80, "0.0.0.0", "172.17.0.2:80", "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
-		{Published{"tcp", 8080, "0.0.0.0", netip.AddrPort{}.String(), "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0", "0.0.0.0:80", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:0", "cni"}, "# publish 8080"},
-		{Published{"tcp", 8080, "0.0.0.0", "172.17.0.2:80;reboot", "cni"}, "# publish 8080"},
-		{Published{"tcp;reboot", 8080, "0.0.0.0", "172.17.0.2:80", "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "127.0.0.1", Target: "172.17.0.2:80", Engine: "cni"}, "socat TCP-LISTEN:8080,fork,reuseaddr,bind=127.0.0.1 TCP:172.17.0.2:80 &"},
+		{status.Port{Proto: "udp", Port: 53, Address: "192.168.1.5", Target: "172.17.0.2:53", Engine: "cni"}, "sudo -b socat UDP-LISTEN:53,fork,bind=192.168.1.5 UDP:172.17.0.2:53"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "::1%$(reboot)", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "127.0.0.1;reboot", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 80, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "cni"}, "sudo -b socat TCP-LISTEN:80,fork,reuseaddr TCP:172.17.0.2:80"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: netip.AddrPort{}.String(), Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "0.0.0.0:80", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:0", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80;reboot", Engine: "cni"}, "# publish 8080"},
+		{status.Port{Proto: "tcp;reboot", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "cni"}, "# publish 8080"},
 	} {
-		if got := test.p.listen(); !strings.HasPrefix(got, test.want) {
+		if got := listen(test.p); !strings.HasPrefix(got, test.want) {
 			t.Errorf("%+v: %s", test.p, got)
 		}
 	}

@@ -3,6 +3,8 @@ package doctor
 import (
 	"slices"
 	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // judged are the flags whose values tell of a fault and of nobody: of dockerd, and
@@ -37,7 +39,7 @@ func (p Program) Shown() []string {
 			i++
 			arg += " " + p.Args[i]
 		}
-		shown = append(shown, oneLine(arg))
+		shown = append(shown, text.Line(arg))
 	}
 	return shown
 }

@@ -66,6 +66,8 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"loopback0 gone":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.RemoveLoopback0() }, false, true},
 		"firewall of one's own":    {"input", sh(`nft 'table inet filter { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; icmp type echo-request accept; }; }'`), true, true},
 		"iptables drops":           {"input", sh("iptables-nft -A INPUT ! -i lo -d 127.0.0.0/8 -j DROP"), true, true},
+		"ufw drops":                {"ufw", sh("iptables-nft -N ufw-before-input; iptables-nft -A INPUT -j ufw-before-input; iptables-nft -A ufw-before-input ! -i lo -j DROP"), false, true},
+		"firewalld drops":          {"firewalld", sh(`nft 'table inet firewalld { chain filter_INPUT { type filter hook input priority 10; ct state established accept; ct status dnat accept; iifname lo accept; icmp type echo-request accept; reject; }; }'`), false, true},
 		"published, not listening": {"published-ports", sh(`nft 'table ip nat { chain CNI-DN { tcp dport 8090 dnat to 10.4.0.2:80; }; chain DOCKER { jump CNI-DN; }; }'`), false, false},
 		"stopped":                  {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.stop(unix.SIGTERM) }, false, false},
 		"killed":                   {"service", func(_ *testing.T, _ *lab.Bench, d *daemon) { d.proc.Stop(unix.SIGKILL) }, false, false},

@@ -69,6 +69,7 @@ func TestLayers(t *testing.T) {
 		systemd  = "github.com/coreos/go-systemd/v22"
 		byHand   = "github.com/mdlayher/netlink" // for google/nftables
 		nlconn   = module + "/internal/nlconn"   // a leaf
+		text     = module + "/internal/text"     // another
 	)
 	tests := []struct {
 		pkg    string
@@ -78,13 +79,14 @@ func TestLayers(t *testing.T) {
 	}{
 		{"cmd/wslmirror", []string{netlink, nftables}, []string{module + "/internal/lab", "testing"}, nil},
 		{"internal/nlconn", nil, []string{module, netlink, byHand}, nil},
+		{"internal/text", nil, []string{module, netlink, nftables, "net/http"}, nil},
 		{"internal/conntrack", nil, []string{module, netlink, byHand}, []string{nlconn}},
 		{"nft", nil, []string{systemd, module + "/systemd", module + "/internal", module + "/netwatch"}, []string{nlconn}},
-		{"netwatch", nil, []string{nftables, systemd, byHand, module + "/internal", module + "/nft"}, []string{nlconn}},
-		{"systemd", nil, []string{nftables, netlink, module + "/internal", module + "/nft"}, nil},
+		{"netwatch", nil, []string{nftables, systemd, byHand, module + "/internal", module + "/nft"}, []string{nlconn, text}},
+		{"systemd", nil, []string{nftables, netlink, module + "/internal", module + "/nft"}, []string{text}},
 		{"internal/mirror", nil, []string{systemd, "flag", module + "/cmd", module + "/internal/windows", module + "/internal/ports"}, nil},
 		{"internal/ports", nil, []string{nftables, netlink, byHand, systemd, module + "/internal/mirror", module + "/netwatch", module + "/nft"}, nil},
-		{"internal/windows", nil, []string{nftables, netlink, systemd, "net/http", module + "/internal"}, nil},
+		{"internal/windows", nil, []string{nftables, netlink, systemd, "net/http", module + "/internal"}, []string{text}},
 		{"internal/status", nil, []string{nftables, netlink, systemd}, nil},
 		{"internal/doctor", []string{netlink, nftables, "flag"}, []string{systemd, module + "/cmd", module + "/internal/mirror", module + "/internal/lab", "net/http"}, nil},
 		{"internal/lab", nil, []string{module + "/nft", module + "/netwatch", module + "/internal/mirror"}, nil},

@@ -4,7 +4,6 @@
 package status
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,11 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 // DefaultDir is the runtime directory of the service.
@@ -168,7 +166,7 @@ func encode(s Snapshot) ([]byte, error) {
 		s.Ports = []Port{} // an empty list, never null
 	}
 	b, err := json.MarshalIndent(s, "", "  ")
-	return append(Escape(b), '\n'), err
+	return append(text.JSON(b), '\n'), err
 }
 
 func decode(b []byte) (s Snapshot, err error) {
@@ -194,28 +192,6 @@ func create(dir string) (*os.File, string, error) {
 		f, err = open()
 	}
 	return f, tmp, err
-}
-
-// Escape writes what cannot be seen in JSON with escapes, so that it does nothing
-// to the terminal on which somebody looks at it. encoding/json does so for the
-// control characters of ASCII only.
-func Escape(b []byte) []byte {
-	seen := func(r rune) bool { return r == '\n' || unicode.IsPrint(r) }
-	if !bytes.ContainsFunc(b, func(r rune) bool { return !seen(r) }) {
-		return b
-	}
-	var out []byte
-	for _, r := range string(b) {
-		switch high, low := utf16.EncodeRune(r); {
-		case seen(r):
-			out = utf8.AppendRune(out, r)
-		case r > 0xffff:
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-	}
-	return out
 }
 
 // Remove takes the snapshot back. That there is none is not an error.

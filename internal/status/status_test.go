@@ -155,20 +155,6 @@ func TestWriteFollowsNothing(t *testing.T) {
 	}
 }
 
-func TestEscape(t *testing.T) {
-	in := "\x1b[2J \u009b \u202e \U000e0041 \x7f \u2028 Ä ▶\n"
-	b, err := json.Marshal(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const want = `"\u001b[2J \u009b \u202e \udb40\udc41 \u007f \u2028 Ä ▶\n"`
-	out := Escape(b)
-	var back string
-	if err := json.Unmarshal(out, &back); err != nil || string(out) != want || back != in {
-		t.Errorf("%s, %v, and back %q", out, err, back)
-	}
-}
-
 func FuzzDecode(f *testing.F) {
 	b, _ := json.Marshal(example)
 	f.Add(b)

@@ -17,6 +17,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/text"
 )
 
 const (
@@ -135,7 +137,7 @@ func Version(ctx context.Context) (string, error) {
 // parseWord reads a single word.
 func parseWord(out []byte) (string, error) {
 	word := string(bytes.TrimSpace(out))
-	hidden := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	hidden := func(r rune) bool { return unicode.IsSpace(r) || !text.Visible(r) }
 	if word == "" || len(word) > 40 || strings.ContainsFunc(word, hidden) || !utf8.ValidString(word) {
 		return "", errNonsense
 	}

@@ -39,8 +39,8 @@ esac
 		t.Errorf("listeners: %v, %v", got, err)
 	}
 	standIn(t, "wslinfo", "#!/bin/sh\n[ $1 = --networking-mode ] && echo mirrored || echo 2.9.4.0\n", 0o755)
-	if mode, err := NetworkingMode(t.Context()); err != nil || mode != "mirrored" {
-		t.Errorf("mode: %q, %v", mode, err)
+	if g := LookAtGuest(t.Context()); !g.WSL || g.Mode != "mirrored" || g.ModeErr != nil || g.Release == "" {
+		t.Errorf("%+v", g)
 	}
 	if version, err := Version(t.Context()); err != nil || version != "2.9.4.0" {
 		t.Errorf("version: %q, %v", version, err)

@@ -179,16 +179,20 @@ func engine(table, chain string) string {
 type Refusal struct {
 	Ports Ports
 	At    Place
+	// Sure says that it does. Otherwise it may: see Outcome.
+	Sure bool
 }
 
-// Refusals are what the filters of what this machine takes in drop for certain of
-// what arrives on the link loopback for 127.0.0.1.
+// Refusals are what filters drop, or may drop, of what arrives on the link loopback
+// for 127.0.0.1: before it is routed, and when this machine takes it in.
 func (rs *Ruleset) Refusals(loopback Iface) (list []Refusal) {
-	packet := FromWindows(loopback)
-	packet.Hook = *nftables.ChainHookInput
-	for _, o := range rs.Walk(packet, Sight{Chains: Filters}) {
-		if o.Fate == Dropped && o.Sure {
-			list = append(list, Refusal{o.Ports, o.At})
+	for _, hook := range []nftables.ChainHook{*nftables.ChainHookPrerouting, *nftables.ChainHookInput} {
+		packet := FromWindows(loopback)
+		packet.Hook = hook
+		for _, o := range rs.Walk(packet, Sight{Chains: Filters}) {
+			if o.Fate == Dropped {
+				list = append(list, Refusal{o.Ports, o.At, o.Sure})
+			}
 		}
 	}
 	return list

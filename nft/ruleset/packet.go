@@ -233,6 +233,11 @@ func (p *Packet) ct(key expr.CtKey) []cell {
 		return number(ctStatusReply)
 	case key == expr.CtKeySTATUS && p.forwarded != nil:
 		return number(ctStatusDNAT | ctStatusDNATDone)
+	case key == expr.CtKeySTATUS && p.Hook == *nftables.ChainHookInput:
+		// It was not sent elsewhere: our own rule gives it the address that it has
+		// already, which the kernel does not note (nf_nat_setup_info in
+		// net/netfilter/nf_nat_core.c).
+		return number(ctStatusDNATDone)
 	}
 	return unknown(maxValue)
 }

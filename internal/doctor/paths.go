@@ -1,0 +1,244 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// A Path is a packet, the rule of WSL's that is meant for it, and where the kernel
+// sends it.
+type Path struct {
+	What  string
+	Query netwatch.RouteQuery
+	Rule  netwatch.Rule
+	Is    netwatch.RouteAnswer
+	Err   error // the kernel could not be asked
+}
+
+// right reports whether the kernel does what WSL's rule says.
+func (p Path) right() bool {
+	if p.Rule.Table == unix.RT_TABLE_LOCAL {
+		return p.Is.Type == unix.RTN_LOCAL
+	}
+	return p.Is.Type == unix.RTN_UNICAST && p.Is.Table == p.Rule.Table
+}
+
+// paths are those for which WSL has rules: to localhost, and to the addresses of
+// the LAN that are in table 128.
+func (n Network) paths(iface string) (list []Path) {
+	rule := func(priority, table uint32, iif string, proto uint8) netwatch.Rule {
+		return netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: iif, IPProto: proto, SuppressPrefix: -1}
+	}
+	both := func(what string, link int, dst netip.Addr, table uint32) {
+		for _, p := range protocols {
+			out := rule(1, table, "", p.number)
+			list = append(list,
+				Path{What: what + " from Windows", Query: netwatch.RouteQuery{Iif: link, Src: dst, Dst: dst, Proto: p.number},
+					Rule: rule(0, unix.RT_TABLE_LOCAL, n.LinkName(link), p.number)},
+				Path{What: what + " from Linux", Query: netwatch.RouteQuery{Dst: dst, Proto: p.number}, Rule: out},
+				// Servers have a source address at once, and clients after the first lookup.
+				Path{What: what + " from Linux", Query: netwatch.RouteQuery{Src: dst, Dst: dst, Proto: p.number}, Rule: out})
+		}
+	}
+	both("localhost", netwatch.Find(n.Links, iface).Index, ruleset.Localhost, loopbackTable)
+	// What is neither TCP nor UDP stays inside.
+	list = append(list, Path{What: "ping to localhost", Query: netwatch.RouteQuery{Dst: ruleset.Localhost, Proto: unix.IPPROTO_ICMP},
+		Rule: rule(2, unix.RT_TABLE_LOCAL, "", 0)})
+	for _, r := range n.Routes {
+		if r.Table == localTable && r.To.IsSingleIP() && r.Link != 0 {
+			both(r.To.Addr().String(), r.Link, r.To.Addr(), localTable)
+		}
+	}
+	return list
+}
+
+const whyRules = "WSL's rules take TCP and UDP to localhost to Windows and back. Whatever comes before them takes them elsewhere."
+
+func checkRules(o *Observation) Check {
+	if _, found := o.toWindows(); !found {
+		return notApplicable("there is no route in table 127 that they could lead to")
+	}
+	n := o.Net.Value
+	for _, grave := range []Verdict{Fault, Warning} {
+		localhost := grave == Fault // and then the addresses of the LAN
+		if c := n.judge(grave, func(p Path) bool { return (p.Query.Dst == ruleset.Localhost) == localhost }); c.Verdict != OK {
+			return c
+		}
+	}
+	var some []netwatch.Rule
+	for _, p := range n.Paths {
+		for _, r := range n.ahead(p) {
+			if r.Other {
+				some = add(some, r)
+			}
+		}
+	}
+	if len(some) > 0 {
+		return warning("ahead of WSL's rules comes %q, which takes some packets elsewhere", list(some)).because(whyRules, "").
+			do("# if whoever added it does not need it there, have it added behind WSL's, with preference 3")
+	}
+	return ok("%d rules, and the kernel sends packets to localhost as WSL's rules say", len(n.Rules))
+}
+
+// judge judges where the kernel sends some of the paths. The list of rules is for
+// naming the culprit alone.
+func (n Network) judge(grave Verdict, some func(Path) bool) Check {
+	var missing, shadows []netwatch.Rule
+	var lost, turned, routeless, refused []string // what goes wrong
+	for _, p := range n.Paths {
+		if !some(p) || p.Err == nil && p.right() {
+			continue
+		}
+		culprits := slices.DeleteFunc(n.ahead(p), func(r netwatch.Rule) bool { return !n.leads(r, p) })
+		switch {
+		case p.Err != nil:
+			return unseen("where the kernel sends packets", p.Err)
+		case n.index(p.Rule) < 0:
+			missing, lost = add(missing, p.Rule), add(lost, p.What)
+		case len(culprits) > 0:
+			// The first one, but rather one that is understood.
+			i := max(0, slices.IndexFunc(culprits, func(r netwatch.Rule) bool { return !r.Other }))
+			shadows, turned = add(shadows, culprits[i]), add(turned, p.What)
+		case errors.Is(p.Is.Err, unix.EINVAL) || errors.Is(p.Is.Err, unix.EXDEV):
+			// Because of a sysctl, say, of which other checks tell.
+			refused = add(refused, fmt.Sprintf("%s: not certain, because the kernel refuses it (%v) and no rule says so", p.What, p.Is.Err))
+		default:
+			routeless = add(routeless, fmt.Sprintf("table %s has no route to %s", netwatch.TableName(p.Rule.Table), p.Query.Dst))
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		c := Check{Verdict: grave, Seen: fmt.Sprintf("rules of WSL are missing (%s): %s", strings.Join(lost, ", "), list(missing))}.because(whyRules, "")
+		for _, r := range missing {
+			c = c.do("sudo ip rule add " + arguments(r))
+		}
+		return c
+	case len(shadows) > 0:
+		c := Check{Verdict: grave, Seen: fmt.Sprintf("%s: ahead of WSL's rules comes %q", strings.Join(turned, ", "), list(shadows))}.because(whyRules, "")
+		for _, r := range shadows {
+			c = c.do(moved(r)...).do(n.removal(r)...)
+		}
+		return c
+	case len(routeless) > 0:
+		return Check{Verdict: grave, Seen: strings.Join(routeless, ", ")}.
+			because("WSL's rules are there, but they ask that table in vain.", "").do(restart)
+	case len(refused) > 0:
+		return Check{Verdict: Unknown, Seen: strings.Join(refused, ", ")}
+	}
+	return Check{Verdict: OK}
+}
+
+// index is where a rule of WSL's is in the list, -1 if it is missing.
+func (n Network) index(rule netwatch.Rule) int {
+	return slices.IndexFunc(n.Rules, func(r netwatch.Rule) bool { r.Protocol = 0; return r == rule })
+}
+
+// ahead are the rules ahead of WSL's that are meant for the packet, or may be.
+func (n Network) ahead(p Path) (list []netwatch.Rule) {
+	has := func(prefix netip.Prefix, a netip.Addr) bool { return !prefix.IsValid() || prefix.Contains(a) }
+	iif := or(p.Rule.Iif, "lo")
+	for _, r := range n.Rules[:max(0, n.index(p.Rule))] {
+		// The packet has no mark, no TOS, and its socket is bound to no link.
+		meant := (r.Iif == "" || r.Iif == iif) && r.Oif == "" && r.Mark&r.Mask == 0 && r.TOS == 0 && !r.L3Mdev &&
+			(r.IPProto == 0 || r.IPProto == p.Query.Proto) && has(r.To, p.Query.Dst) && has(r.From, p.Query.Src)
+		if r.Action != unix.FR_ACT_NOP && (meant != r.Not || r.Not && r.Other) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// leads reports whether a rule that is meant for a packet decides where it goes.
+func (n Network) leads(r netwatch.Rule, p Path) bool {
+	switch r.Action {
+	case unix.FR_ACT_TO_TBL:
+		return slices.ContainsFunc(n.Routes, func(route netwatch.Route) bool {
+			return route.Table == r.Table && route.To.Contains(p.Query.Dst) && route.To.Bits() > r.SuppressPrefix && route.Type != unix.RTN_THROW
+		})
+	case unix.FR_ACT_GOTO:
+		return r.Goto > p.Rule.Priority
+	}
+	return true
+}
+
+// behind is the first preference after those of WSL's rules.
+const behind = 3
+
+// moved is the command that puts r behind WSL's rules, before it is deleted where
+// it is. Somebody wants it there: without that of wg-quick, say, everything would
+// leave outside of the tunnel.
+func moved(r netwatch.Rule) []string {
+	switch {
+	case r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL:
+		return nil // WSL asks that table as well, and last
+	case r.Action == unix.FR_ACT_GOTO && r.Goto <= behind:
+		return nil // it skips nothing but WSL's
+	case r.Other:
+		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", behind, r)}
+	}
+	r.Priority = behind
+	return []string{addition(r)}
+}
+
+// addition is the command that adds r, in the name of who added it.
+func addition(r netwatch.Rule) string {
+	line := "sudo ip rule add " + arguments(r)
+	if r.Protocol > unix.RTPROT_BOOT {
+		line += fmt.Sprintf(" protocol %d", r.Protocol)
+	}
+	return line
+}
+
+// arguments are those of "ip rule add" for r, as far as they are understood. The
+// names of its links are what whoever added the rule has chosen.
+func arguments(r netwatch.Rule) string {
+	r.Protocol, r.Other = 0, false
+	for _, link := range []*string{&r.Iif, &r.Oif} {
+		if *link != "" {
+			*link = text.Word(*link)
+		}
+	}
+	return fmt.Sprintf("pref %d%s", r.Priority, strings.TrimPrefix(r.String(), fmt.Sprintf("%d:", r.Priority)))
+}
+
+// removal is the commands that remove r. What is not given is a wildcard to the
+// kernel, which removes the first rule that fits: so WSL's own may go before it,
+// and are added again. The daemon adds its own, but not those that remember
+// something for it, which name a link (internal/mirror/replyrule.go).
+func (n Network) removal(target netwatch.Rule) (lines []string) {
+	var again []string
+	del := "sudo ip rule del " + arguments(target)
+	named := target
+	named.Protocol = 0
+	for _, r := range n.Rules[:slices.Index(n.Rules, target)] {
+		if !named.Fits(r) {
+			continue
+		}
+		lines = append(lines, del)
+		switch {
+		case r.Protocol == ruleProtocol && r.Iif == "":
+		case r.Other:
+			again = append(again, fmt.Sprintf("# add what is deleted with it again: %s", r))
+		default:
+			again = append(again, addition(r))
+		}
+	}
+	return append(append(lines, del), again...)
+}
+
+func list(rules []netwatch.Rule) string {
+	var text []string
+	for _, r := range rules {
+		text = append(text, r.String())
+	}
+	return strings.Join(text, "; ")
+}
