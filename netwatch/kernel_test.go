@@ -130,14 +130,10 @@ func watch(t *testing.T, h *lab.Host, sources ...netwatch.Source) *netwatch.Watc
 	return w
 }
 
-func wakes(w *netwatch.Watcher, within time.Duration) bool {
-	select {
-	case <-w.C():
-		return true
-	case <-time.After(within):
-		return false
-	}
-}
+// briefly is how long a test looks for an event that must not come. One that the kernel
+// sends is in the socket before the change returns; a machine that is too busy to deliver
+// it within this time hides a mistake, and makes none.
+const briefly = 50 * time.Millisecond
 
 func TestNetlink(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
@@ -146,11 +142,11 @@ func TestNetlink(t *testing.T) {
 	if err := b.RemoveLoopback0(); err != nil {
 		t.Fatal(err)
 	}
-	if !wakes(w, 5*time.Second) {
-		t.Error("not woken by a link that goes")
-	}
-	if wakes(elsewhere, 50*time.Millisecond) {
+	labtest.Receive(t, "woken by a link that goes", w.C())
+	select {
+	case <-elsewhere.C():
 		t.Error("woken by a link of another network namespace")
+	case <-time.After(briefly):
 	}
 }
 
@@ -170,22 +166,13 @@ func TestNetlinkOverrun(t *testing.T) {
 	wait := func(when string) {
 		t.Helper()
 		go func() { waited <- events.Wait() }()
-		select {
-		case err := <-waited:
-			if err != nil {
-				t.Fatalf("%s: %v", when, err)
-			}
-		case <-time.After(5 * time.Second):
-			t.Fatalf("%s: nothing is reported", when)
+		if err := labtest.Receive(t, when+" something is reported", waited); err != nil {
+			t.Fatalf("%s: %v", when, err)
 		}
 	}
 	for round := range 2 { // it can happen again
 		flood(t, b)
-		began := time.Now()
 		wait("after a flood")
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("reported after %v", took)
-		}
 		// What is left in the socket is from before the loss.
 		for queued(t, b) > 0 {
 			wait("what is left")
@@ -195,18 +182,13 @@ func TestNetlinkOverrun(t *testing.T) {
 		case err := <-waited:
 			t.Errorf("reports something when nothing happens: %v", err)
 			continue
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(briefly):
 		}
 		if err := b.WSL.Net.LinkSetMTU(mustLink(t, b, "lo"), 2000+round); err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case err := <-waited:
-			if err != nil {
-				t.Errorf("the next event: %v", err)
-			}
-		case <-time.After(5 * time.Second):
-			t.Fatal("the next event is not reported")
+		if err := labtest.Receive(t, "the next event is reported", waited); err != nil {
+			t.Errorf("the next event: %v", err)
 		}
 		for queued(t, b) > 0 {
 			wait("what is left")
@@ -275,26 +257,4 @@ func mustLink(t *testing.T, b *lab.Bench, name string) netlink.Link {
 		t.Fatal(err)
 	}
 	return l
-}
-
-// To set the clock to what it shows is enough for the event that a resumed
-// system sees.
-func TestClockSet(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
-	w := watch(t, b.WSL, netwatch.ClockSet())
-	if wakes(w, 50*time.Millisecond) {
-		t.Error("woken by nothing")
-	}
-	for range 2 { // the timer stays armed
-		var now unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
-			t.Fatal(err)
-		}
-		if !wakes(w, 5*time.Second) {
-			t.Error("not woken by the clock")
-		}
-	}
 }

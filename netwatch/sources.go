@@ -3,6 +3,7 @@ package netwatch
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -65,7 +66,9 @@ func ClockSet() Source {
 	}}
 }
 
-type clockEvents struct{ *os.File }
+// clockEvents are the reads of a timer, behind an interface so that tests need not set the
+// machine's clock.
+type clockEvents struct{ io.ReadCloser }
 
 func (c clockEvents) Wait() error {
 	_, err := c.Read(make([]byte, 8))

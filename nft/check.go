@@ -28,7 +28,7 @@ func check(opts ...nftables.ConnOption) error {
 	// Closing waits until the kernel has destroyed what the transaction below
 	// removes, which takes a grace period. Nobody needs to wait for that.
 	defer func() { go conn.CloseLasting() }()
-	err = within(sock, func() (err error) {
+	err = within(sock, answerTimeout, func() (err error) {
 		_, err = conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
 		return err
 	})
@@ -39,7 +39,7 @@ func check(opts ...nftables.ConnOption) error {
 	t := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	conn.AddTable(t)
 	conn.DelTable(t)
-	return missing(within(sock, conn.Flush), ErrNoOwner)
+	return missing(within(sock, installTimeout, conn.Flush), ErrNoOwner)
 }
 
 // missing names what err means, where the kernel's way to say "I have no such

@@ -10,13 +10,25 @@ import (
 	"github.com/mdlayher/netlink"
 )
 
-// changeTimeout bounds one change of the ruleset. It takes milliseconds, but the
-// first may have to wait until modules are loaded.
-const changeTimeout = 10 * time.Second
+// How long the kernel may take for an answer, or for a change of the ruleset, which
+// takes milliseconds. To install the table it may first have to load modules.
+const (
+	answerTimeout  = 2 * time.Second
+	installTimeout = 10 * time.Second
+)
 
 // ErrTimeout says that the kernel did not answer in time. Whether it has made the
 // change is not known. The socket is closed, so a table that it owned is gone.
-var ErrTimeout = fmt.Errorf("the kernel did not answer within %v", changeTimeout)
+var ErrTimeout = errors.New("the kernel did not answer in time")
+
+// A timeoutError is ErrTimeout after so long.
+type timeoutError time.Duration
+
+func (e timeoutError) Error() string {
+	return fmt.Sprintf("the kernel did not answer within %v", time.Duration(e))
+}
+
+func (timeoutError) Is(target error) bool { return target == ErrTimeout }
 
 // dial opens a connection that is kept, in the network namespace of the calling
 // thread, and shows the socket of it.
@@ -45,13 +57,13 @@ func enlarge(sock *netlink.Conn) error {
 // long. A deadline would not do: for as long as there is something to be read, the
 // library goes on after each error (receiveSeq in its conn.go), for ever after that
 // of a deadline that has passed.
-func within(sock *netlink.Conn, do func() error) error {
-	t := time.AfterFunc(changeTimeout, func() { sock.Close() })
+func within(sock *netlink.Conn, limit time.Duration, do func() error) error {
+	t := time.AfterFunc(limit, func() { sock.Close() })
 	err := do()
 	if !t.Stop() && err != nil {
 		// The error is that of a socket which was closed in between, of one kind or
 		// another.
-		return ErrTimeout
+		return timeoutError(limit)
 	}
 	return err
 }

@@ -181,7 +181,7 @@ func ChangeForeignRules(generation uint32, add, remove []ForeignRule) error {
 			return fmt.Errorf("remove the rule for %s: %w", a, err)
 		}
 	}
-	err = within(sock, func() error { return conn.FlushWithGenID(generation) })
+	err = within(sock, answerTimeout, func() error { return conn.FlushWithGenID(generation) })
 	if errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOENT) {
 		return ErrChanged
 	}

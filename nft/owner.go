@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -62,7 +63,7 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 		for _, c := range t.chainsBut(old.Table) {
 			o.addChain(table, c)
 		}
-		return o.flush("change table")
+		return o.flush("change table", answerTimeout)
 	}
 	if old.Present {
 		o.conn.DelTable(table)
@@ -80,7 +81,10 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 	for _, c := range t.Chains {
 		o.addChain(table, c)
 	}
-	return o.flush("install table")
+	if old.Owner == o.portID {
+		return o.flush("replace table", answerTimeout)
+	}
+	return o.flush("install table", installTimeout)
 }
 
 func (o *TableOwner) addChain(table *nftables.Table, c Chain) {
@@ -133,7 +137,7 @@ func (o *TableOwner) elements(change func(*nftables.Set, []nftables.SetElement) 
 // Remove removes the table. The TableOwner can install it again.
 func (o *TableOwner) Remove() error {
 	o.conn.DelTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4})
-	if err := o.flush("remove table"); !errors.Is(err, unix.ENOENT) {
+	if err := o.flush("remove table", answerTimeout); !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	return nil // it is gone: nothing is left to do
@@ -142,8 +146,8 @@ func (o *TableOwner) Remove() error {
 // Close closes the socket; the kernel removes the table with it.
 func (o *TableOwner) Close() error { return closed(o.conn.CloseLasting()) }
 
-func (o *TableOwner) flush(what string) error {
-	err := within(o.sock, o.conn.Flush)
+func (o *TableOwner) flush(what string, limit time.Duration) error {
+	err := within(o.sock, limit, o.conn.Flush)
 	if errors.Is(err, unix.EPERM) {
 		return ErrOwned
 	}

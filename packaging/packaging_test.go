@@ -179,6 +179,8 @@ func copySource(t *testing.T, dir string) {
 		}
 		to := filepath.Join(dir, path[len(".."):])
 		switch {
+		case d.Name() == ".git" && !d.IsDir():
+			return nil // of a worktree it is a file, and SkipDir would skip all beside it
 		case d.Name() == ".git" || d.Name() == "dist":
 			return filepath.SkipDir
 		case d.IsDir():

@@ -39,9 +39,6 @@ func TestDistributionsOfOneVM(t *testing.T) {
 		standby = slices.Delete(standby, i, i+1)
 		took, journal := takeOver(t, serves, standby, way.end)
 		t.Logf("after %s the next one takes over in %v", way.name, took)
-		if took > time.Second { // 100 ms is the goal, but this machine may be busy
-			t.Error("that is too long")
-		}
 		calm(t, serves.Name, journal)
 		if got := states(journal); got != history {
 			t.Errorf("%s, which served, came to the states %q, want %q", serves.Name, got, history)
@@ -71,16 +68,14 @@ func takeOver(t *testing.T, serves service, standby []service, end func(*lab.Dis
 		t.Error(err)
 	}
 	table.await(t)
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	labtest.Eventually(t, "exactly one of the others serves", func() bool {
 		var states []string
 		for _, s := range standby {
 			states = append(states, string(s.status().State))
 		}
 		slices.Sort(states)
-		if got := strings.Join(states, " "); got == "active" || got == "active standby" {
-			return table.gap(t), journal()
-		} else if time.Now().After(deadline) {
-			t.Fatalf("the others are %s", got)
-		}
-	}
+		got := strings.Join(states, " ")
+		return got == "active" || got == "active standby"
+	})
+	return table.gap(t), journal()
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/nft"
 )
@@ -23,8 +24,8 @@ import (
 // What the tests of a booted distribution need: the service as systemd and its
 // users see it, its journal, and the table as the kernel has it.
 
-// patience bounds every wait: ten times what a busy machine needs.
-const patience = 4 * time.Second
+// patience bounds every wait.
+var patience = labtest.Patience()
 
 // A service is wslmirror in a booted distribution of a bench.
 type service struct {
@@ -109,13 +110,19 @@ func (s service) status() (snapshot status.Snapshot) {
 // await waits until a user is told that state, by another process than not.
 func (s service) await(state status.State, not int) status.Snapshot {
 	s.tb.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		if now := s.status(); now.State == state && now.PID != not {
-			return now
-		} else if time.Now().After(deadline) {
-			s.tb.Fatalf("%s never came to be %s: %+v\n%s", s.Name, state, now, s.run("journalctl", "--unit=wslmirror"))
+	var now status.Snapshot
+	came := false
+	defer func() {
+		if !came {
+			s.tb.Logf("the last state was %+v\n%s", now, s.run("journalctl", "--unit=wslmirror"))
 		}
-	}
+	}()
+	labtest.Eventually(s.tb, fmt.Sprintf("%s is %s", s.Name, state), func() bool {
+		now = s.status()
+		return now.State == state && now.PID != not
+	})
+	came = true
+	return now
 }
 
 // An entry is one of the journal, with its fields.
@@ -271,11 +278,7 @@ func watchTable(tb testing.TB, b *lab.Bench) *watch {
 // instead would wake them: they look anew before they answer.
 func (w *watch) await(tb testing.TB) {
 	tb.Helper()
-	select {
-	case <-w.back:
-	case <-time.After(patience):
-		tb.Fatal("no table has taken the place of the one that was there")
-	}
+	labtest.Receive(tb, "a table takes the place of the one that was there", w.back)
 }
 
 // gap ends the watch. The table was away exactly once, for as long as returned,

@@ -74,7 +74,7 @@ func TestNotifySocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := make([]byte, 100)
-	manager.SetReadDeadline(time.Now().Add(5 * time.Second))
+	manager.SetReadDeadline(time.Now().Add(time.Minute))
 	n, err := manager.Read(b)
 	if err != nil || string(b[:n]) != "READY=1\nSTATUS=Serving" {
 		t.Errorf("received %q, %v", b[:n], err)

@@ -33,6 +33,9 @@ func TestPortsWithoutWindows(t *testing.T) {
 		"babbling": {"#!/bin/sh\necho hello\n", "cannot understand netsh.exe and netstat.exe"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name == "slow" {
+				labtest.NeedTime(t)
+			}
 			if test.netsh != "" {
 				labtest.Programs(t, map[string]string{"netsh.exe": test.netsh, "netstat.exe": test.netsh})
 			}

@@ -7,11 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
 // For programs the times are always there. For people a time at which nothing
 // began is none.
 func TestTimesWithoutADaemon(t *testing.T) {
+	labtest.NeedTime(t)
 	silent := t.TempDir() // where the daemon hangs, and has published nothing
 	l, err := net.Listen("unix", filepath.Join(silent, "wslmirror.sock"))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -406,15 +407,19 @@ func TestChecks(t *testing.T) {
 
 // What hangs is left behind.
 func TestLookEnds(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	s := &survey{ctx: ctx}
-	var hangs, fails, seen Seen[int]
-	look(s, &hangs, func(context.Context) (int, error) { select {} })
-	look(s, &fails, local(func() (int, error) { return 0, errHidden }))
-	look(s, &seen, local(func() (int, error) { return 7, nil }))
-	s.Wait()
-	if hangs.Err != errSlow || fails.Err != errHidden || seen != (Seen[int]{Value: 7}) {
-		t.Errorf("%+v, %+v, %+v", hangs, fails, seen)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s := &survey{ctx: ctx}
+		var hangs, fails, seen Seen[int]
+		end := make(chan struct{})
+		defer close(end)
+		look(s, &hangs, func(context.Context) (int, error) { <-end; return 0, nil })
+		look(s, &fails, local(func() (int, error) { return 0, errHidden }))
+		look(s, &seen, local(func() (int, error) { return 7, nil }))
+		s.Wait()
+		if hangs.Err != errSlow || fails.Err != errHidden || seen != (Seen[int]{Value: 7}) {
+			t.Errorf("%+v, %+v, %+v", hangs, fails, seen)
+		}
+	})
 }

@@ -71,11 +71,12 @@ func (d *daemon) status() (s status.Snapshot, exit int) {
 func (d *daemon) await(what string, ok func(status.Snapshot) bool) status.Snapshot {
 	d.t.Helper()
 	var s status.Snapshot
-	d.t.Cleanup(func() {
-		if d.t.Failed() {
-			d.t.Logf("while waiting for %s the last state was %+v", what, s)
+	came := false
+	defer func() {
+		if !came {
+			d.t.Logf("the last state was %+v", s)
 		}
-	})
+	}()
 	labtest.Eventually(d.t, "the daemon publishes "+what, func() bool {
 		d.t.Helper()
 		select {
@@ -91,6 +92,7 @@ func (d *daemon) await(what string, ok func(status.Snapshot) bool) status.Snapsh
 		s, err = status.Read(d.dir)
 		return err == nil && ok(s)
 	})
+	came = true
 	return s
 }
 

@@ -97,7 +97,7 @@ func TestHostileNames(t *testing.T) {
 		return 0
 	})
 	b.WSL.Run("nft", "add table ip another") // a new generation
-	look(status.Error, "read elements of set")
+	look(status.Error, "elements of set")
 	p.setFault(nil)
 	look(status.Active, "level=info")
 	d.stop(unix.SIGTERM)

@@ -170,7 +170,7 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 // options that the libraries set and can do without, nothing depends.
 func matters(hit string) bool {
 	spared := []string{"read", "connect", "accept4", "newfstatat", "fchmodat", "getsockopt", "setsockopt", "getpeername"}
-	return !slices.Contains(spared, kindOf(hit)) && !strings.HasSuffix(hit, " EINTR") && hit != "recvfrom ENOBUFS"
+	return !waits[strings.TrimSuffix(hit, " held")] && !slices.Contains(spared, kindOf(hit)) && !strings.HasSuffix(hit, " EINTR") && hit != "recvfrom ENOBUFS"
 }
 
 // mustBeWhole fails the test if our table is there and is not one that a daemon
@@ -214,9 +214,9 @@ func TestForm(t *testing.T) {
 		"elements = { ":                              true,
 		"chain postrouting {":                        false,
 		`counter masquerade comment "from localhost`: false,
-		"\tset kernel {":                             false,
+		"\tset guarded {":                            false,
 	} {
-		other := strings.Replace(whole, part, strings.NewReplacer(`"loopback0"`, "4711", "{ ", "{ tcp . 1, ", "chain", "x", "counter", "x", "kernel", "x").Replace(part), 1)
+		other := strings.Replace(whole, part, strings.NewReplacer(`"loopback0"`, "4711", "{ ", "{ tcp . 1, ", "chain", "x", "counter", "x", "guarded", "x").Replace(part), 1)
 		if other == whole {
 			t.Errorf("there is no %q in\n%s", part, whole)
 		} else if (form(other) == form(whole)) != same {
@@ -342,6 +342,11 @@ func TestReadThatTimesOut(t *testing.T) {
 	}
 }
 
+// waits are the messages for which the daemon waits longer than they are held here:
+// for the first table the kernel may have to load modules, and an empty batch is
+// there to wait for the end of somebody else's change.
+var waits = map[string]bool{"sendmsg batch 0xa00": true, "sendto batch 0x11": true}
+
 // silence leads a life in which the kernel does not answer the nth message of a
 // kind.
 func (l *lives) silence(message string, n int) {
@@ -361,7 +366,7 @@ func (l *lives) silence(message string, n int) {
 		return fault
 	})
 	l.t.Logf("%s, the %d.: as it should be after %v", message, n, out.slowest.Round(time.Millisecond))
-	if len(out.hit) != 1 || !warns(out.log) {
+	if len(out.hit) != 1 || !warns(out.log) && !waits[message] {
 		l.t.Errorf("%q was not answered; the log:\n%s", out.hit, out.log)
 	}
 }

@@ -75,9 +75,9 @@ func TestOrderOfSteps(t *testing.T) {
 		}
 	})
 
-	// A table that can no more be changed is given up, and the bridge first.
+	// A table that can no more be changed stays as it is, and guards what is open.
 	changeable = false
-	l.leadWhile(nil, func(_ *daemon, p *tap) {
+	l.leadWhile(nil, func(d *daemon, p *tap) {
 		p.setFault(func(n int, call string) unix.Errno {
 			watch(n, call)
 			if strings.Contains(call, batch) && !strings.HasSuffix(call, emptyBatch) {
@@ -86,11 +86,30 @@ func TestOrderOfSteps(t *testing.T) {
 			return 0
 		})
 		nft(other)
-		labtest.Eventually(t, "docker0 is shut, as the table cannot be changed", func() bool {
-			return routeLocalnet(t, l.bench.WSL, "docker0") != "1"
-		})
+		d.awaitState(status.Error)
+		if routeLocalnet(t, l.bench.WSL, "docker0") != "1" || !hasTable(t, l.bench.WSL) {
+			t.Error("what worked was removed because it could not be changed")
+		}
 		nft("delete table ip other")
 		p.setFault(nil)
+	})
+
+	// A table that has gone takes the bridges that it guarded with it.
+	l.leadWhile(nil, func(_ *daemon, p *tap) {
+		var lost atomic.Bool
+		p.setFault(func(n int, call string) unix.Errno {
+			if strings.Contains(call, batch) && !strings.HasSuffix(call, emptyBatch) {
+				lost.Store(true)
+				return held // until nobody waits any more: the socket is closed
+			}
+			if lost.Load() && (call == "sendmsg 0x13" || call == "sendto 0x13") && routeLocalnet(t, l.bench.WSL, "docker0") == "1" {
+				p.setFault(nil) // it is being shut
+			}
+			return 0
+		})
+		nft(other)
+		labtest.Eventually(t, "docker0 is being shut", func() bool { return p.faultless() })
+		nft("delete table ip other")
 	})
 
 	// A bridge that could not be shut keeps its guard, though loopback0 has gone.
@@ -98,7 +117,7 @@ func TestOrderOfSteps(t *testing.T) {
 		var failed atomic.Bool
 		p.setFault(func(n int, call string) unix.Errno {
 			watch(n, call)
-			if call == "sendmsg 0x13" && failed.CompareAndSwap(false, true) { // RTM_SETLINK
+			if (call == "sendmsg 0x13" || call == "sendto 0x13") && failed.CompareAndSwap(false, true) { // RTM_SETLINK
 				return unix.ENOBUFS
 			}
 			return 0

@@ -134,10 +134,12 @@ func TestMarksRepliesWhileNeeded(t *testing.T) {
 	// As Docker does without a proxy.
 	do("sysctl", "-q", "net.ipv4.conf.docker0.route_localnet=1")
 	do("nft", `table ip engine {
-		chain out { type nat hook output priority -100; ip daddr 127.0.0.1 tcp dport 8081 dnat to 172.17.0.2:80; }
+		chain to { ip daddr 127.0.0.1 tcp dport 8081 dnat to 172.17.0.2:80; }
+		chain arriving { type nat hook prerouting priority dstnat; jump to; }
+		chain leaving { type nat hook output priority -100; jump to; }
 	}`)
 	d.awaitPaths("8081/tcp kernel")
-	expect("the kernel serves a port", true)
+	expect("an engine serves a port", true)
 	if answer, err := b.WSL.Ask("tcp", "127.0.0.1:8081", patience); err != nil || answer != "container" {
 		t.Errorf("Linux to the container: %q, %v", answer, err)
 	}

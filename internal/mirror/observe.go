@@ -111,9 +111,9 @@ func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error
 	}
 	next := reading{host: host, bridges: bridges}
 	next.generation, err = o.rules.Read(func(rs *ruleset.Ruleset) error {
-		next.table = nft.TableOf(rs)
 		next.analysis = rs.Analyse(host, bridges)
 		next.foreign = nft.FindForeignRules(rs, host)
+		next.table = nft.TableOf(rs)
 		next.sourcePorts[0], next.sourcePorts[1] = rs.SourcePorts()
 		return nil
 	})

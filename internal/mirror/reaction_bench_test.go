@@ -145,7 +145,7 @@ func await(tb testing.TB, states <-chan status.Snapshot, want status.State) {
 
 func awaitSnapshot(tb testing.TB, states <-chan status.Snapshot, what string, ok func(status.Snapshot) bool) {
 	tb.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(labtest.Patience())
 	for {
 		select {
 		case got := <-states:

@@ -117,7 +117,7 @@ func (s *system) install(obs Observed, t nft.Table) error {
 	}
 	s.log.WithFields(logrus.Fields{
 		"interface": obs.Host.Name, "index": obs.Host.Index,
-		"engine-served": t.EngineServed().String(), "direct": len(t.Targets()),
+		"engine-served": t.EngineServed().String(), "direct": len(t.Targets()), "guarded": t.Guarded(),
 	}).Debug("installed the table")
 	return nil
 }

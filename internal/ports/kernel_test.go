@@ -252,7 +252,7 @@ func TestTimeWait(t *testing.T) {
 				t.Fatal(err)
 			}
 			left, port := 1, uint16(0)
-			for end := time.Now().Add(4 * time.Second); time.Now().Before(end) && port == 0; time.Sleep(100 * time.Millisecond) {
+			for end := time.Now().Add(labtest.Patience()); time.Now().Before(end) && port == 0; time.Sleep(100 * time.Millisecond) {
 				left = readBlock(t, b.WSL).TCP
 				if port = connect(t, b.WSL, "tcp", server); !again {
 					break

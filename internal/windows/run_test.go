@@ -58,8 +58,8 @@ func TestProblems(t *testing.T) {
 	}{
 		// A program of Windows, and nobody to run it.
 		"disabled":      {"MZ\x90\x00\x03", 0o755, time.Minute, Disabled, "interop is off"},
-		"slow":          {"#!/bin/sh\nexec sleep 100\n", 0o755, 50 * time.Millisecond, Slow, "no answer in time from netsh.exe"},
-		"slow children": {"#!/bin/sh\nsleep 6 & sleep 6\n", 0o755, 50 * time.Millisecond, Slow, "no answer in time"},
+		"slow":          {"#!/bin/sh\nexec sleep 1000\n", 0o755, 50 * time.Millisecond, Slow, "no answer in time from netsh.exe"},
+		"slow children": {"#!/bin/sh\nsleep 90 & sleep 90\n", 0o755, 50 * time.Millisecond, Slow, "no answer in time"},
 		"failing":       {"#!/bin/sh\necho; echo no socket; exit 3\n", 0o755, time.Minute, Failing, "cannot ask netsh.exe: exit status 3: no socket"},
 		"failing in Japanese": {"#!/bin/sh\nprintf '\\203\\177\\n'; exit 1\n", 0o755, time.Minute, Failing,
 			"cannot ask netsh.exe: exit status 1"},
@@ -81,7 +81,7 @@ func TestProblems(t *testing.T) {
 			if !errors.As(err, &e) || e.Problem != test.problem || !strings.Contains(err.Error(), test.text) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%v, want problem %d with %q", err, test.problem, test.text)
 			}
-			if took := time.Since(began); took > Timeout+time.Second {
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("took %v", took)
 			}
 		})

@@ -94,7 +94,7 @@ func (rs *Ruleset) Analyse(loopback Iface, bridges []Bridge) Analysis {
 }
 
 // sameWay is the ports that both translate to the same place: by the same rule, or
-// to the same address.
+// to the same address, but for rules without a port.
 func sameWay(arriving, leaving []Outcome) Ports {
 	type target struct {
 		to   netip.AddrPort
@@ -104,7 +104,9 @@ func sameWay(arriving, leaving []Outcome) Ports {
 	for _, o := range leaving {
 		if o.Fate == Translated {
 			byRule[o.At] = byRule[o.At].Union(o.Ports)
-			byTarget[target{o.To, o.Base}] = byTarget[target{o.To, o.Base}].Union(o.Ports)
+		}
+		if to := (target{o.To, o.Base}); o.Fate == Translated && o.Ports.Len() <= MostPorts {
+			byTarget[to] = byTarget[to].Union(o.Ports)
 		}
 	}
 	var same []span

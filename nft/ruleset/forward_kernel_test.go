@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // The obstacles against the kernel: random rules for what is forwarded, and
@@ -77,7 +79,7 @@ func TestObstaclesAsKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 			var contradictions []string
-			for deadline := time.Now().Add(time.Second); ; {
+			for deadline := time.Now().Add(lab.Scaled(10 * time.Second)); ; {
 				contradictions = nil
 				answered := p.answers()
 				for _, pub := range view.Published {

@@ -46,7 +46,7 @@ func newProber(t *testing.T) *prober {
 	}
 	for windows, h := range map[bool]*lab.Host{true: p.b.Windows, false: p.b.WSL} {
 		// Dial has Windows learn which ports are bound.
-		c, err := h.Dial("udp", "", "127.0.0.1:9", time.Second)
+		c, err := h.Dial("udp", "", "127.0.0.1:9", labtest.Patience())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +155,7 @@ func TestWalkAsKernel(t *testing.T) {
 				outcomes := rs.Walk(packet, Sight{})
 				// The packet from Windows may still be on its way.
 				var wrong []string
-				for deadline := time.Now().Add(time.Second); ; {
+				for deadline := time.Now().Add(lab.Scaled(10 * time.Second)); ; {
 					wrong = nil
 					went := p.went(windows)
 					for i := range uint16(probes) {

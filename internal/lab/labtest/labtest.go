@@ -23,6 +23,14 @@ func NeedRoot(tb testing.TB) {
 	}
 }
 
+// NeedTime skips a test that waits for the program's own timeouts in a short run.
+func NeedTime(tb testing.TB) {
+	tb.Helper()
+	if testing.Short() {
+		tb.Skip("waits for timeouts, and this is a short run")
+	}
+}
+
 // New builds a bench that ends with the test.
 func New(tb testing.TB, opts lab.Options) *lab.Bench {
 	tb.Helper()

@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// Rules that other programs write beside those of an engine. Each is a kind: what
+// it does to packets says nothing of who serves a published port.
+
+// outputRules are what proxies on this machine write at the hook output.
+var outputRules = map[string][]string{
+	"a transparent proxy for one port": {"nft insert rule ip nat OUTPUT meta skuid != 1337 tcp dport 8080 redirect to :12345"},
+	"a transparent proxy for all TCP":  {"nft insert rule ip nat OUTPUT meta skuid 1001 meta l4proto tcp redirect to :12345"},
+	"a bare redirect":                  {"nft insert rule ip nat OUTPUT meta skuid 1001 redirect"},
+	"redsocks for one user":            {"iptables-nft -t nat -I OUTPUT -p tcp -m owner --uid-owner 1001 -j REDIRECT --to-ports 12345"},
+	"a mark sends elsewhere":           {"iptables-nft -t nat -I OUTPUT -p tcp -m mark --mark 0x539 -j DNAT --to-destination 10.0.0.9:15001"},
+	"a user sent to the container":     {"iptables-nft -t nat -I OUTPUT -p tcp -m owner --uid-owner 1001 -j DNAT --to-destination 172.17.0.2:80"},
+	"a table of its own": {"nft table inet proxy { chain output { type nat hook output priority -150; meta mark 0x2024 return; meta skuid 1001 meta l4proto tcp redirect to :41873; }; }",
+		"nft table inet proxy { chain prerouting { type nat hook prerouting priority -99; meta mark 0x2024 return; ip daddr 127.0.0.0/8 return; meta l4proto tcp redirect to :41873; }; }"},
+}
+
+// A rule at the hook output alone does not turn the repair off, and a bridge is
+// restored whatever such rules make of a port.
+func TestProxiesBesideAnEngine(t *testing.T) {
+	for name, rules := range outputRules {
+		t.Run(name, func(t *testing.T) {
+			b := labtest.New(t, lab.Options{})
+			engine, err := b.StartStandIn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rules {
+				if _, err := b.WSL.Run("sh", "-c", r); err != nil && !strings.HasPrefix(r, "nft ") {
+					t.Fatal(err)
+				}
+				if command, found := strings.CutPrefix(r, "nft "); found {
+					if _, err := b.WSL.Run("nft", command); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, path := range []string{status.PathProxy, status.PathDirect} {
+				for how, end := range map[string]func(*daemon){
+					"SIGTERM": func(d *daemon) { d.stop(unix.SIGTERM) },
+					"kill -9, and cleanup": func(d *daemon) {
+						d.proc.Stop(unix.SIGKILL)
+						on(t, b.WSL, "cleanup")
+					},
+				} {
+					d := start(t, b.WSL, "--path", path)
+					d.awaitState(status.Active)
+					awaitAnswer(t, b.Windows, "8080", "container")
+					end(d)
+					if got := routeLocalnet(t, b.WSL, "docker0"); got != "0" {
+						t.Errorf("path %s: after %s docker0 has route_localnet=%s", path, how, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+// What users write against the very fault works with us as without us: here an
+// accept ahead of Docker's jump at the hook output, and a conntrack zone for what
+// arrives, by which Linux's packets meet Docker's rules on their way back
+// (moby#53553).
+func TestWorkaroundBesideDockerWithoutProxy(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	docker := labtest.StartDocker(t, b, "--userland-proxy=false")
+	labtest.RunContainer(t, docker, "web", "8080:80/tcp", "8080:80/udp")
+	for _, r := range []string{
+		"iptables-nft -t nat -I OUTPUT -m addrtype --dst-type LOCAL -j ACCEPT",
+		"iptables-nft -t raw -I PREROUTING -m addrtype --dst-type LOCAL -j CT --zone-orig 1",
+	} {
+		if _, err := b.WSL.Run("sh", "-c", r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		for _, proto := range []string{"tcp", "udp"} {
+			answers(t, when, b.Windows, proto, "8080", "web")
+			answers(t, when, b.WSL, proto, "8080", "web")
+		}
+	}
+	check("without wslmirror")
+	for _, path := range []string{status.PathProxy, status.PathDirect} {
+		d := start(t, b.WSL, "--path", path)
+		d.awaitPaths("8080/tcp kernel, 8080/udp kernel")
+		check("with wslmirror, path " + path)
+		d.stop(unix.SIGTERM)
+	}
+	check("afterwards")
+}
+
+// However large what others have is, the daemon does its work beside it.
+func TestBesideHugeSets(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	if err := labtest.Blocklist(b.WSL, 100_000); err != nil {
+		t.Fatal(err)
+	}
+	d := start(t, b.WSL, "--path", "direct")
+	d.awaitPaths("8080/tcp direct")
+	answers(t, "beside a blocklist", b.Windows, "tcp", "8080", "container")
+	// 127.0.0.1 itself is looked up, not guessed.
+	if _, err := b.WSL.Run("nft", "add element inet blocklist drop_here { 172.17.0.2 }"); err != nil {
+		t.Fatal(err)
+	}
+	d.awaitPaths("8080/tcp proxy: other rules drop what is forwarded to it, or may")
+	d.stop(unix.SIGTERM)
+}
+
+// A table of another owner is nobody's to change: that is said of the port, and the
+// daemon serves all else.
+func TestBesideATableThatIsOwned(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{"8080", "8081", "8082"} {
+		if err := engine.Publish("tcp", "127.0.0.1:"+port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owned, err := b.WSL.OwnTable("firewall", 8081)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lateLoopback0(t, b, "8082")
+	d := start(t, b.WSL)
+	s := d.await("the reason", func(s status.Snapshot) bool {
+		return s.State == status.Active && len(s.Ports) == 3 && s.Ports[1].Reason != ""
+	})
+	if s.Ports[0].Reason != "" || !strings.Contains(s.Ports[1].Reason, "firewall") {
+		t.Errorf("%+v", s.Ports)
+	}
+	answers(t, "beside a table that is owned", b.Windows, "tcp", "8080", "container")
+	answers(t, "ahead of a drop in a table that is not", b.Windows, "tcp", "8082", "container")
+	if err := owned.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Of that the kernel says nothing. The next change is an event.
+	if _, err := b.WSL.Run("nft", "add table ip another"); err != nil {
+		t.Fatal(err)
+	}
+	d.await("no reason", func(s status.Snapshot) bool { return s.Ports[1].Reason == "" })
+	answers(t, "when the table has gone", b.Windows, "tcp", "8081", "container")
+	d.stop(unix.SIGTERM)
+	if list := ruleset(t, b.WSL); strings.Contains(list, "wslmirror") {
+		t.Errorf("left behind:\n%s", list)
+	}
+}

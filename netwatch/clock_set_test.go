@@ -1,0 +1,31 @@
+//go:build clock
+
+package netwatch_test
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// To set the clock to what it shows is enough for the event that a resumed system sees.
+// It is the clock of the machine, so this runs only where somebody asks for it by the
+// build tag.
+func TestClockSet(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	w := watch(t, b.WSL, netwatch.ClockSet())
+	for range 2 { // the timer stays armed
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
+			t.Fatal(err)
+		}
+		labtest.Receive(t, "woken by the clock", w.C())
+	}
+}
