@@ -226,7 +226,7 @@ func checkPublished(o *Observation) Check {
 }
 
 // byEngine reports whether an engine that is known by its name has published p: the
-// others are called by table and chain (engine in nft/published.go).
+// others are called by table and chain (engine in nft/ruleset/analysis.go).
 func byEngine(p status.Port) bool { return !strings.Contains(p.Engine, " ") }
 
 func portNames(list []status.Port) string {

@@ -181,7 +181,7 @@ func (l *lives) mustBeWhole(got string) {
 		f := form(world)
 		return f != "" && l.during != "" && f != form(l.during)
 	}
-	// A dump that meets a transaction may leave rules out (nft/read.go).
+	// A dump that meets a transaction may leave rules out (nft/ruleset/read.go).
 	if half(got) && half(world(l.t, l.bench.WSL)) && half(world(l.t, l.bench.WSL)) {
 		l.t.Errorf("half a table:\n%s", difference(form(l.during), form(got)))
 	}

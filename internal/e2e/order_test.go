@@ -12,7 +12,7 @@ import (
 )
 
 // emptyBatch is how the daemon waits for changes under way before it reads
-// (nft/read.go): NFNL_MSG_BATCH_END comes first.
+// (nft/ruleset/read.go): NFNL_MSG_BATCH_END comes first.
 const emptyBatch = " 0x11"
 
 // Whatever the daemon is about to say to the kernel, at each moment of its life a

@@ -137,7 +137,7 @@ func TestAnalysisOfRealEngines(t *testing.T) {
 				}
 				fmt.Fprintf(&b, "%s on %s to %s by %s: %s\n", p.Port, p.Addr, p.To, p.Engine, path)
 			}
-			fmt.Fprintf(&b, "served by the kernel: %s\n", v.EngineServed)
+			fmt.Fprintf(&b, "engine-served: %s\n", v.EngineServed)
 			golden := strings.TrimSuffix(file, ".json") + ".view"
 			if *update {
 				if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {

@@ -64,10 +64,10 @@ func ourRule(bridge string) string {
 // table is our table as nft lists it, with the elements of its sets in order. Replies
 // are always marked: a bridge of the canaries is open.
 func (w *world) table() string {
-	var kernel, direct, guarded []string
+	var served, direct, guarded []string
 	if w.podman.rules {
 		for _, p := range w.podman.published() {
-			kernel = append(kernel, fmt.Sprintf("%s . %d", p.proto, p.number))
+			served = append(served, fmt.Sprintf("%s . %d", p.proto, p.number))
 		}
 	}
 	for _, p := range w.directPorts() {
@@ -94,11 +94,12 @@ func (w *world) table() string {
 	}
 	return `table ip wslmirror {
 flags owner
-` + directMap + `set guarded {
-type ifname` + elements(guarded) + `
+` + directMap + `set engine_served {
+type inet_proto . inet_service
+flags interval` + elements(served) + `
 }
-set kernel {
-type inet_proto . inet_service` + elements(kernel) + `
+set guarded {
+type ifname` + elements(guarded) + `
 }
 chain guard {
 type filter hook prerouting priority raw - 1; policy accept;
@@ -112,7 +113,7 @@ iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set 
 }
 chain WSLPREROUTING {
 type nat hook prerouting priority dstnat - 1; policy accept;
-iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @kernel counter accept comment "served by the kernel"
+iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @engine_served counter accept comment "engine-served"
 ` + directRule + `iif "loopback0" ip daddr 127.0.0.1 counter dnat to 127.0.0.1 comment "mirrored"
 }
 chain output {

@@ -34,7 +34,7 @@ const (
 
 // faults are all there are. Whatever puts an end to a fault comes more often
 // than a new one, so that the world is whole half of the time.
-var faults = slices.Concat(linkFaults, floodFaults, ruleFaults, engineFaults, daemonFaults)
+var faults = slices.Concat(linkFaults, floodFaults, ruleFaults, foreignFaults, engineFaults, daemonFaults)
 
 // Faults are the names of all faults.
 func Faults() (names []string) {
@@ -127,6 +127,7 @@ func (e *engine) bridgesThat(up bool) (list []*bridge) {
 var ruleFaults = []fault{
 	{"nft flush ruleset", 2, always, func(w *world) error {
 		w.wslChains, w.docker.rules, w.podman.rules = false, false, false
+		w.foreign.redirects, w.foreign.blocklist = false, false // the table that is owned stays
 		if err := w.bench.FlushRuleset(); err != nil {
 			return err
 		}

@@ -44,6 +44,9 @@ func (w *world) ways() []way {
 			if !p.mirrored() || !p.to.bridge.up {
 				continue
 			}
+			if w.foreign.drops(p) {
+				continue
+			}
 			if !e.proxy && !p.to.bridge.open {
 				continue // the engine needs it, and it is not ours to give back
 			}

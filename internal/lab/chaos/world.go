@@ -37,6 +37,7 @@ type world struct {
 	shadowed  bool // an ip rule of others comes before ours
 	rpFilter  bool // ufw has set all.rp_filter
 	eth0Open  bool // route_localnet of eth0
+	foreign   foreign
 	docker    *engine
 	podman    *engine
 
@@ -95,6 +96,7 @@ func (w *world) close() error {
 		errs = append(errs, d.proc.Close())
 	}
 	w.cut(nil)
+	errs = append(errs, w.foreign.close())
 	for _, e := range w.engines() {
 		for _, p := range e.ports {
 			errs = append(errs, p.release())

@@ -1,18 +1,16 @@
-package labtest
+package lab
 
 import (
 	"errors"
 	"fmt"
 	"os"
 	"strings"
-
-	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
-// Blocklist has a host drop what comes from n addresses, at the hooks prerouting,
-// output and forward, as CrowdSec, fail2ban and lists of countries do. The sets are
-// drop_here, and drop_net of so many networks.
-func Blocklist(h *lab.Host, n int) error {
+// Blocklist has the host drop what comes from or goes to n addresses and n networks,
+// at the hooks prerouting, output and forward, as CrowdSec, fail2ban and lists of
+// countries do. The sets are drop_here and drop_net of the table inet blocklist.
+func (h *Host) Blocklist(n int) error {
 	var hosts, nets strings.Builder
 	for i := range n {
 		fmt.Fprintf(&hosts, "%d.%d.%d.%d,", 100+i>>16, i>>8&255, i&255, 1)
