@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -64,7 +65,7 @@ func checkTable127(o *Observation) Check {
 	case !found:
 		return fault("table 127 has no route to 127.0.0.1").because(why, "").do(restart)
 	case link != o.Iface || !r.Via.IsValid():
-		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", or(link, "no link"), o.Iface).because(why, "").do(restart)
+		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", cmp.Or(link, "no link"), o.Iface).because(why, "").do(restart)
 	}
 	return ok("127.0.0.1 via %s on %s", r.Via, link)
 }
@@ -239,14 +240,6 @@ func checkGuard(o *Observation) Check {
 			do("sudo systemctl restart wslmirror")
 	}
 	return ok("wslmirror guards the links to containers, among them those where route_localnet is on")
-}
-
-// or is s, or what stands for nothing.
-func or(s, nothing string) string {
-	if s == "" {
-		return nothing
-	}
-	return s
 }
 
 // sysctlKey is the name of a sysctl of a link. sysctl(8) takes dots for
