@@ -202,7 +202,7 @@ func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, w
 	case o.Sysctls.Err != nil:
 		return unseen("the sysctls", o.Sysctls.Err)
 	case !seen:
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("/proc/sys does not have %s", o.Iface)}
+		return unknown("/proc/sys does not have %s", o.Iface)
 	case value(conf) == 0 && value(o.Sysctls.Value["all"]) == 0:
 		return Check{Verdict: grave, Seen: fmt.Sprintf("%s of %s is 0", name, o.Iface)}.because(why, "").
 			do("sudo sysctl -w " + text.Word(sysctlKey(o.Iface, name)) + "=1")
