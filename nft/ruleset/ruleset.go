@@ -216,7 +216,7 @@ type Place struct {
 	Handle uint64
 }
 
-// Family, Table and Chain are the names as nft writes them.
+// Family is the family as nft writes it.
 func (p Place) Family() string { return p.table.Family() }
 
 // TableFamily is the family as the library has it.
@@ -225,6 +225,7 @@ func (p Place) TableFamily() nftables.TableFamily { return nftables.TableFamily(
 // Table is the name of the table.
 func (p Place) Table() string { return p.table.name }
 
+// Chain is the name of the chain.
 // Chain is the name of the chain.
 func (p Place) Chain() string { return p.name }
 
