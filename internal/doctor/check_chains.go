@@ -122,7 +122,7 @@ func checkPortRange(o *Observation) Check {
 	case o.Ruleset.Err == nil:
 		return notApplicable("%d-%d; WSL's chain that says what Windows has reserved is gone", b.First, b.Last)
 	}
-	return Check{Verdict: Unknown, Seen: fmt.Sprintf("%d-%d; could not see what Windows has reserved: %v", b.First, b.Last, o.Ruleset.Err)}
+	return unknown("%d-%d; could not see what Windows has reserved: %v", b.First, b.Last, o.Ruleset.Err)
 }
 
 func checkHeadroom(o *Observation) Check {

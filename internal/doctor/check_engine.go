@@ -21,7 +21,7 @@ func checkDocker(o *Observation) Check {
 		seen = fmt.Sprintf("version not seen (%v)", o.Docker.Version.Err)
 	}
 	if o.Docker.Settings.Err != nil {
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("%s, settings not seen (%v)", seen, o.Docker.Settings.Err)}
+		return unknown("%s, settings not seen (%v)", seen, o.Docker.Settings.Err)
 	}
 	s := o.Docker.Settings.Value
 	proxy := "on"
@@ -112,7 +112,7 @@ func checkPodman(o *Observation) Check {
 	case !o.mirrored(), major(version) < 6:
 		return ok("version %s", version)
 	case o.Podman.ForceListen.Err != nil:
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("version %s; could not see force_port_listen: %v", version, o.Podman.ForceListen.Err)}
+		return unknown("version %s; could not see force_port_listen: %v", version, o.Podman.ForceListen.Err)
 	case o.Podman.ForceListen.Value:
 		return ok("version %s, %s", version, conf)
 	}

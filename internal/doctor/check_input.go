@@ -34,7 +34,7 @@ func (r Ruleset) of(d Drop) firewall {
 
 // refusal judges what a firewall drops of what arrives from Windows.
 func (o *Observation) refusal(of firewall) (c Check, drops []Drop) {
-	var fault, perhaps, many []string
+	var refused, perhaps, many []string
 	certain := true // of many
 	for _, d := range o.Ruleset.Value.Drops {
 		if o.Ruleset.Value.of(d) != of {
@@ -49,7 +49,7 @@ func (o *Observation) refusal(of firewall) (c Check, drops []Drop) {
 		}
 		switch {
 		case len(here) > 0 && d.Sure:
-			fault, drops = append(fault, fmt.Sprintf("%s (%s)", shortened(here), at)), append(drops, d)
+			refused, drops = append(refused, fmt.Sprintf("%s (%s)", shortened(here), at)), append(drops, d)
 		case len(here) > 0:
 			perhaps = append(perhaps, fmt.Sprintf("%s (%s)", shortened(here), at))
 		case d.Ports.Len() > ruleset.MostPorts:
@@ -57,14 +57,14 @@ func (o *Observation) refusal(of firewall) (c Check, drops []Drop) {
 		}
 	}
 	switch {
-	case len(fault) > 0:
-		return Check{Verdict: Fault, Seen: fmt.Sprintf("rules drop what arrives on %s for %s", o.Iface, strings.Join(fault, ", "))}, drops
+	case len(refused) > 0:
+		return fault("rules drop what arrives on %s for %s", o.Iface, strings.Join(refused, ", ")), drops
 	case len(perhaps) > 0:
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("not certain: rules may drop what arrives on %s for %s", o.Iface, strings.Join(perhaps, ", "))}, nil
+		return unknown("not certain: rules may drop what arrives on %s for %s", o.Iface, strings.Join(perhaps, ", ")), nil
 	case of != ownRules && len(many) > 0 && certain:
 		return warning("%s lets little in on %s (%s)", of, o.Iface, strings.Join(many, ", ")), nil
 	case of != ownRules && len(many) > 0:
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("not certain: %s may let little in on %s (%s)", of, o.Iface, strings.Join(many, ", "))}, nil
+		return unknown("not certain: %s may let little in on %s (%s)", of, o.Iface, strings.Join(many, ", ")), nil
 	}
 	return ok("no rule drops what arrives on %s for a port on which somebody listens", o.Iface), nil
 }
@@ -138,7 +138,7 @@ func checkUFW(o *Observation) Check {
 	}
 	switch legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil; {
 	case !there && o.UFW && legacy:
-		return Check{Verdict: Unknown, Seen: "ufw is installed; its rules may be in iptables-legacy, and are not judged here"}
+		return unknown("ufw is installed; its rules may be in iptables-legacy, and are not judged here")
 	case !there:
 		return notApplicable("ufw is off, or not installed")
 	}
@@ -160,7 +160,7 @@ func checkFirewalld(o *Observation) Check {
 	case blind:
 		return c
 	case !o.Ruleset.Value.Firewalld:
-		return Check{Verdict: Unknown, Seen: "firewalld runs, and its table is not there: it may write by iptables, which is judged under input"}
+		return unknown("firewalld runs, and its table is not there: it may write by iptables, which is judged under input")
 	}
 	c, _ := o.refusal(firewalld)
 	if c.Verdict == OK {

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -64,7 +65,7 @@ func checkTable127(o *Observation) Check {
 	case !found:
 		return fault("table 127 has no route to 127.0.0.1").because(why, "").do(restart)
 	case link != o.Iface || !r.Via.IsValid():
-		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", or(link, "no link"), o.Iface).because(why, "").do(restart)
+		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", cmp.Or(link, "no link"), o.Iface).because(why, "").do(restart)
 	}
 	return ok("127.0.0.1 via %s on %s", r.Via, link)
 }
@@ -201,7 +202,7 @@ func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, w
 	case o.Sysctls.Err != nil:
 		return unseen("the sysctls", o.Sysctls.Err)
 	case !seen:
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("/proc/sys does not have %s", o.Iface)}
+		return unknown("/proc/sys does not have %s", o.Iface)
 	case value(conf) == 0 && value(o.Sysctls.Value["all"]) == 0:
 		return Check{Verdict: grave, Seen: fmt.Sprintf("%s of %s is 0", name, o.Iface)}.because(why, "").
 			do("sudo sysctl -w " + text.Word(sysctlKey(o.Iface, name)) + "=1")
@@ -239,14 +240,6 @@ func checkGuard(o *Observation) Check {
 			do("sudo systemctl restart wslmirror")
 	}
 	return ok("wslmirror guards the links to containers, among them those where route_localnet is on")
-}
-
-// or is s, or what stands for nothing.
-func or(s, nothing string) string {
-	if s == "" {
-		return nothing
-	}
-	return s
 }
 
 // sysctlKey is the name of a sysctl of a link. sysctl(8) takes dots for

@@ -13,7 +13,7 @@ func checkWSL(o *Observation) Check {
 	seen := fmt.Sprintf("kernel %s, %s", o.Guest.Release, mode)
 	switch {
 	case !o.Guest.WSL && o.link().Present():
-		return Check{Verdict: Unknown, Seen: fmt.Sprintf("kernel %s does not look like WSL's, but there is a %s", o.Guest.Release, o.Iface)}.
+		return unknown("kernel %s does not look like WSL's, but there is a %s", o.Guest.Release, o.Iface).
 			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
 	case !o.Guest.WSL:
 		return notApplicable("kernel %s: this is not WSL", o.Guest.Release)

@@ -176,9 +176,13 @@ func notApplicable(seen string, args ...any) Check {
 	return Check{Verdict: NotApplicable, Seen: fmt.Sprintf(seen, args...)}
 }
 
+func unknown(seen string, args ...any) Check {
+	return Check{Verdict: Unknown, Seen: fmt.Sprintf(seen, args...)}
+}
+
 // unseen is the verdict where a look failed.
 func unseen(what string, err error) Check {
-	return Check{Verdict: Unknown, Seen: fmt.Sprintf("could not see %s: %v", what, err)}
+	return unknown("could not see %s: %v", what, err)
 }
 
 func fault(seen string, args ...any) Check {

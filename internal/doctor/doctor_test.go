@@ -414,9 +414,9 @@ func TestLookEnds(t *testing.T) {
 		var hangs, fails, seen Seen[int]
 		end := make(chan struct{})
 		defer close(end)
-		look(s, &hangs, func(context.Context) (int, error) { <-end; return 0, nil })
-		look(s, &fails, local(func() (int, error) { return 0, errHidden }))
-		look(s, &seen, local(func() (int, error) { return 7, nil }))
+		look(s, &hangs, func() (int, error) { <-end; return 0, nil })
+		look(s, &fails, func() (int, error) { return 0, errHidden })
+		look(s, &seen, func() (int, error) { return 7, nil })
 		s.Wait()
 		if hangs.Err != errSlow || fails.Err != errHidden || seen != (Seen[int]{Value: 7}) {
 			t.Errorf("%+v, %+v, %+v", hangs, fails, seen)

@@ -40,11 +40,11 @@ type survey struct {
 
 // look runs f and notes what it returns, or errSlow when the survey's time is
 // over: what hangs then, a network drive or a program, is left to itself.
-func look[T any](s *survey, into *Seen[T], f func(context.Context) (T, error)) {
+func look[T any](s *survey, into *Seen[T], f func() (T, error)) {
 	s.Go(func() {
 		done := make(chan Seen[T], 1)
 		go func() {
-			v, err := f(s.ctx)
+			v, err := f()
 			done <- Seen[T]{v, err}
 		}()
 		select {
@@ -53,11 +53,6 @@ func look[T any](s *survey, into *Seen[T], f func(context.Context) (T, error)) {
 			*into = Seen[T]{Err: errSlow}
 		}
 	})
-}
-
-// local makes a look of what neither hangs nor needs to know when to end.
-func local[T any](f func() (T, error)) func(context.Context) (T, error) {
-	return func(context.Context) (T, error) { return f() }
 }
 
 // observe looks at everything at the same time, until ctx is done.
@@ -75,16 +70,16 @@ func observe(ctx context.Context, cfg Config) *Observation {
 		o.Guest = windows.LookAtGuest(ctx)
 	})
 	if o.Systemd && cfg.Service != nil {
-		look(s, &o.Service, cfg.Service)
+		look(s, &o.Service, func() (Service, error) { return cfg.Service(ctx) })
 	}
-	look(s, &o.Net, local(func() (Network, error) { return readNetwork(cfg.Iface) }))
-	look(s, &o.Sysctls, local(f.sysctls))
-	look(s, &o.Listeners, local(ports.Listeners))
-	look(s, &o.Legacy, local(f.legacyTables))
-	look(s, &o.Daemons, local(f.daemons))
-	look(s, &o.WSLConfig, local(func() (windows.Config, error) { return windows.ReadConfig(f.path("mnt/c/Users")) }))
-	look(s, &o.Podman.Version, podmanVersion)
-	look(s, &o.Podman.ForceListen, local(f.forceListen))
+	look(s, &o.Net, func() (Network, error) { return readNetwork(cfg.Iface) })
+	look(s, &o.Sysctls, f.sysctls)
+	look(s, &o.Listeners, ports.Listeners)
+	look(s, &o.Legacy, f.legacyTables)
+	look(s, &o.Daemons, f.daemons)
+	look(s, &o.WSLConfig, func() (windows.Config, error) { return windows.ReadConfig(f.path("mnt/c/Users")) })
+	look(s, &o.Podman.Version, func() (string, error) { return podmanVersion(ctx) })
+	look(s, &o.Podman.ForceListen, f.forceListen)
 	s.Go(func() { observePrograms(s.ctx, o, f) })
 	s.Go(func() { observeBlock(s.ctx, o, cfg) })
 	s.Wait()
@@ -95,16 +90,16 @@ func observe(ctx context.Context, cfg Config) *Observation {
 // to the socket of a Docker that does not run would start it.
 func observePrograms(ctx context.Context, o *Observation, f files) {
 	s := &survey{ctx: ctx}
-	look(s, &o.Programs, local(f.programs))
+	look(s, &o.Programs, f.programs)
 	s.Wait()
 	if o.runs("NetworkManager") {
-		look(s, &o.Managed, func(ctx context.Context) (bool, error) { return managed(ctx, o.Iface) })
+		look(s, &o.Managed, func() (bool, error) { return managed(ctx, o.Iface) })
 	}
 	dockerd := o.programs("dockerd")
 	o.Docker.Desktop = len(dockerd) == 0 && o.runs(dockerDesktop)
 	if len(dockerd) > 0 {
-		look(s, &o.Docker.Version, f.dockerVersion)
-		look(s, &o.Docker.Settings, local(func() (DockerSettings, error) { return f.dockerSettings(dockerd[0].Args) }))
+		look(s, &o.Docker.Version, func() (string, error) { return f.dockerVersion(ctx) })
+		look(s, &o.Docker.Settings, func() (DockerSettings, error) { return f.dockerSettings(dockerd[0].Args) })
 	}
 	s.Wait()
 }
@@ -113,14 +108,14 @@ func observePrograms(ctx context.Context, o *Observation, f files) {
 // block of source ports in the light of it.
 func observeBlock(ctx context.Context, o *Observation, cfg Config) {
 	s := &survey{ctx: ctx}
-	look(s, &o.Status, local(cfg.Status))
-	look(s, &o.Ruleset, local(func() (Ruleset, error) { return readRuleset(cfg.Iface) }))
+	look(s, &o.Status, cfg.Status)
+	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(cfg.Iface) })
 	s.Wait()
 	reserved := o.Ruleset.Value.Reserved
 	if p := o.Status.Value.SourcePorts; o.Ruleset.Err != nil && p != nil {
 		reserved = *p
 	}
-	look(s, &o.Block, local(func() (ports.Block, error) { return ports.ReadBlock(reserved) }))
+	look(s, &o.Block, func() (ports.Block, error) { return ports.ReadBlock(reserved) })
 	s.Wait()
 }
 

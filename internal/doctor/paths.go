@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -145,7 +146,7 @@ func (n Network) index(rule netwatch.Rule) int {
 // ahead are the rules ahead of WSL's that are meant for the packet, or may be.
 func (n Network) ahead(p Path) (list []netwatch.Rule) {
 	has := func(prefix netip.Prefix, a netip.Addr) bool { return !prefix.IsValid() || prefix.Contains(a) }
-	iif := or(p.Rule.Iif, "lo")
+	iif := cmp.Or(p.Rule.Iif, "lo")
 	for _, r := range n.Rules[:max(0, n.index(p.Rule))] {
 		// The packet has no mark, no TOS, and its socket is bound to no link.
 		meant := (r.Iif == "" || r.Iif == iif) && r.Oif == "" && r.Mark&r.Mask == 0 && r.TOS == 0 && !r.L3Mdev &&

@@ -28,7 +28,7 @@ func NewRedactor(ctx context.Context, root string) *text.Redactor {
 	}
 	var folders Seen[[]os.DirEntry]
 	s := &survey{ctx: ctx} // the drive may hang
-	look(s, &folders, local(func() ([]os.DirEntry, error) { return os.ReadDir(f.path("mnt/c/Users")) }))
+	look(s, &folders, func() ([]os.DirEntry, error) { return os.ReadDir(f.path("mnt/c/Users")) })
 	s.Wait()
 	for _, d := range folders.Value {
 		if d.IsDir() {

@@ -76,6 +76,7 @@ func TestRedact(t *testing.T) {
 		"64:ff9b::8.8.8.8 64:ff9b::808:808":                       "<address-1> <address-1>",
 		"::1 fe80::1%eth0 fd00::1 2001:db8::7 ff02::1 ::":         keep,
 		"00:15:5d:00:00:01 00:11:22:33:44:55":                     keep,
+		"3c:7c:3f:12:34:56 02:42:ac:11:00:02 3C:7C:3F:12:34:56":   "<mac-1> 02:42:ac:11:00:02 <mac-1>", // of hardware, and made up
 		"std::string a::b dead:beef":                              keep,
 	} {
 		if want == keep {

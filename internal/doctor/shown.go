@@ -18,27 +18,22 @@ var judged = []string{
 // is known by its name alone.
 func (p Program) Shown() []string {
 	const hidden = "…"
-	var shown []string
-	for i := 0; i < len(p.Args); i++ {
-		arg := p.Args[i]
-		flag := strings.TrimLeft(arg, "-")
-		name, value, has := strings.Cut(flag, "=")
+	shown := []string{p.Name} // its path may be in somebody's home
+	value := false            // the next argument may be the value of a flag that is judged
+	for i, arg := range p.Args[min(1, len(p.Args)):] {
+		name, _, has := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		isWord := !strings.HasPrefix(arg, "-")
+		known := !isWord && slices.Contains(judged, name)
 		switch {
-		case i == 0:
-			arg = p.Name // its path may be in somebody's home
-		case i == 1 && arg == "run":
-		case flag == arg || !isFlag(name):
-			arg = hidden // the value of the flag before it, or a word
-		case !slices.Contains(judged, name) && !strings.HasPrefix(arg, "--") && len(arg) > 2:
+		case known, isWord && value, i == 0 && arg == "run":
+		case isWord, !isFlag(name):
+			arg = hidden
+		case !strings.HasPrefix(arg, "--") && len(arg) > 2:
 			arg = arg[:2] + hidden // a short flag and its value
-		case !slices.Contains(judged, name):
-			if has {
-				arg = strings.TrimSuffix(arg, value) + hidden
-			}
-		case !has && i+1 < len(p.Args) && !strings.HasPrefix(p.Args[i+1], "-"):
-			i++
-			arg += " " + p.Args[i]
+		case has:
+			arg = "--" + name + "=" + hidden
 		}
+		value = known && !has
 		shown = append(shown, text.Line(arg))
 	}
 	return shown
