@@ -56,8 +56,8 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 	for _, r := range rs.Commented(foreignComment) {
 		found.Present = append(found.Present, ForeignRule{At: r.Place, Port: portOf(r.Exprs), link: linkOf(r.Exprs)})
 	}
-	dropped := func(by ruleset.Iface, without string) (ports ruleset.Ports, outcomes []ruleset.Outcome) {
-		for _, o := range rs.Walk(ruleset.FromWindows(by), ruleset.Sight{Chains: ruleset.Filters, Without: without}) {
+	dropped := func(by ruleset.Iface, see ruleset.Sight) (ports ruleset.Ports, outcomes []ruleset.Outcome) {
+		for _, o := range rs.Walk(ruleset.FromWindows(by), see) {
 			if o.Fate == ruleset.Dropped && o.Sure && o.At.Handle != 0 {
 				outcomes = append(outcomes, o)
 				ports = ports.Union(o.Ports)
@@ -65,41 +65,48 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 		}
 		return ports, outcomes
 	}
-	needed, _ := dropped(loopback, foreignComment)
-	if !needed.Empty() {
-		others, _ := dropped(ruleset.Unnamed, foreignComment)
-		lo, _ := dropped(ruleset.Iface{Name: "lo", Index: 1}, foreignComment)
-		needed = needed.Intersect(others).Minus(lo)
-	}
-	// Only a rule that drops what arrives on any link is one to be ahead of.
-	generic := map[ruleset.Place]ruleset.Ports{}
-	_, drops := dropped(ruleset.Unnamed, "")
-	for _, o := range drops {
-		generic[o.At] = generic[o.At].Union(o.Ports)
-	}
-	_, still := dropped(loopback, "")
-	var lacking []ForeignRule // where a rule of ours has no effect
-	for _, o := range still {
-		ports := o.Ports.Intersect(needed).Intersect(generic[o.At])
-		if ports.Len() > ruleset.MostPorts {
-			continue // not a rule for a published port
+	lo := ruleset.Iface{Name: "lo", Index: 1}
+	// meant are the ports for which we have a reason, and lacking where nothing helps
+	// them yet.
+	missing := func(free bool) (meant ruleset.Ports, lacking []ForeignRule) {
+		without := ruleset.Sight{Chains: ruleset.Filters, Without: foreignComment, Free: free}
+		with := ruleset.Sight{Chains: ruleset.Filters, Free: free}
+		if meant, _ = dropped(loopback, without); !meant.Empty() {
+			others, _ := dropped(ruleset.Unnamed, without)
+			own, _ := dropped(lo, without)
+			meant = meant.Intersect(others).Minus(own)
 		}
-		for p := range ports.All() {
-			lacking = append(lacking, ForeignRule{At: o.At, Port: p, link: loopback.Name})
+		// Only a rule that drops what arrives on any link is one to be ahead of.
+		generic := map[ruleset.Place]ruleset.Ports{}
+		_, drops := dropped(ruleset.Unnamed, with)
+		for _, o := range drops {
+			generic[o.At] = generic[o.At].Union(o.Ports)
 		}
-	}
-	for _, r := range lacking {
-		if rs.Owned(r.At) {
-			found.Barred = append(found.Barred, r)
-		} else {
-			found.Add = append(found.Add, r)
+		_, still := dropped(loopback, with)
+		for _, o := range still {
+			ports := o.Ports.Intersect(meant).Intersect(generic[o.At])
+			if ports.Len() > ruleset.MostPorts {
+				continue // not a rule for a published port
+			}
+			for p := range ports.All() {
+				lacking = append(lacking, ForeignRule{At: o.At, Port: p, link: loopback.Name})
+			}
 		}
+		return meant, lacking
 	}
+	// The kernel says nothing when a table goes with its owner, so what we do does not
+	// depend on those.
+	needed, lacking := missing(true)
+	found.Add = lacking
 	for _, r := range found.Present {
 		useless := slices.ContainsFunc(lacking, func(l ForeignRule) bool { return l.Port == r.Port && l.At.InChain(r.At) })
 		if !needed.Has(r.Port) || useless || r.link != loopback.Name {
 			found.Remove = append(found.Remove, r)
 		}
+	}
+	if rs.AnyOwned() {
+		_, all := missing(false)
+		found.Barred = slices.DeleteFunc(all, func(r ForeignRule) bool { return !rs.Owned(r.At) })
 	}
 	return found
 }

@@ -236,6 +236,16 @@ func (p Place) InChain(q Place) bool { return p.chainID == q.chainID }
 // it.
 func (rs *Ruleset) Owned(p Place) bool { return rs.owners[p.table] != 0 }
 
+// AnyOwned reports whether a process owns a table other than ours.
+func (rs *Ruleset) AnyOwned() bool {
+	for t, owner := range rs.owners {
+		if owner != 0 && t != rs.own {
+			return true
+		}
+	}
+	return false
+}
+
 // A Rule is a rule with what it does.
 type Rule struct {
 	Place   Place

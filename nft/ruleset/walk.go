@@ -74,6 +74,8 @@ type Sight struct {
 	Chains Chains
 	// Without is the comment of rules that it passes over.
 	Without string
+	// Free leaves out the tables that a process owns.
+	Free bool
 }
 
 // Chains are those that a walk goes through.
@@ -102,7 +104,7 @@ func (rs *Ruleset) walk(p Packet, see Sight) *walker {
 	w := &walker{rs: rs, packet: p, see: see}
 	rest := p.Ports
 	for _, c := range rs.chainsOf(p) {
-		if c.table == rs.own || see.Chains != All && (see.Chains != Filters) != (c.kind == nftables.ChainTypeNAT) {
+		if c.table == rs.own || see.Free && rs.owners[c.table] != 0 || see.Chains != All && (see.Chains != Filters) != (c.kind == nftables.ChainTypeNAT) {
 			continue
 		}
 		w.base, w.left = c, nil
