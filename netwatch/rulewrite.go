@@ -23,53 +23,20 @@ func (c *Conn) AddRule(r Rule) error {
 	return nil
 }
 
-// errHidden says that the kernel would delete another rule.
-var errHidden = errors.New("the kernel would delete a more specific rule first")
-
 // DeleteRule deletes an ip rule, the first one of several that are the same. That
 // it is not there is not an error.
 //
-// The kernel takes what a request does not name for a wildcard, and deletes the
-// first rule that fits. So DeleteRule reads the rules first, and asks the kernel
-// only if the first rule that fits is r itself. Otherwise it deletes nothing; the
-// error then says so if r is there.
+// Beware: the kernel takes what r does not name for a wildcard, and deletes the
+// first rule that r fits.
 func (c *Conn) DeleteRule(r Rule) error {
-	err := c.deleteRule(r.normal())
+	request, err := r.encode()
+	if err == nil {
+		err = c.nl.Do(unix.RTM_DELRULE, 0, request)
+	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete ip rule %q: %w", r, err)
 	}
 	return nil
-}
-
-func (c *Conn) deleteRule(r Rule) error {
-	request, err := r.encode()
-	if err != nil {
-		return err
-	}
-	rules, err := c.Rules()
-	if err != nil {
-		return err
-	}
-	switch first, there := r.find(rules); {
-	case !there:
-		return nil
-	case first != r:
-		return errHidden
-	}
-	return c.nl.Do(unix.RTM_DELRULE, 0, request)
-}
-
-// find returns the first of the rules that the kernel would delete for r, and
-// whether r is among them.
-func (r Rule) find(rules []Rule) (first Rule, there bool) {
-	found := false
-	for _, other := range rules {
-		if !found && r.Fits(other) {
-			first, found = other, true
-		}
-		there = there || other == r
-	}
-	return first, there
 }
 
 // Fits reports whether other has all that r names, so that the kernel may delete

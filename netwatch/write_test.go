@@ -76,36 +76,6 @@ func TestWriteRules(t *testing.T) {
 	}
 }
 
-// "ip rule del pref 0 lookup local" deletes one of WSL's rules. DeleteRule deletes
-// the rule that is meant, or none.
-func TestDeleteRuleDeletesNoOther(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
-	conn := open(t, b.WSL)
-	before := mustRules(t, conn)
-	local := netwatch.Rule{Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_LOCAL, SuppressPrefix: -1}
-	if err := conn.DeleteRule(local); err != nil {
-		t.Errorf("it is not there: %v", err)
-	}
-	inverted := before[0]
-	inverted.Not = true
-	if err := conn.DeleteRule(inverted); err != nil {
-		t.Errorf("it is not there: %v", err)
-	}
-	if got := mustRules(t, conn); !slices.Equal(got, before) {
-		t.Fatalf("there are %v, want %v", got, before)
-	}
-	if err := conn.AddRule(local); err != nil {
-		t.Fatal(err)
-	}
-	with := mustRules(t, conn)
-	if err := conn.DeleteRule(local); err == nil || !strings.Contains(err.Error(), "more specific") {
-		t.Errorf("behind WSL's: %v", err)
-	}
-	if got := mustRules(t, conn); !slices.Equal(got, with) {
-		t.Errorf("there are %v, want %v", got, with)
-	}
-}
-
 // The routes are those that the bench's ip rules, which are WSL's, lead to.
 func TestRoute(t *testing.T) {
 	b := labtest.New(t, lab.Options{})

@@ -1,6 +1,8 @@
 package nft
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -18,39 +20,11 @@ type OurTable struct {
 
 // Guards reports whether the table keeps packets of a link from 127.0.0.0/8.
 func (t OurTable) Guards(link string) bool {
-	return t.Present && t.guards(link)
+	return t.Present && slices.Contains(t.Guarded(), link)
 }
 
 // TableOf is the content of our table in a ruleset.
-func TableOf(rs *ruleset.Ruleset) (t Table) {
-	content := rs.Own()
-	for _, s := range content.Sets {
-		out := Set{Name: s.Name, Kind: kindOf(s)}
-		for _, e := range s.Elements {
-			out.Elements = append(out.Elements, Element(e))
-		}
-		t.Sets = append(t.Sets, out)
-	}
-	for _, c := range content.Chains {
-		out := Chain{Name: c.Name, Type: c.Type, Hook: c.Hook, Priority: c.Priority}
-		for _, r := range c.Rules {
-			out.Rules = append(out.Rules, Rule{Comment: r.Comment, Exprs: r.Exprs})
-		}
-		t.Chains = append(t.Chains, out)
-	}
-	return t
-}
-
-// kindOf is what the elements of a set of ours are.
-func kindOf(s ruleset.ContentSet) SetKind {
-	switch {
-	case s.KeyLen == unix.IFNAMSIZ:
-		return SetOfLinks
-	case s.Map:
-		return MapOfTargets
-	}
-	return SetOfPorts
-}
+func TableOf(rs *ruleset.Ruleset) Table { return Table(rs.Own()) }
 
 // Counters are what the rules of WSLPREROUTING have counted that send a packet on.
 // A nat chain sees only the first packet of each flow, so Packets counts

@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // ErrOwned says that the table belongs to another process: another wslmirror,
@@ -49,11 +51,11 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	if old.Owner == o.portID && t.sameBut(old.Table) {
 		for i, s := range t.Sets {
-			set := s.of(table)
-			if err := o.elements(o.conn.SetDeleteElements, set, old.Table.Sets[i].minus(s)); err != nil {
+			set := asSet(s, table)
+			if err := o.elements(o.conn.SetDeleteElements, set, minus(old.Table.Sets[i], s)); err != nil {
 				return err
 			}
-			if err := o.elements(o.conn.SetAddElements, set, s.minus(old.Table.Sets[i])); err != nil {
+			if err := o.elements(o.conn.SetAddElements, set, minus(s, old.Table.Sets[i])); err != nil {
 				return err
 			}
 		}
@@ -70,7 +72,7 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 	}
 	o.conn.AddTable(table)
 	for _, s := range t.Sets {
-		set := s.of(table)
+		set := asSet(s, table)
 		if err := o.conn.AddSet(set, nil); err != nil {
 			return fmt.Errorf("make set %s: %w", s.Name, err)
 		}
@@ -87,7 +89,7 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 	return o.flush("install table", installTimeout)
 }
 
-func (o *TableOwner) addChain(table *nftables.Table, c Chain) {
+func (o *TableOwner) addChain(table *nftables.Table, c ruleset.Chain) {
 	policy := nftables.ChainPolicyAccept
 	chain := o.conn.AddChain(&nftables.Chain{
 		Table: table, Name: c.Name, Type: c.Type,
@@ -101,26 +103,24 @@ func (o *TableOwner) addChain(table *nftables.Table, c Chain) {
 	}
 }
 
-// of is the set as the library has it.
-func (s Set) of(table *nftables.Table) *nftables.Set {
-	set := &nftables.Set{Table: table, Name: s.Name}
-	if s.Kind == SetOfLinks {
+// asSet is the set as the library has it.
+func asSet(s ruleset.Set, table *nftables.Table) *nftables.Set {
+	set := &nftables.Set{Table: table, Name: s.Name, Interval: s.Interval, IsMap: s.Map}
+	if s.KeyLen == unix.IFNAMSIZ {
 		// Without its byte order, nft prints the names as empty.
 		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
 		return set
 	}
 	set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	set.Concatenation = true
-	set.Interval = s.Kind == SetOfPorts
-	if s.Kind == MapOfTargets {
-		set.IsMap = true
+	if s.Map {
 		set.DataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	}
 	return set
 }
 
 // elements adds elements to a set or deletes them from it.
-func (o *TableOwner) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, elements []Element) error {
+func (o *TableOwner) elements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, elements []ruleset.Element) error {
 	if len(elements) == 0 {
 		return nil
 	}

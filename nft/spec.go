@@ -59,8 +59,8 @@ const (
 // Table is the table for s.
 func (s Spec) Table() Table {
 	t := Table{
-		Sets:   []Set{linkSet(guardedSet, s.Guarded), portSet(servedSet, s.EngineServed)},
-		Chains: []Chain{s.prerouting(), s.guard()},
+		Sets:   []ruleset.Set{linkSet(guardedSet, s.Guarded), portSet(servedSet, s.EngineServed)},
+		Chains: []ruleset.Chain{s.prerouting(), s.guard()},
 	}
 	direct := s.Direct != nil
 	if direct {
@@ -75,8 +75,8 @@ func (s Spec) Table() Table {
 	if s.Repair || direct {
 		t.Chains = append(t.Chains, s.masquerade())
 	}
-	slices.SortFunc(t.Sets, func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(t.Chains, func(a, b Chain) int { return int(a.Priority) - int(b.Priority) })
+	slices.SortFunc(t.Sets, func(a, b ruleset.Set) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(t.Chains, func(a, b ruleset.Chain) int { return int(a.Priority) - int(b.Priority) })
 	return t
 }
 
@@ -92,15 +92,15 @@ func (s Spec) Table() Table {
 // The engine-served ports are left alone: there the engine's DNAT is what serves
 // localhost, and nothing of worth listens. Those in the map direct
 // go to the container itself.
-func (s Spec) prerouting() Chain {
+func (s Spec) prerouting() ruleset.Chain {
 	toLocalhost := slices.Concat(s.fromWindows(), matchAddr(ipDaddr, loopback))
-	c := Chain{
+	c := ruleset.Chain{
 		Name: PreroutingChain,
 		Type: nftables.ChainTypeNAT,
 		Hook: *nftables.ChainHookPrerouting,
 		// One step before the engines, whose DNAT is at dstnat.
 		Priority: *nftables.ChainPriorityNATDest - 1,
-		Rules: []Rule{{
+		Rules: []ruleset.Rule{{
 			Comment: served,
 			// Accept ends this chain only: the engine's comes next.
 			Exprs: slices.Concat(toLocalhost, inPortSet(servedSet), []expr.Any{
@@ -110,9 +110,9 @@ func (s Spec) prerouting() Chain {
 		}},
 	}
 	if s.Direct != nil {
-		c.Rules = append(c.Rules, Rule{Comment: pastProxy, Exprs: slices.Concat(toLocalhost, toTarget())})
+		c.Rules = append(c.Rules, ruleset.Rule{Comment: pastProxy, Exprs: slices.Concat(toLocalhost, toTarget())})
 	}
-	c.Rules = append(c.Rules, Rule{
+	c.Rules = append(c.Rules, ruleset.Rule{
 		Comment: mirrored,
 		Exprs: slices.Concat(toLocalhost, []expr.Any{
 			&expr.Counter{},
@@ -130,19 +130,19 @@ func (s Spec) prerouting() Chain {
 //
 // It is a nat chain because the kernel asks those for the first packet of a flow
 // alone: the mark costs the others nothing.
-func (s Spec) output() Chain {
-	c := Chain{
+func (s Spec) output() ruleset.Chain {
+	c := ruleset.Chain{
 		Name: "output", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
 		// One step before the engines. Nft does not take the name dstnat here.
 		Priority: *nftables.ChainPriorityNATDest - 1,
-		Rules: []Rule{{
+		Rules: []ruleset.Rule{{
 			Comment: "a flow from Linux",
 			Exprs: slices.Concat(matchLoopbackNet(ipSaddr), setMark(
 				&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})),
 		}},
 	}
 	if s.Direct != nil {
-		c.Rules = append(c.Rules, Rule{Comment: pastProxy, Exprs: slices.Concat(matchAddr(ipDaddr, loopback), toTarget())})
+		c.Rules = append(c.Rules, ruleset.Rule{Comment: pastProxy, Exprs: slices.Concat(matchAddr(ipDaddr, loopback), toTarget())})
 	}
 	return c
 }
@@ -166,19 +166,19 @@ func toTarget() []expr.Any {
 // comes before nat turns the address of an honest reply back into 127.0.0.1, so
 // that such a reply still carries the bridge's; and before conntrack, so that a
 // forged packet touches no flow.
-func (s Spec) guard() Chain {
-	drop := func(offset uint32, comment string) Rule {
-		return Rule{Comment: comment, Exprs: slices.Concat(matchLoopbackNet(offset), []expr.Any{
+func (s Spec) guard() ruleset.Chain {
+	drop := func(offset uint32, comment string) ruleset.Rule {
+		return ruleset.Rule{Comment: comment, Exprs: slices.Concat(matchLoopbackNet(offset), []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
 			&expr.Lookup{SourceRegister: 1, SetName: guardedSet},
 			&expr.Counter{},
 			&expr.Verdict{Kind: expr.VerdictDrop},
 		})}
 	}
-	return Chain{
+	return ruleset.Chain{
 		Name: "guard", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
 		Priority: *nftables.ChainPriorityRaw - 1,
-		Rules: []Rule{
+		Rules: []ruleset.Rule{
 			// Every packet comes by here, and all that Windows sends is of that net.
 			{Comment: "from Windows", Exprs: append(s.fromWindows(), &expr.Verdict{Kind: expr.VerdictAccept})},
 			drop(ipDaddr, "to localhost"), drop(ipSaddr, "as localhost"),
@@ -196,11 +196,11 @@ func (s Spec) guard() Chain {
 //
 // What Linux sends to a server of its own goes by Windows and comes back by
 // loopback0, with the mark of its flow; it is no reply of a container.
-func (s Spec) flowmark() Chain {
-	return Chain{
+func (s Spec) flowmark() ruleset.Chain {
+	return ruleset.Chain{
 		Name: "flowmark", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
 		Priority: *nftables.ChainPriorityMangle,
-		Rules: []Rule{{
+		Rules: []ruleset.Rule{{
 			Comment: "a reply to Linux itself",
 			// What costs least, and fails for all that goes to servers of Linux, comes
 			// first.
@@ -226,13 +226,13 @@ func setMark(load, store expr.Any) []expr.Any {
 // container can answer. The engines mark such packets at the hook output to
 // have them masqueraded, and WSL's chain WSLOUTPUT then overwrites the mark. It
 // comes after the engines': a flow that has its NAT does not get here.
-func (s Spec) masquerade() Chain {
-	return Chain{
+func (s Spec) masquerade() ruleset.Chain {
+	return ruleset.Chain{
 		// Not "masquerade": that is a word of nft's language, and a ruleset that was
 		// saved with such a chain in it could not be loaded again.
 		Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
 		Priority: *nftables.ChainPriorityNATSource + 1,
-		Rules: []Rule{{
+		Rules: []ruleset.Rule{{
 			Comment: "from localhost to a container",
 			Exprs: slices.Concat(matchLoopbackNet(ipSaddr), s.elsewhere(expr.MetaKeyOIF), []expr.Any{
 				&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},

@@ -235,7 +235,7 @@ func TestChecks(t *testing.T) {
 		{"guard", both(noDaemon, func(o obs) { o.Net.Value.Links[3].RouteLocalnet = true }), Warning, "no wslmirror guards"},
 		{"guard", func(o obs) {
 			o.Net.Value.Links[3].RouteLocalnet = true
-			o.Ruleset.Value.Ours.Table.Sets = []nft.Set{{Name: "guarded", Kind: nft.SetOfLinks, Elements: []nft.Element{{Key: "docker0\x00\x00"}}}}
+			o.Ruleset.Value.Ours.Table.Sets = []ruleset.Set{{Name: "guarded", KeyLen: 16, Elements: []ruleset.Element{{Key: "docker0\x00\x00"}}}}
 		}, OK, "guards the links"},
 		{"guard", both(user, func(o obs) { o.Net.Value.Links[3].RouteLocalnet = true }), OK, "active wslmirror guards"},
 		{"guard", func(o obs) { o.Sysctls.Value["all"] = Conf{RouteLocalnet: 1} }, Warning, "on docker0"},

@@ -152,7 +152,7 @@ func TestDecideReplies(t *testing.T) {
 	}
 	for name, test := range tests {
 		got := decide(Observed{Links: []netwatch.Link{loopback0, eth0, test.docker0}, Host: loopback0, Rules: test.view}, test.policy)
-		marks := slices.ContainsFunc(got.Table.Chains, func(c nft.Chain) bool { return c.Name == "flowmark" })
+		marks := slices.ContainsFunc(got.Table.Chains, func(c ruleset.Chain) bool { return c.Name == "flowmark" })
 		if marks != test.want {
 			t.Errorf("%s: %v, want %v", name, marks, test.want)
 		}

@@ -51,16 +51,16 @@ func Attrs(b []byte, each func(a *Attr)) (err error) {
 	return nil
 }
 
-// nfgenmsg is the length of struct nfgenmsg.
-const nfgenmsg = 4
+// GenHeader is the length of struct nfgenmsg.
+const GenHeader = 4
 
 // GenAttrs calls each with the attributes of a message of nfnetlink, whose header
 // (struct nfgenmsg) begins with the family.
 func GenAttrs(msg []byte, each func(a *Attr)) (family byte, err error) {
-	if len(msg) < nfgenmsg {
+	if len(msg) < GenHeader {
 		return 0, fmt.Errorf("a message of %d bytes", len(msg))
 	}
-	return msg[0], Attrs(msg[nfgenmsg:], each)
+	return msg[0], Attrs(msg[GenHeader:], each)
 }
 
 // Do goes on inside of the attribute. An error ends the iteration.

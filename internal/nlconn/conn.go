@@ -155,12 +155,7 @@ func (c *Conn) execute(kind, flags int, request []byte, each func([]byte) bool) 
 		return err
 	}
 	c.seq++
-	c.request = binary.NativeEndian.AppendUint32(c.request[:0], uint32(unix.SizeofNlMsghdr+len(request)))
-	c.request = binary.NativeEndian.AppendUint16(c.request, uint16(kind))
-	c.request = binary.NativeEndian.AppendUint16(c.request, uint16(unix.NLM_F_REQUEST|flags))
-	c.request = binary.NativeEndian.AppendUint32(c.request, c.seq)
-	c.request = binary.NativeEndian.AppendUint32(c.request, c.port)
-	c.request = append(c.request, request...)
+	c.request = appendMessage(c.request[:0], message{kind: uint16(kind), flags: uint16(unix.NLM_F_REQUEST | flags), seq: c.seq, port: c.port, data: request})
 	err := c.sock.send(c.request, time.Now().Add(Silence))
 	complete := false
 	if err == nil {
@@ -225,6 +220,20 @@ type message struct {
 	kind, flags uint16
 	seq, port   uint32
 	data        []byte
+}
+
+// Message is a message with its header, for Send.
+func Message(kind, flags uint16, data []byte) []byte {
+	return appendMessage(nil, message{kind: kind, flags: flags, data: data})
+}
+
+func appendMessage(b []byte, m message) []byte {
+	b = binary.NativeEndian.AppendUint32(b, uint32(unix.SizeofNlMsghdr+len(m.data)))
+	b = binary.NativeEndian.AppendUint16(b, m.kind)
+	b = binary.NativeEndian.AppendUint16(b, m.flags)
+	b = binary.NativeEndian.AppendUint32(b, m.seq)
+	b = binary.NativeEndian.AppendUint32(b, m.port)
+	return append(b, m.data...)
 }
 
 // nextMessage splits off the first message of b.

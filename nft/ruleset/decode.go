@@ -1,6 +1,8 @@
 package ruleset
 
 import (
+	"encoding/binary"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
@@ -86,43 +88,73 @@ func decodeRuleChain(msg []byte) (id chainID, err error) {
 	return id, err
 }
 
-func decodeRule(msg []byte, known exprCache) (id chainID, r *rule, err error) {
+// decodeRule decodes all but the expressions of a rule, which refer to the message.
+func decodeRule(msg []byte) (id chainID, r *rule, err error) {
 	r = new(rule)
-	var list []byte
-	id.table.family, err = nlconn.GenAttrs(msg, func(a *nlconn.Attr) {
-		switch a.Kind {
-		case unix.NFTA_RULE_TABLE:
-			id.table.name = a.Text()
-		case unix.NFTA_RULE_CHAIN:
-			id.name = a.Text()
-		case unix.NFTA_RULE_HANDLE:
-			r.handle = a.Uint64BE()
-		case unix.NFTA_RULE_EXPRESSIONS:
-			list = a.Data
-		case unix.NFTA_RULE_USERDATA:
-			r.comment = comment(a.Data)
-		}
-	})
-	if err != nil {
-		return id, nil, err
+	if len(msg) > 0 {
+		id.table.family, r.family = msg[0], msg[0]
 	}
-	err = nlconn.Attrs(list, func(a *nlconn.Attr) {
-		a.Do(func(b []byte) error {
-			e, err := known.decode(id.table.family, b)
-			r.exprs = append(r.exprs, e)
-			return err
-		})
-	})
+	for rest := msg[min(len(msg), nlconn.GenHeader):]; len(rest) > 0; {
+		var kind uint16
+		var data []byte
+		if kind, data, rest, err = nlconn.Next(rest); err != nil {
+			return id, nil, err
+		}
+		switch kind {
+		case unix.NFTA_RULE_TABLE:
+			id.table.name = unix.ByteSliceToString(data)
+		case unix.NFTA_RULE_CHAIN:
+			id.name = unix.ByteSliceToString(data)
+		case unix.NFTA_RULE_HANDLE:
+			if len(data) == 8 {
+				r.handle = binary.BigEndian.Uint64(data)
+			}
+		case unix.NFTA_RULE_EXPRESSIONS:
+			r.rest = data
+		case unix.NFTA_RULE_USERDATA:
+			r.comment = comment(data)
+		}
+	}
 	return id, r, err
 }
 
+// expr is the expression of that number. Most rules of a large table fail at their
+// first match, so the rest of a rule is not decoded before a packet comes to it.
+func (r *rule) expr(i int, known exprCache) (e namedExpr, ok bool, err error) {
+	for i >= len(r.exprs) && len(r.rest) > 0 {
+		var data []byte
+		if _, data, r.rest, err = nlconn.Next(r.rest); err == nil {
+			e, err = known.decode(r.family, data)
+		}
+		if err != nil {
+			r.rest = nil
+			e = namedExpr{name: "malformed"}
+		}
+		r.exprs = append(r.exprs, e)
+	}
+	if i >= len(r.exprs) {
+		return e, false, err
+	}
+	return r.exprs[i], true, err
+}
+
+// all decodes all expressions.
+func (r *rule) all(known exprCache) (exprs []namedExpr, err error) {
+	for i := 0; ; i++ {
+		if _, ok, err := r.expr(i, known); !ok || err != nil {
+			return r.exprs, err
+		}
+	}
+}
+
 // content is what the rule does, without what it has counted.
-func (r *rule) content() (exprs []expr.Any) {
-	for _, e := range r.exprs {
+func (r *rule) content(known exprCache) (exprs []expr.Any, err error) {
+	all, err := r.all(known)
+	for _, e := range all {
 		if _, ok := e.expr.(*expr.Counter); ok {
 			e.expr = &expr.Counter{}
 		}
 		exprs = append(exprs, e.expr)
 	}
-	return exprs
+	return exprs, err
 }

@@ -53,15 +53,18 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		rs, err := read(answer(msg), ownTable)
 		if err != nil {
-			_, _, _ = decodeRule(msg, nil)
+			if _, r, err := decodeRule(msg); err == nil {
+				_, _ = r.all(nil)
+			}
 			_, _ = appendElements(nil, msg)
 			return
 		}
 		// What was decoded is walked, whatever it is: a rule in a chain, with a set.
-		id, r, err := decodeRule(msg, nil)
+		id, r, err := decodeRule(msg)
 		if err != nil {
 			return
 		}
+		_, _ = r.all(nil)
 		c := &chain{chainID: id, hooked: true, rules: []*rule{r}}
 		rs.base = append(rs.base, c)
 		rs.chains[id] = c
@@ -118,9 +121,10 @@ func TestRecordMessages(t *testing.T) {
 							c, _ := decodeChain(m)
 							record(fmt.Sprint(c.hooked, c.kind, c.drop), m)
 						case unix.NFT_MSG_GETRULE:
-							_, rule, _ := decodeRule(m, nil)
+							_, rule, _ := decodeRule(m)
+							exprs, _ := rule.all(nil)
 							var shape []string
-							for _, e := range rule.exprs {
+							for _, e := range exprs {
 								shape = append(shape, e.name)
 								switch x := e.expr.(type) {
 								case *expr.Match:

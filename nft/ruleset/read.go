@@ -1,13 +1,11 @@
 package ruleset
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/nlconn"
@@ -102,15 +100,8 @@ func (r *Reader) Read(do func(*Ruleset) error) (generation uint32, err error) {
 // changes nothing.
 func (r *Reader) awaitCommit() error {
 	var batch []byte
-	for _, kind := range []netlink.HeaderType{unix.NFNL_MSG_BATCH_BEGIN, unix.NFNL_MSG_BATCH_END} {
-		b, err := netlink.Message{
-			Header: netlink.Header{Length: 20, Type: kind, Flags: netlink.Request},
-			Data:   binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES),
-		}.MarshalBinary()
-		if err != nil {
-			return err
-		}
-		batch = append(batch, b...)
+	for _, kind := range []uint16{unix.NFNL_MSG_BATCH_BEGIN, unix.NFNL_MSG_BATCH_END} {
+		batch = append(batch, nlconn.Message(kind, unix.NLM_F_REQUEST, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES})...)
 	}
 	if err := r.conn.Send(batch); err != nil {
 		return fmt.Errorf("wait for a change of nftables: %w", err)
@@ -121,7 +112,7 @@ func (r *Reader) awaitCommit() error {
 // Owner is the netlink port of the process that owns a table of the family ip, 0
 // if none does, and whether there is such a table.
 func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
-	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETTABLE), request(unix.NFPROTO_IPV4, named(unix.NFTA_TABLE_NAME, table)))
+	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETTABLE), nlconn.AppendText(request(unix.NFPROTO_IPV4), unix.NFTA_TABLE_NAME, table))
 	if errors.Is(err, unix.ENOENT) {
 		return 0, false, nil
 	}
@@ -137,18 +128,22 @@ func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
 // Rules are the rules of a chain of the family ip or ip6, none if there is no such
 // chain, with what they have counted.
 func (r *Reader) Rules(family byte, table, chain string) (list []Rule, err error) {
-	msgs, err := r.conn.Dump(message(unix.NFT_MSG_GETRULE), request(family,
-		named(unix.NFTA_RULE_TABLE, table), named(unix.NFTA_RULE_CHAIN, chain)))
+	msgs, err := r.conn.Dump(message(unix.NFT_MSG_GETRULE), nlconn.AppendText(
+		nlconn.AppendText(request(family), unix.NFTA_RULE_TABLE, table), unix.NFTA_RULE_CHAIN, chain))
 	if err != nil {
 		return nil, fmt.Errorf("read chain %s of table %s: %w", chain, table, err)
 	}
 	for _, m := range msgs {
-		id, rule, err := decodeRule(m, nil)
+		id, rule, err := decodeRule(m)
+		var exprs []namedExpr
+		if err == nil {
+			exprs, err = rule.all(nil)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("decode rule: %w", err)
 		}
 		out := Rule{Place: Place{id, rule.handle}, Comment: rule.comment}
-		for _, e := range rule.exprs {
+		for _, e := range exprs {
 			out.Exprs = append(out.Exprs, e.expr)
 		}
 		list = append(list, out)
@@ -170,17 +165,12 @@ func (r Rule) Counted() (packets, bytes uint64) {
 // message is the type of a message of nf_tables.
 func message(kind int) int { return unix.NFNL_SUBSYS_NFTABLES<<8 | kind }
 
-// request is the body of one: an nfgenmsg and attributes.
-func request(family byte, attrs ...netlink.Attribute) []byte {
-	b, err := netlink.MarshalAttributes(attrs)
-	if err != nil {
-		panic(err) // an attribute of more than 64 KiB; names have 255 bytes
-	}
-	return append([]byte{family, unix.NFNETLINK_V0, 0, 0}, b...)
-}
+// request is the body of one, without attributes: an nfgenmsg.
+func request(family byte) []byte { return []byte{family, unix.NFNETLINK_V0, 0, 0} }
 
-func named(kind uint16, name string) netlink.Attribute {
-	return netlink.Attribute{Type: kind, Data: append([]byte(name), 0)}
+// ofSet is the request for elements of a set.
+func ofSet(s setID) []byte {
+	return nlconn.AppendText(nlconn.AppendText(request(s.table.family), unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 }
 
 // The Reader as the kernel of a Ruleset.
@@ -212,12 +202,11 @@ func (r *Reader) chains(family byte) ([][]byte, error) { return r.all(unix.NFT_M
 func (r *Reader) sets(family byte) ([][]byte, error)   { return r.all(unix.NFT_MSG_GETSET, family) }
 
 func (r *Reader) rulesOf(t tableID, each func([]byte) bool) error {
-	return changed(r.bulk.Each(message(unix.NFT_MSG_GETRULE), request(t.family, named(unix.NFTA_RULE_TABLE, t.name)), kept(each)))
+	return changed(r.bulk.Each(message(unix.NFT_MSG_GETRULE), nlconn.AppendText(request(t.family), unix.NFTA_RULE_TABLE, t.name), kept(each)))
 }
 
 func (r *Reader) elementsOf(s setID, each func([]byte) bool) error {
-	err := r.bulk.Each(message(unix.NFT_MSG_GETSETELEM), request(s.table.family,
-		named(unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), named(unix.NFTA_SET_ELEM_LIST_SET, s.name)), kept(each))
+	err := r.bulk.Each(message(unix.NFT_MSG_GETSETELEM), ofSet(s), kept(each))
 	if errors.Is(err, unix.ENOENT) {
 		return nil // it was removed in between, which is another generation
 	}
@@ -225,13 +214,15 @@ func (r *Reader) elementsOf(s setID, each func([]byte) bool) error {
 }
 
 func (r *Reader) element(s setID, key []byte) (*element, error) {
-	wanted := netlink.Attribute{Type: unix.NFTA_SET_ELEM_FLAGS, Data: binary.BigEndian.AppendUint32(nil, elemFlagAll)}
-	if key != nil {
-		wanted = nest(unix.NFTA_SET_ELEM_KEY, netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: key})
+	wanted := func(b []byte) []byte {
+		if key == nil {
+			return nlconn.Append(b, unix.NFTA_SET_ELEM_FLAGS, []byte{0, 0, 0, elemFlagAll})
+		}
+		return nlconn.AppendNested(b, unix.NFTA_SET_ELEM_KEY, func(b []byte) []byte { return nlconn.Append(b, unix.NFTA_DATA_VALUE, key) })
 	}
-	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETSETELEM), request(s.table.family,
-		named(unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), named(unix.NFTA_SET_ELEM_LIST_SET, s.name),
-		nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, nest(unix.NFTA_LIST_ELEM, wanted))))
+	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETSETELEM), nlconn.AppendNested(ofSet(s), unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(b []byte) []byte {
+		return nlconn.AppendNested(b, unix.NFTA_LIST_ELEM, wanted)
+	}))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -243,13 +234,4 @@ func (r *Reader) element(s setID, key []byte) (*element, error) {
 		return nil, err
 	}
 	return &elements[0], nil
-}
-
-// nest is an attribute that contains another.
-func nest(kind uint16, inner netlink.Attribute) netlink.Attribute {
-	b, err := netlink.MarshalAttributes([]netlink.Attribute{inner})
-	if err != nil {
-		panic(err)
-	}
-	return netlink.Attribute{Type: kind | unix.NLA_F_NESTED, Data: b}
 }

@@ -90,8 +90,10 @@ type chain struct {
 
 type rule struct {
 	handle  uint64
-	exprs   []namedExpr
 	comment string
+	family  byte
+	exprs   []namedExpr // those that were decoded, and the rest, which was not
+	rest    []byte
 }
 
 // families are those whose rules packets of IPv4 meet, in the order in which they
@@ -199,7 +201,7 @@ func (rs *Ruleset) rulesOf(c *chain) (rules []*rule, ok bool) {
 		return c.rules, true
 	}
 	for _, msg := range c.raw {
-		_, r, err := decodeRule(msg, rs.known)
+		_, r, err := decodeRule(msg)
 		if err != nil {
 			rs.fail(fmt.Errorf("decode rule: %w", err))
 			return nil, false
@@ -272,7 +274,11 @@ func (rs *Ruleset) Commented(comment string) (list []Rule) {
 			rules, _ := rs.rulesOf(c)
 			for _, r := range rules {
 				if r.comment == comment {
-					list = append(list, Rule{Place{c.chainID, r.handle}, r.comment, r.content()})
+					exprs, err := r.content(rs.known)
+					if err != nil {
+						rs.fail(fmt.Errorf("decode rule: %w", err))
+					}
+					list = append(list, Rule{Place{c.chainID, r.handle}, r.comment, exprs})
 				}
 			}
 		}

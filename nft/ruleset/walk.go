@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -305,7 +306,14 @@ func (w *walker) rule(r *rule, ports Ports) []hit {
 	w.ports = ports
 	branches, next := append(w.scratch[0][:0], branch{hit: hit{ports: AllPorts, sure: true}}), w.scratch[1]
 	var hits []hit
-	for _, e := range r.exprs {
+	for i := 0; ; i++ {
+		e, ok, err := r.expr(i, w.rs.known)
+		if err != nil {
+			w.rs.fail(fmt.Errorf("decode rule: %w", err))
+		}
+		if !ok {
+			break
+		}
 		next = next[:0]
 		for i := range branches {
 			next, hits = w.eval(&branches[i], e, next, hits)

@@ -23,7 +23,8 @@ func (rs *Ruleset) SourcePorts() (first, last uint16) {
 	rules, _ := rs.rulesOf(c)
 	for _, r := range rules {
 		registers := map[uint32][]byte{}
-		for _, e := range r.exprs {
+		exprs, _ := r.all(rs.known)
+		for _, e := range exprs {
 			switch x := e.expr.(type) {
 			case *expr.Immediate:
 				registers[x.Register] = x.Data
