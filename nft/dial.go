@@ -60,9 +60,9 @@ func enlarge(sock *netlink.Conn) error {
 func within(sock *netlink.Conn, limit time.Duration, do func() error) error {
 	t := time.AfterFunc(limit, func() { sock.Close() })
 	err := do()
-	if !t.Stop() && err != nil {
-		// The error is that of a socket which was closed in between, of one kind or
-		// another.
+	if !t.Stop() {
+		// The socket is closed, whatever has come of it: an error is of one kind or
+		// another, and a change that was made is undone where the socket owns the table.
 		return timeoutError(limit)
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	mdl "github.com/mdlayher/netlink"
@@ -283,4 +284,29 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A change that came too late has lost its socket, also where it was carried out.
+func TestTooLate(t *testing.T) {
+	h, _ := host(t)
+	in(t, h, func() error {
+		conn, sock, err := dial()
+		if err != nil {
+			return err
+		}
+		defer conn.CloseLasting()
+		closed := make(chan struct{})
+		err = within(sock, time.Millisecond, func() error {
+			for sock.SetReadBuffer(1<<16) == nil { // until it is closed
+				time.Sleep(time.Millisecond)
+			}
+			close(closed)
+			return nil
+		})
+		<-closed
+		if !errors.Is(err, ErrTimeout) {
+			t.Errorf("%v", err)
+		}
+		return nil
+	})
 }

@@ -76,7 +76,7 @@ func (s Spec) Table() Table {
 		t.Chains = append(t.Chains, s.masquerade())
 	}
 	slices.SortFunc(t.Sets, func(a, b ruleset.Set) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(t.Chains, func(a, b ruleset.Chain) int { return int(a.Priority) - int(b.Priority) })
+	slices.SortStableFunc(t.Chains, func(a, b ruleset.Chain) int { return int(a.Priority) - int(b.Priority) })
 	return t
 }
 

@@ -113,7 +113,7 @@ func TestBesideHugeSets(t *testing.T) {
 	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.WSL.Blocklist(100_000); err != nil {
+	if err := b.WSL.Blocklist(300_000); err != nil {
 		t.Fatal(err)
 	}
 	d := start(t, b.WSL, "--path", "direct")

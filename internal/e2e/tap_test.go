@@ -326,13 +326,6 @@ func (p *tap) setFault(fault func(n int, call string) unix.Errno) {
 	p.fault = fault
 }
 
-// faultless reports whether no call is to fail.
-func (p *tap) faultless() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fault == nil
-}
-
 // calls returns what was seen and hit until now.
 func (p *tap) calls() (seen, hit []string) {
 	p.mu.Lock()

@@ -38,9 +38,10 @@ func lightBeacon() (*beacon, error) {
 }
 
 // watched reports whether anybody waits for the end of the beacon. Those who have
-// gone are still in the backlog.
+// gone are still in the backlog. However many connect meanwhile, it does not take
+// longer than a moment.
 func (b *beacon) watched() bool {
-	for b.watcher == nil {
+	for began := time.Now(); b.watcher == nil && time.Since(began) < 100*time.Millisecond; {
 		soon := time.Now().Add(10 * time.Millisecond)
 		if err := b.listener.SetDeadline(soon); err != nil {
 			return false
@@ -49,13 +50,13 @@ func (b *beacon) watched() bool {
 		if err != nil {
 			return false
 		}
-		if waits(conn) && isDaemon(conn) {
+		if isDaemon(conn) && waits(conn) {
 			b.watcher = conn
 		} else {
 			conn.Close()
 		}
 	}
-	return true
+	return b.watcher != nil
 }
 
 // isDaemon reports whether the other end may be a wslmirror: root's, or of the user

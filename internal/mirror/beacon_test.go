@@ -74,6 +74,46 @@ func TestStrangerIsNoWatcher(t *testing.T) {
 	}
 }
 
+// However many strangers connect, and however often, the end does not wait for them.
+func TestManyStrangers(t *testing.T) {
+	labtest.NeedRoot(t)
+	name := fmt.Sprintf("@wslmirror-test-strangers-%d", os.Getpid())
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &beacon{listener: l}
+	defer b.close()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		runtime.LockOSThread()
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 4711, 4711, 4711); errno != 0 {
+			t.Error(errno)
+			return
+		}
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err == nil {
+				_ = unix.Connect(fd, &unix.SockaddrUnix{Name: name})
+				unix.Close(fd)
+			}
+		}
+	}()
+	answered := make(chan bool, 1)
+	go func() { answered <- b.watched() }()
+	if labtest.Receive(t, "whether anybody waits", answered) {
+		t.Error("strangers count")
+	}
+	close(stop)
+	<-stopped
+}
+
 // as connects as a user.
 func as(t *testing.T, uid int, name string) (conn net.Conn) {
 	t.Helper()

@@ -48,6 +48,9 @@ type Desired struct {
 	// should go off again, and Unmark those where it is not ours any more.
 	Open, Shut []netwatch.Link
 	Unmark     []string
+	// Exposed are the bridges that stay open and that nothing but the table guards: they
+	// are shut if there is no table after all.
+	Exposed []netwatch.Link
 	// More says that this is one step of several: what comes next depends on what is
 	// there after it.
 	More bool
@@ -155,8 +158,7 @@ func obstacle(o Observed, p ruleset.Published) string {
 }
 
 // bridges decides on route_localnet, which must be on for the bridges that are
-// needed. A bridge that we have opened may be open only while the table that guards
-// it is there and ours.
+// needed. It goes on only when the table that guards the bridge is there and ours.
 //
 // It is restored where it was off before us, except where the engine itself needs
 // it by now, by rules that say so for certain: it would not set it again.
@@ -177,7 +179,9 @@ func (d *Desired) bridges(o Observed, needed []netwatch.Link) {
 		})
 		isNeeded := slices.ContainsFunc(needed, func(n netwatch.Link) bool { return n.Name == name })
 		switch {
-		case isNeeded && (!l.RouteLocalnet || o.Ours && o.Table.Guards(name)):
+		case isNeeded && l.RouteLocalnet:
+			d.Exposed = append(d.Exposed, l)
+		case isNeeded:
 		case l.Present() && l.RouteLocalnet && !engines:
 			d.Shut, d.More = append(d.Shut, l), true
 		default:

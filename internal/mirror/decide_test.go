@@ -200,6 +200,7 @@ func TestDecideDirect(t *testing.T) {
 		path       string
 		direct     bool // the port is in the map
 		open, shut []netwatch.Link
+		exposed    []netwatch.Link
 		unmark     []string
 		more       bool
 	}{
@@ -209,10 +210,10 @@ func TestDecideDirect(t *testing.T) {
 		"there is no table yet":                      {o: but(observed(closed, nil, proxied), noTable), more: true},
 		"the table does not guard the bridge yet":    {o: but(observed(closed, nil, proxied), noGuard), more: true},
 		"somebody has shut it":                       {o: observed(closed, marked, proxied), open: []netwatch.Link{closed}, more: true},
-		"it is open":                                 {o: observed(open, marked, proxied), direct: true},
+		"it is open":                                 {o: observed(open, marked, proxied), direct: true, exposed: bridges},
 		"it was open before us":                      {o: observed(open, nil, proxied), direct: true},
-		"it is open, and the table has gone":         {o: but(observed(open, marked, proxied), noTable), direct: true, shut: bridges, more: true},
-		"it is open, and nothing guards it":          {o: but(observed(open, marked, proxied), noGuard), direct: true, shut: bridges, more: true},
+		"it is open, and the table has gone":         {o: but(observed(open, marked, proxied), noTable), direct: true, exposed: bridges},
+		"it is open, and nothing guards it":          {o: but(observed(open, marked, proxied), noGuard), direct: true, exposed: bridges},
 		"the port has gone":                          {o: observed(open, marked), shut: bridges, more: true},
 		"the port has gone, it was open before us":   {o: observed(open, nil)},
 		"somebody has shut it, and the port went":    {o: observed(closed, marked), unmark: marked},
@@ -236,6 +237,9 @@ func TestDecideDirect(t *testing.T) {
 			got := decide(test.o, Policy{Repair: true, Direct: test.path != "proxy"})
 			if !reflect.DeepEqual(got.Open, test.open) || !reflect.DeepEqual(got.Shut, test.shut) || !reflect.DeepEqual(got.Unmark, test.unmark) {
 				t.Errorf("open %+v, shut %+v, unmark %q", got.Open, got.Shut, got.Unmark)
+			}
+			if !reflect.DeepEqual(got.Exposed, test.exposed) {
+				t.Errorf("exposed %+v", got.Exposed)
 			}
 			if got.More != test.more {
 				t.Errorf("more: %v", got.More)

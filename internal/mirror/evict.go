@@ -21,14 +21,14 @@ import (
 // into the entry of the first try. Without its entry the next packet is a new
 // flow, and meets the rule.
 //
-// It is worth asking, because looking through a hundred thousand connections takes
-// time, and most changes are ports that come.
+// Most changes are ports that are published, which evict nothing. Looking through a
+// hundred thousand connections takes time.
 func evictions(before, after nft.Table) func(conntrack.Flow) bool {
 	m := misdirected{served: after.EngineServed(), targets: after.Targets()}
 	served := before.EngineServed()
-	gone := func(p ruleset.Port, to netip.AddrPort) bool { return m.targets[p] == to }
+	same := func(p ruleset.Port, to netip.AddrPort) bool { return m.targets[p] == to }
 	old := before.Targets()
-	maps.DeleteFunc(old, gone)
+	maps.DeleteFunc(old, same)
 	switch {
 	case !before.SameLink(after): // and what began before there was a table
 	case len(old) > 0 || !slices.Equal(served, m.served):
@@ -70,7 +70,7 @@ func (m misdirected) has(f conntrack.Flow) bool {
 		return false
 	}
 	switch to, direct := m.targets[port]; {
-	case f.Reply.Src.Addr() == self:
+	case f.Reply.Src.Addr().IsLoopback(): // also where somebody's rule sends it to 127.0.0.53
 		return m.freed.Has(port)
 	case f.Reply.Dst.Addr() == self:
 		return true

@@ -3,6 +3,7 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,7 @@ import (
 type lease struct {
 	wake func()
 
-	owner  *nft.TableOwner // nil until it is needed, and after an error
+	owner  *nft.TableOwner // nil until it is needed, and when it was closed
 	beacon *beacon         // nil while we do not serve
 	watch  *beaconWatch    // of the daemon that serves
 }
@@ -36,15 +37,15 @@ func (l *lease) held(t nft.OurTable) bool {
 	return l.owner != nil && t.Present && t.Owner == l.owner.PortID()
 }
 
-// acquire makes the kernel hold the table. After an error of which nobody knows what
-// it has left behind, the socket is closed, and the table is gone with it.
+// acquire makes the kernel hold the table. After a timeout nobody knows whether it
+// does; the socket is closed then, and the table is gone with it.
 func (l *lease) acquire(t nft.Table, old nft.OurTable) error {
-	if l.held(old) && old.Table.Equal(t) {
-		return nil
-	}
 	err := l.owner.Install(t, old)
-	if errors.Is(err, nft.ErrTimeout) {
-		err = errors.Join(err, l.close())
+	for _, closed := range []error{nft.ErrTimeout, unix.EBADF, os.ErrClosed} {
+		if errors.Is(err, closed) {
+			err = errors.Join(err, l.close())
+			break
+		}
 	}
 	if errors.Is(err, unix.ENOENT) && !old.Present {
 		err = fmt.Errorf("%w: this kernel lacks nft_ct or nft_masq, without which only --repair=false works", err)
@@ -73,9 +74,9 @@ func (l *lease) show(serves bool) (err error) {
 	return err
 }
 
-// await has the loop woken when the daemon that owns the table ends; 0 for no
+// follow has the loop woken when the daemon that owns the table ends; 0 for no
 // longer.
-func (l *lease) await(owner uint32) (err error) {
+func (l *lease) follow(owner uint32) (err error) {
 	switch {
 	case l.watch != nil && l.watch.owner == owner:
 		return l.watch.again(l.wake)
@@ -89,8 +90,8 @@ func (l *lease) await(owner uint32) (err error) {
 	return err
 }
 
-// awaited reports whether another daemon waits for the end of this one.
-func (l *lease) awaited() bool { return l.beacon != nil && l.beacon.watched() }
+// followed reports whether another daemon waits for the end of this one.
+func (l *lease) followed() bool { return l.beacon != nil && l.beacon.watched() }
 
 // close closes the socket, with which the kernel removes the table.
 func (l *lease) close() error {
@@ -106,5 +107,5 @@ func (l *lease) close() error {
 // the beacon end finds the table gone.
 func (l *lease) release() error {
 	err := l.close()
-	return errors.Join(err, l.show(false), l.await(0))
+	return errors.Join(err, l.show(false), l.follow(0))
 }

@@ -46,7 +46,7 @@ type Config struct {
 	Policy    Policy
 	Log       logrus.FieldLogger
 	// Publish is told the outcome of every pass. After an error, which it has
-	// logged, the loop comes again as after any other.
+	// logged, the loop looks again soon.
 	Publish func(status.Snapshot) error
 	// Alive is called every AliveEvery from the loop itself, so that a watchdog
 	// sees a loop that hangs. 0 turns it off.
@@ -73,8 +73,9 @@ type kernel interface {
 	observe(fresh bool) (Observed, error)
 	// apply makes it so.
 	apply(Observed, Desired) error
-	// show tells other daemons, and waits for the end of the one that serves.
-	show(Observed, Desired) error
+	// show tells other daemons whether this one serves, and has the loop woken when
+	// the daemon that owns the table ends; 0: there is no other.
+	show(serves bool, owner uint32) error
 	// evict has flows begin anew.
 	evict(func(conntrack.Flow) bool)
 	// undo removes all that apply has made.
@@ -180,6 +181,8 @@ const rounds = 4
 type change struct {
 	obs  Observed
 	want Desired
+	// seen says that something was observed, serves that a table is ours.
+	seen, serves bool
 	// before and after are our table at both ends, without chains if there was none.
 	before, after nft.Table
 	err           error
@@ -193,6 +196,7 @@ func (d *Daemon) change(fresh bool) (c change) {
 		if c.obs, c.err = d.kernel.observe(fresh && round == 0); c.err != nil {
 			return c
 		}
+		c.seen, c.serves = true, c.obs.Ours
 		if round == 0 && c.obs.Ours {
 			c.before = c.obs.Table.Table
 		}
@@ -205,7 +209,7 @@ func (d *Daemon) change(fresh bool) (c change) {
 			failed = c.err
 			continue
 		}
-		if c.want.Table != nil {
+		if c.serves = c.want.Table != nil; c.serves {
 			c.after = *c.want.Table
 		}
 		if !c.want.More {
@@ -225,8 +229,17 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	err := d.watcher.Subscribe()
 	c := d.change(fresh)
 	err = errors.Join(err, c.err)
-	unseen := d.kernel.show(c.obs, c.want)
-	unpublished := d.publish(c.obs, c.want, err)
+	var unshown error
+	if c.seen { // or all is as it was
+		var owner uint32
+		if c.want.State == status.Standby {
+			owner = c.obs.Table.Owner
+		}
+		unshown = d.kernel.show(c.serves, owner)
+	} else {
+		c.serves = d.last.Table.Installed
+	}
+	unpublished := d.publish(c, err)
 	// Eviction comes after the rules, because a flow that begins anew before could
 	// begin again too early; after the last of several rounds, because the connections
 	// that go past a proxy live, though the first table of a daemon that takes over
@@ -245,7 +258,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 		return d.pause(unfinished, lastBackOff)
 	case unpublished != nil:
 		return d.pause(notPublished, lastBackOff)
-	case unseen != nil:
+	case unshown != nil:
 		// Nothing depends on it, and it may never succeed.
 		return d.pause(noBeacon, resync)
 	}

@@ -38,6 +38,7 @@ type fake struct {
 	signs     int // of life
 	fresh     int // observations that trust nothing
 	evicted   int
+	shown     []bool // whether this daemon serves, as others are told
 	undone    bool
 	table     nft.Table // ours, if it has chains
 	wanted    nft.Table // the last
@@ -76,9 +77,10 @@ func (k *fake) apply(_ Observed, want Desired) error {
 	return k.applyErr
 }
 
-func (k *fake) show(Observed, Desired) error {
+func (k *fake) show(serves bool, _ uint32) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.shown = append(k.shown, serves)
 	return k.showErr
 }
 
@@ -452,6 +454,24 @@ func TestNoBeaconIsNoHurry(t *testing.T) {
 	loop(t, k, func(t *testing.T, _ *Daemon) {
 		if seen, published := k.after(time.Hour); len(seen) > 30 || len(seen) < 12 || last(published).State != status.Active {
 			t.Errorf("%d looks in an hour", len(seen))
+		}
+	})
+}
+
+// A look that fails says nothing of whether the table is there: the others are told
+// nothing, and the status stays.
+func TestFailedLookChangesNothing(t *testing.T) {
+	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}}
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		k.after(0)
+		k.set(func() { k.table, k.observeErr = k.wanted, unix.ENOBUFS })
+		d.watcher.Wake()
+		_, published := k.after(time.Second)
+		if s := last(published); s.State != status.Error || !s.Table.Installed {
+			t.Errorf("published %+v", s)
+		}
+		if !slices.Equal(k.shown, []bool{true}) {
+			t.Errorf("shown %v", k.shown)
 		}
 	})
 }

@@ -15,7 +15,8 @@ import (
 
 // publish tells the outcome of a pass to Config.Publish, and to the log if it
 // is another one than the last time.
-func (d *Daemon) publish(obs Observed, want Desired, err error) error {
+func (d *Daemon) publish(c change, err error) error {
+	obs, want := c.obs, c.want
 	now := time.Now()
 	s := status.Snapshot{
 		State: want.State,
@@ -23,7 +24,7 @@ func (d *Daemon) publish(obs Observed, want Desired, err error) error {
 			Name: d.cfg.Interface, Index: obs.Host.Index, Present: obs.Host.Present(),
 		},
 		Path:    status.PathProxy,
-		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: obs.Ours || want.Table != nil && err == nil},
+		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: c.serves},
 		Rule:    status.Rule{Packets: obs.Counters.Packets, Bytes: obs.Counters.Bytes},
 		Since:   d.last.Since,
 		Updated: now,

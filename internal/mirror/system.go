@@ -2,14 +2,14 @@ package mirror
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/conntrack"
-	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/nlconn"
+	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 )
 
@@ -52,15 +52,18 @@ func (s *system) apply(obs Observed, want Desired) error {
 	// A bridge is shut when nothing is sent to it any more, or at once if nothing
 	// guards it.
 	if !obs.Ours {
-		do(s.shut(want))
+		do(s.shut(want.Shut))
 	}
-	if want.Table != nil {
-		if !do(s.install(obs, *want.Table)) {
-			return errors.Join(errs...)
+	if want.Table != nil && !do(s.install(obs, *want.Table)) {
+		// A change that was refused leaves the table as it is. Where there is none, or
+		// it went with its socket, nothing guards the bridges.
+		if !obs.Ours || s.lease.owner == nil {
+			do(s.shut(want.Exposed))
 		}
+		return errors.Join(errs...)
 	}
 	if obs.Ours {
-		do(s.shut(want))
+		do(s.shut(want.Shut))
 	}
 	// The marker is there for as long as the bridge is open, so that at no moment
 	// it could be forgotten.
@@ -82,10 +85,10 @@ func (s *system) apply(obs Observed, want Desired) error {
 	return nil
 }
 
-// shut puts off route_localnet of bridges.
-func (s *system) shut(want Desired) error {
+// shut clears route_localnet of bridges.
+func (s *system) shut(bridges []netwatch.Link) error {
 	var errs []error
-	for _, l := range want.Shut {
+	for _, l := range bridges {
 		err := s.net.SetRouteLocalnet(l.Index, false)
 		if err == nil {
 			err = s.net.DeleteRule(restoreMarker(l.Name))
@@ -122,16 +125,18 @@ func (s *system) install(obs Observed, t nft.Table) error {
 	return nil
 }
 
-// show lets the other daemons of this VM know whether we serve, or has the loop
-// woken when the one that does ends.
-func (s *system) show(obs Observed, want Desired) error {
-	err := s.lease.show(want.Table != nil)
-	owner := uint32(0)
-	if want.State == status.Standby {
-		owner = obs.Table.Owner
-	}
-	if err = errors.Join(err, s.lease.await(owner)); err != nil {
-		s.log.WithError(err).Debug("no beacon: a daemon that stands by would take over later than it could")
+// show lets the other daemons of this VM see whether this one serves, or has the
+// loop woken when the daemon that owns the table ends.
+func (s *system) show(serves bool, owner uint32) error {
+	err := errors.Join(s.lease.show(serves), s.lease.follow(owner))
+	if err != nil {
+		log := s.log.WithError(err)
+		const says = "no beacon: a daemon that stands by would take over later than it could"
+		if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.ECONNREFUSED) {
+			log.Debug(says) // somebody else has the name, or nobody yet
+		} else {
+			log.Warn(says)
+		}
 	}
 	return err
 }
@@ -149,7 +154,7 @@ func (s *system) evict(match func(conntrack.Flow) bool) {
 		// timeout. No reason to remove the table.
 		s.log.WithError(err).Warn("flows that began before now keep their NAT until they time out")
 	case n > 0:
-		s.log.WithField("flows", n).Info(fmt.Sprintf("reset NAT for %d flows that began before", n))
+		s.log.Infof("reset NAT for %d flows that began before", n)
 	}
 }
 
@@ -158,17 +163,17 @@ func (s *system) evict(match func(conntrack.Flow) bool) {
 // The table goes last, since it guards what is open. But if a daemon stands by,
 // the table goes before the rest, and that one takes over the rest as it is.
 func (s *system) undo() error {
-	_ = s.lease.await(0)
+	_ = s.lease.follow(0)
 	shut := false
 	tear := func(next func(Observed) Desired) func() error {
 		return func() error {
-			did, err := s.tearDown(next)
+			did, err := s.leave(next)
 			shut = shut || did
 			return err
 		}
 	}
 	var errs []error
-	if s.lease.awaited() {
+	if s.lease.followed() {
 		if err := insist(tear(handOver), s.retry("could not hand over, trying again")); err != nil {
 			s.log.WithError(err).Warn("bridges stay open without a table: busy connections of Linux may be reset")
 		}
@@ -184,11 +189,17 @@ func (s *system) undo() error {
 		s.log.WithError(err).Warn("could not undo, trying again")
 		return true
 	}))
+	return errors.Join(append(errs, s.end(shut))...)
+}
+
+// end closes everything. shut says that bridges were shut behind flows that went past
+// a proxy.
+func (s *system) end(shut bool) error {
 	if shut {
 		s.evict(datagrams(s.last.analysis.EngineServed))
 	}
 	s.observer.close()
-	return errors.Join(append(errs, s.lease.release())...)
+	return s.lease.release()
 }
 
 // takeOver is how long a daemon that stands by may take to own the table. It
@@ -198,10 +209,10 @@ const takeOver = time.Second
 // errLeft says that others have changed rules while ours were removed.
 var errLeft = errors.New("rules of ours are left, because others change theirs at this moment")
 
-// tearDown removes what would outlive the process, and the table, step by step, and
+// leave removes what would outlive the process, and the table, step by step, and
 // looks whether it is gone: no event will tell. It reports whether it has shut
 // bridges.
-func (s *system) tearDown(next func(Observed) Desired) (shut bool, err error) {
+func (s *system) leave(next func(Observed) Desired) (shut bool, err error) {
 	for range rounds {
 		obs, err := s.observe(true)
 		if err != nil {
@@ -246,7 +257,7 @@ func (s *system) retry(what string) func(error) bool {
 // isTransient reports whether an error is of the moment: no memory, say. Others stay
 // as they are: the kernel has no such thing, or we have no right.
 func isTransient(err error) bool {
-	for _, transient := range []error{errLeft, nft.ErrTimeout, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
+	for _, transient := range []error{errLeft, nft.ErrTimeout, nlconn.ErrSilent, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
 		if errors.Is(err, transient) {
 			return true
 		}
@@ -263,13 +274,9 @@ func Cleanup() error {
 	s := newSystem("", true, log, func() {})
 	shut := false
 	err := insist(func() error {
-		did, err := s.tearDown(teardown)
+		did, err := s.leave(teardown)
 		shut = shut || did
 		return err
 	}, isTransient)
-	if shut {
-		s.evict(datagrams(s.last.analysis.EngineServed))
-	}
-	s.observer.close()
-	return errors.Join(err, s.lease.release())
+	return errors.Join(err, s.end(shut))
 }

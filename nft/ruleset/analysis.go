@@ -83,7 +83,8 @@ func (rs *Ruleset) Analyse(loopback Iface, bridges []Bridge) Analysis {
 	intended := rs.Walk(FromLinux(loopback), Sight{Chains: Intended})
 
 	a := Analysis{EngineServed: sameWay(arriving, intended)}
-	a.Certain = sameWay(arriving, slices.DeleteFunc(slices.Clone(intended), func(o Outcome) bool { return !o.Sure }))
+	unsure := func(o Outcome) bool { return !o.Sure }
+	a.Certain = sameWay(slices.DeleteFunc(slices.Clone(arriving), unsure), slices.DeleteFunc(slices.Clone(intended), unsure))
 	a.Published = published(slices.Concat(arriving, leaving, intended))
 	for i := range a.Published {
 		p := &a.Published[i]

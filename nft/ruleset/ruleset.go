@@ -228,7 +228,6 @@ func (p Place) TableFamily() nftables.TableFamily { return nftables.TableFamily(
 func (p Place) Table() string { return p.table.name }
 
 // Chain is the name of the chain.
-// Chain is the name of the chain.
 func (p Place) Chain() string { return p.name }
 
 // InChain reports whether both are of one chain.
@@ -296,8 +295,8 @@ func (c *chain) has(comment string) bool {
 // HasTable reports whether there is a table of that name in the family ip or
 // inet.
 func (rs *Ruleset) HasTable(name string) bool {
-	for id := range rs.chains {
-		if id.table.name == name {
+	for t := range rs.owners {
+		if t.name == name {
 			return true
 		}
 	}

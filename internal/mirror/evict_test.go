@@ -1,0 +1,93 @@
+package mirror
+
+import (
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/conntrack"
+	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// Connections are looked through only when some may lead nowhere now.
+func TestEvictions(t *testing.T) {
+	one, two := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 1}, ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 2}
+	a, b := netip.MustParseAddrPort("172.17.0.2:80"), netip.MustParseAddrPort("172.17.0.3:80")
+	served := ruleset.PortSet(one)
+	spec := func(s nft.Spec) nft.Table {
+		s.Index = 7
+		return s.Table()
+	}
+	tests := map[string]struct {
+		before, after nft.Table
+		want          bool
+		freed         bool // a flow to port one that was kept from its engine
+	}{
+		"the first table":        {nft.Table{}, spec(nft.Spec{}), true, false},
+		"another link":           {nft.Spec{Index: 6}.Table(), spec(nft.Spec{}), true, false},
+		"nothing changes":        {spec(nft.Spec{EngineServed: served, Direct: nft.Targets{two: a}}), spec(nft.Spec{EngineServed: served, Direct: nft.Targets{two: a}}), false, false},
+		"a port comes":           {spec(nft.Spec{Direct: nft.Targets{one: a}}), spec(nft.Spec{Direct: nft.Targets{one: a, two: b}}), false, false},
+		"a port goes":            {spec(nft.Spec{Direct: nft.Targets{one: a, two: b}}), spec(nft.Spec{Direct: nft.Targets{one: a}}), true, false},
+		"a port moves":           {spec(nft.Spec{Direct: nft.Targets{one: a}}), spec(nft.Spec{Direct: nft.Targets{one: b}}), true, false},
+		"an engine serves more":  {spec(nft.Spec{}), spec(nft.Spec{EngineServed: served}), true, true},
+		"an engine serves fewer": {spec(nft.Spec{EngineServed: served}), spec(nft.Spec{}), true, false},
+	}
+	self := netip.MustParseAddr("127.0.0.1")
+	kept := conntrack.Flow{
+		Original: conntrack.Tuple{Src: netip.AddrPortFrom(self, 40000), Dst: netip.AddrPortFrom(self, 1), Proto: unix.IPPROTO_TCP},
+		Reply:    conntrack.Tuple{Src: netip.AddrPortFrom(self, 1), Dst: netip.AddrPortFrom(self, 40000), Proto: unix.IPPROTO_TCP},
+	}
+	for name, test := range tests {
+		match := evictions(test.before, test.after)
+		if (match != nil) != test.want || match != nil && match(kept) != test.freed {
+			t.Errorf("%s: looked through is %v", name, match != nil)
+		}
+	}
+}
+
+func TestMisdirected(t *testing.T) {
+	tcp := func(n uint16) ruleset.Port { return ruleset.Port{Proto: unix.IPPROTO_TCP, Number: n} }
+	nine := ruleset.PortSet(tcp(9000))
+	m := misdirected{served: nine, targets: nft.Targets{tcp(7000): netip.MustParseAddrPort("172.17.0.2:80")}, freed: nine}
+	tests := map[string]struct {
+		src, dst, answers string
+		masqueraded       bool
+		proto             uint8
+		port              uint16
+		want              bool
+	}{
+		"to a container":              {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, true},
+		"to a container, masqueraded": {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 8080, true},
+
+		"to another loopback":               {"127.0.0.1", "127.0.0.1", "127.0.0.53", false, unix.IPPROTO_UDP, 53, false},
+		"to where it was sent":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 8080, false},
+		"to a container, by the kernel":     {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 9000, false},
+		"by the kernel, and not answerable": {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 9000, true},
+		"kept from the kernel":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 9000, true},
+		"the same port of another protocol": {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_UDP, 9000, false},
+		"neither TCP nor UDP":               {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_SCTP, 8080, false},
+		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
+		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
+		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", false, unix.IPPROTO_TCP, 8080, false},
+		"direct":                            {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 7000, false},
+		"direct, and not answerable":        {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 7000, true},
+		"direct, to where it was":           {"127.0.0.1", "127.0.0.1", "172.17.0.3", true, unix.IPPROTO_TCP, 7000, true},
+		"direct, of another protocol":       {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_UDP, 7000, true},
+		"through the proxy, direct by now":  {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 7000, false},
+	}
+	for name, test := range tests {
+		src, dst, answers := netip.MustParseAddr(test.src), netip.MustParseAddr(test.dst), netip.MustParseAddr(test.answers)
+		f := conntrack.Flow{
+			Original: conntrack.Tuple{Src: netip.AddrPortFrom(src, 40000), Dst: netip.AddrPortFrom(dst, test.port), Proto: test.proto},
+			Reply:    conntrack.Tuple{Src: netip.AddrPortFrom(answers, 80), Dst: netip.AddrPortFrom(src, 40000), Proto: test.proto},
+		}
+		if test.masqueraded {
+			f.Reply.Dst = netip.MustParseAddrPort("172.17.0.1:40000")
+		}
+		if got := m.has(f); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
