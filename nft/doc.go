@@ -1,12 +1,12 @@
-// Package nft holds wslmirror's one nftables table and reads the kernel's
-// ruleset, by netlink, without the nft program.
+// Package nft holds wslmirror's one nftables table, and the rules of ours in the
+// tables of others, by netlink, without the nft program.
 //
 // Beware of these:
 //
 //   - The table is owned by a netlink socket ("flags owner", Linux 5.12). To
 //     everybody else the kernel answers EPERM, and when the socket is closed,
-//     by whatever end of the process, the table is gone. So a Holder must live
-//     as long as the table should, and it is never used for reading.
+//     however the process ends, the table is gone. So a TableOwner must live as
+//     long as the table should, and it is never used for reading.
 //   - The kernel sends no event when it removes a table because its owner has
 //     gone (nft_rcv_nl_event in net/netfilter/nf_tables_api.c).
 //   - EPERM has two meanings: no CAP_NET_ADMIN, and somebody else's table.

@@ -22,7 +22,7 @@ type Spec struct {
 	// Direct are the ports that are sent past the engine's proxy, and where to.
 	// If it is nil, no port ever is: the path is proxy.
 	Direct Targets
-	// Repair has Linux's own clients reach these ports too.
+	// Repair has Linux's own clients reach the engine-served ports, and those of Direct.
 	Repair bool
 	// Replies says that containers may have replies for them, which need a mark: see
 	// flowmark. Without need there is none, because all packets pay for it, also
