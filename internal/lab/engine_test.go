@@ -111,7 +111,7 @@ func TestEngines(t *testing.T) {
 }
 
 // rulesets is where package nft finds what real engines write.
-const rulesets = "../../nft/testdata/rulesets"
+const rulesets = "../../nft/ruleset/testdata/rulesets"
 
 // What package nft is tested with is still what the engines write. With -update
 // it is recorded again, by "go test ./internal/lab -run TestRulesets -update".
