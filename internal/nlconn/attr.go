@@ -113,11 +113,3 @@ func (a *Attr) Uint32BE() uint32 {
 	}
 	return binary.BigEndian.Uint32(a.Data)
 }
-
-// Uint64BE is a number of 64 bits in network byte order.
-func (a *Attr) Uint64BE() uint64 {
-	if !a.sized(8) {
-		return 0
-	}
-	return binary.BigEndian.Uint64(a.Data)
-}
