@@ -51,7 +51,8 @@ type ForeignRules struct {
 // A drop is meant for us if it hits what arrives on the link loopback and on any
 // other link alike, and not what arrives on lo: then it tells loopback from the
 // rest, and does not know that loopback0 is loopback. A rule that somebody wrote
-// against loopback0 alone stays in force.
+// against loopback0 alone stays in force, and so does one that does not name
+// 127.0.0.1: it closes a port, and is not about who may use localhost.
 func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found ForeignRules) {
 	for _, r := range rs.Commented(foreignComment) {
 		found.Present = append(found.Present, ForeignRule{At: r.Place, Port: portOf(r.Exprs), link: linkOf(r.Exprs)})
@@ -85,8 +86,8 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 		_, still := dropped(loopback, with)
 		for _, o := range still {
 			ports := o.Ports.Intersect(meant).Intersect(generic[o.At])
-			if ports.Len() > ruleset.MostPorts {
-				continue // not a rule for a published port
+			if !o.ToAddr || ports.Len() > ruleset.MostPorts {
+				continue // not a rule for a port that is published on 127.0.0.1
 			}
 			for p := range ports.All() {
 				lacking = append(lacking, ForeignRule{At: o.At, Port: p, link: loopback.Name})

@@ -23,9 +23,14 @@ import (
 //
 // Most changes are ports that are published, which evict nothing. Looking through a
 // hundred thousand connections takes time.
-func evictions(before, after nft.Table) func(conntrack.Flow) bool {
-	m := misdirected{served: after.EngineServed(), targets: after.Targets()}
-	served := before.EngineServed()
+func evictions(before, after nft.Table, published []ruleset.Published) func(conntrack.Flow) bool {
+	m := misdirected{served: after.EngineServed(), targets: after.Targets(), wasServed: before.EngineServed(), containers: before.Targets()}
+	served := m.wasServed
+	for _, p := range published {
+		if p.Via.Index != 0 {
+			m.containers[p.Port] = p.To
+		}
+	}
 	same := func(p ruleset.Port, to netip.AddrPort) bool { return m.targets[p] == to }
 	old := before.Targets()
 	maps.DeleteFunc(old, same)
@@ -44,8 +49,11 @@ func evictions(before, after nft.Table) func(conntrack.Flow) bool {
 // datagrams are the flows of UDP that went past a proxy, when that has come to an
 // end: for as long as a client sends from its port, its flow does not end by itself.
 // Connections of TCP wait for the next daemon.
-func datagrams(served ruleset.Ports) func(conntrack.Flow) bool {
-	m := misdirected{served: served}
+func datagrams(served ruleset.Ports, published []ruleset.Published) func(conntrack.Flow) bool {
+	m := misdirected{served: served, containers: nft.Targets{}}
+	for _, p := range published {
+		m.containers[p.Port] = p.To
+	}
 	return func(f conntrack.Flow) bool { return f.Original.Proto == unix.IPPROTO_UDP && m.has(f) }
 }
 
@@ -53,11 +61,15 @@ func datagrams(served ruleset.Ports) func(conntrack.Flow) bool {
 // that were sent to where their port is not sent any more, those to the ports in
 // freed that were kept from their engine, and those that were sent elsewhere with
 // 127.0.0.1 as their source, which nobody elsewhere can answer. What goes through
-// a proxy goes on, also where new flows go past it.
+// a proxy goes on, also where new flows go past it; and so does what somebody's own
+// rules send elsewhere.
 type misdirected struct {
-	served  ruleset.Ports
-	targets nft.Targets
-	freed   ruleset.Ports
+	served    ruleset.Ports // by engines
+	wasServed ruleset.Ports
+	targets   nft.Targets // past proxies
+	// containers are where packets for a port were or may have been sent past a proxy.
+	containers nft.Targets
+	freed      ruleset.Ports
 }
 
 func (m misdirected) has(f conntrack.Flow) bool {
@@ -77,6 +89,6 @@ func (m misdirected) has(f conntrack.Flow) bool {
 	case direct:
 		return f.Reply.Src != to
 	default:
-		return !m.served.Has(port)
+		return m.containers[port] == f.Reply.Src && !m.served.Has(port) || m.wasServed.Has(port) && !m.served.Has(port)
 	}
 }

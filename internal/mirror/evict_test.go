@@ -40,7 +40,7 @@ func TestEvictions(t *testing.T) {
 		Reply:    conntrack.Tuple{Src: netip.AddrPortFrom(self, 1), Dst: netip.AddrPortFrom(self, 40000), Proto: unix.IPPROTO_TCP},
 	}
 	for name, test := range tests {
-		match := evictions(test.before, test.after)
+		match := evictions(test.before, test.after, nil)
 		if (match != nil) != test.want || match != nil && match(kept) != test.freed {
 			t.Errorf("%s: looked through is %v", name, match != nil)
 		}
@@ -50,7 +50,11 @@ func TestEvictions(t *testing.T) {
 func TestMisdirected(t *testing.T) {
 	tcp := func(n uint16) ruleset.Port { return ruleset.Port{Proto: unix.IPPROTO_TCP, Number: n} }
 	nine := ruleset.PortSet(tcp(9000))
-	m := misdirected{served: nine, targets: nft.Targets{tcp(7000): netip.MustParseAddrPort("172.17.0.2:80")}, freed: nine}
+	container := netip.MustParseAddrPort("172.17.0.2:80")
+	m := misdirected{
+		served: nine, wasServed: ruleset.PortSet(tcp(6000)), freed: nine,
+		targets: nft.Targets{tcp(7000): container}, containers: nft.Targets{tcp(8080): container, {Proto: unix.IPPROTO_UDP, Number: 7000}: container},
+	}
 	tests := map[string]struct {
 		src, dst, answers string
 		masqueraded       bool
@@ -61,21 +65,23 @@ func TestMisdirected(t *testing.T) {
 		"to a container":              {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, true},
 		"to a container, masqueraded": {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 8080, true},
 
-		"to another loopback":               {"127.0.0.1", "127.0.0.1", "127.0.0.53", false, unix.IPPROTO_UDP, 53, false},
-		"to where it was sent":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 8080, false},
-		"to a container, by the kernel":     {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 9000, false},
-		"by the kernel, and not answerable": {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 9000, true},
-		"kept from the kernel":              {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 9000, true},
-		"the same port of another protocol": {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_UDP, 9000, false},
-		"neither TCP nor UDP":               {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_SCTP, 8080, false},
-		"from the LAN":                      {"192.0.2.1", "192.0.2.2", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
-		"from the LAN to us":                {"192.0.2.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
-		"from us to a neighbour":            {"127.0.0.1", "192.0.2.1", "192.0.2.1", false, unix.IPPROTO_TCP, 8080, false},
-		"direct":                            {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 7000, false},
-		"direct, and not answerable":        {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 7000, true},
-		"direct, to where it was":           {"127.0.0.1", "127.0.0.1", "172.17.0.3", true, unix.IPPROTO_TCP, 7000, true},
-		"direct, of another protocol":       {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_UDP, 7000, true},
-		"through the proxy, direct by now":  {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 7000, false},
+		"to where somebody's rule sends it":  {"127.0.0.1", "127.0.0.1", "192.168.77.1", true, unix.IPPROTO_TCP, 3306, false},
+		"an engine's that it serves no more": {"127.0.0.1", "127.0.0.1", "172.17.0.9", true, unix.IPPROTO_TCP, 6000, true},
+		"to another loopback":                {"127.0.0.1", "127.0.0.1", "127.0.0.53", false, unix.IPPROTO_UDP, 53, false},
+		"to where it was sent":               {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 8080, false},
+		"to a container, by the kernel":      {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 9000, false},
+		"by the kernel, and not answerable":  {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 9000, true},
+		"kept from the kernel":               {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 9000, true},
+		"the same port of another protocol":  {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_UDP, 9000, false},
+		"neither TCP nor UDP":                {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_SCTP, 8080, false},
+		"from the LAN":                       {"192.0.2.1", "192.0.2.2", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
+		"from the LAN to us":                 {"192.0.2.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 8080, false},
+		"from us to a neighbour":             {"127.0.0.1", "192.0.2.1", "192.0.2.1", false, unix.IPPROTO_TCP, 8080, false},
+		"direct":                             {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_TCP, 7000, false},
+		"direct, and not answerable":         {"127.0.0.1", "127.0.0.1", "172.17.0.2", false, unix.IPPROTO_TCP, 7000, true},
+		"direct, to where it was":            {"127.0.0.1", "127.0.0.1", "172.17.0.3", true, unix.IPPROTO_TCP, 7000, true},
+		"direct, of another protocol":        {"127.0.0.1", "127.0.0.1", "172.17.0.2", true, unix.IPPROTO_UDP, 7000, true},
+		"through the proxy, direct by now":   {"127.0.0.1", "127.0.0.1", "127.0.0.1", false, unix.IPPROTO_TCP, 7000, false},
 	}
 	for name, test := range tests {
 		src, dst, answers := netip.MustParseAddr(test.src), netip.MustParseAddr(test.dst), netip.MustParseAddr(test.answers)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"github.com/wslmirror/wslmirror/internal/conntrack"
@@ -33,8 +34,14 @@ const (
 // own change is one more), so what arrives within rest after a reading is one
 // look. Under a storm that goes on, passesPerSecond are left after a burst,
 // which is large because a user who starts containers should not wait.
+//
+// After a look that took longer than costly, since others have very many rules, the
+// rest is in proportion, so that looks take a fifth of a processor at most.
 const (
 	rest            = 5 * time.Millisecond
+	costly          = 50 * time.Millisecond
+	restShare       = 4
+	longestRest     = time.Second // in which no sign of life is given
 	passesPerSecond = 5
 	burst           = 50
 )
@@ -135,15 +142,28 @@ func (d *Daemon) Run(ctx context.Context) error {
 		if fresh = fresh || time.Since(freshAt) >= resync; fresh {
 			freshAt = time.Now()
 		}
+		before := processorTime()
 		again.Reset(d.pass(fresh))
+		pause := rest
+		if took := processorTime() - before; took > costly {
+			pause = min(restShare*took, longestRest)
+		}
 		for _, a := range asking {
 			close(a)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(rest):
+		case <-time.After(pause):
 		}
 	}
+}
+
+// processorTime is what this process has used. Unlike a clock, it stands still while
+// the process is stopped or others run.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // which cannot fail
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // pending takes the requests that this pass will answer too.
@@ -247,7 +267,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	// milliseconds and more: the kernel looks through the connections of all network
 	// namespaces.
 	if len(c.after.Chains) > 0 {
-		if match := evictions(c.before, c.after); match != nil {
+		if match := evictions(c.before, c.after, c.obs.Rules.Published); match != nil {
 			d.kernel.evict(match)
 		}
 	}

@@ -38,6 +38,7 @@ type observer struct {
 // interface. The walk takes longer than all the rest of a pass.
 type reading struct {
 	generation  uint32 // 0: there is none
+	tables      string
 	host        ruleset.Iface
 	bridges     []ruleset.Bridge
 	table       nft.Table
@@ -106,10 +107,14 @@ func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error
 	if err != nil {
 		return err
 	}
-	if l := o.last; l.generation == generation && l.host == host && slices.EqualFunc(l.bridges, bridges, ruleset.Bridge.Equal) {
+	tables, err := o.rules.Tables()
+	if err != nil {
+		return err
+	}
+	if l := o.last; l.generation == generation && l.tables == tables && l.host == host && slices.EqualFunc(l.bridges, bridges, ruleset.Bridge.Equal) {
 		return nil
 	}
-	next := reading{host: host, bridges: bridges}
+	next := reading{tables: tables, host: host, bridges: bridges}
 	next.generation, err = o.rules.Read(func(rs *ruleset.Ruleset) error {
 		next.analysis = rs.Analyse(host, bridges)
 		next.foreign = nft.FindForeignRules(rs, host)

@@ -196,7 +196,7 @@ func (s *system) undo() error {
 // a proxy.
 func (s *system) end(shut bool) error {
 	if shut {
-		s.evict(datagrams(s.last.analysis.EngineServed))
+		s.evict(datagrams(s.last.analysis.EngineServed, s.last.analysis.Published))
 	}
 	s.observer.close()
 	return s.lease.release()

@@ -94,8 +94,13 @@ func (rs *Ruleset) Analyse(loopback Iface, bridges []Bridge) Analysis {
 	return a
 }
 
+// allOfOne is about as many ports as a protocol has.
+const allOfOne = 60_000
+
 // sameWay is the ports that both translate to the same place: by the same rule, or
-// to the same address, but for rules without a port.
+// to the same address, or to one of several that is not told. What arrives and is
+// sent to another port of this machine needs nobody else's rule. Rules without a port
+// are no engine's.
 func sameWay(arriving, leaving []Outcome) Ports {
 	type target struct {
 		to   netip.AddrPort
@@ -106,7 +111,7 @@ func sameWay(arriving, leaving []Outcome) Ports {
 		if o.Fate == Translated {
 			byRule[o.At] = byRule[o.At].Union(o.Ports)
 		}
-		if to := (target{o.To, o.Base}); o.Fate == Translated && o.Ports.Len() <= MostPorts {
+		if to := (target{o.To, o.Base}); o.Fate == Translated && o.Ports.Len() < allOfOne {
 			byTarget[to] = byTarget[to].Union(o.Ports)
 		}
 	}
@@ -116,8 +121,9 @@ func sameWay(arriving, leaving []Outcome) Ports {
 			continue
 		}
 		same = append(same, o.Ports.Intersect(byRule[o.At])...)
-		if o.To.Addr().IsValid() {
-			same = append(same, o.Ports.Intersect(byTarget[target{o.To, o.Base}])...)
+		same = append(same, o.Ports.Intersect(byTarget[target{o.To, o.Base}])...)
+		if o.To.Addr().IsLoopback() && o.Ports.Len() < allOfOne {
+			same = append(same, o.Ports...)
 		}
 	}
 	return Ports(same).normal()

@@ -22,16 +22,21 @@ const (
 	elemFlagAll     = 0x2 // catch-all
 )
 
-func decodeTable(msg []byte) (t tableID, owner uint32, err error) {
+// tableDormant is NFT_TABLE_F_DORMANT: the chains of the table are not in use.
+const tableDormant = 0x1
+
+func decodeTable(msg []byte) (t tableID, owner uint32, dormant bool, err error) {
 	t.family, err = nlconn.GenAttrs(msg, func(a *nlconn.Attr) {
 		switch a.Kind {
 		case unix.NFTA_TABLE_NAME:
 			t.name = a.Text()
+		case unix.NFTA_TABLE_FLAGS:
+			dormant = a.Uint32BE()&tableDormant != 0
 		case tableOwner:
 			owner = a.Uint32BE()
 		}
 	})
-	return t, owner, err
+	return t, owner, dormant, err
 }
 
 func decodeChain(msg []byte) (*chain, error) {

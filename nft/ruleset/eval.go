@@ -42,8 +42,11 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		}
 		keep()
 	case *expr.Ct:
-		// To put a packet into a zone or to mark its flow changes nothing for it: each
-		// zone has the same nat chains.
+		// To mark a flow changes nothing for the packet, and each zone has the same nat
+		// chains. But the reply may not find the flow.
+		if x.SourceRegister && x.Key == expr.CtKeyZONE {
+			w.zoned = w.zoned.Union(b.ports.Intersect(w.ports))
+		}
 		if !x.SourceRegister {
 			cells := w.packet.ct(x.Key)
 			if w.base.priority <= *nftables.ChainPriorityConntrack {
@@ -103,6 +106,9 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 	case *expr.Masq:
 		keep()
 	case *expr.Target:
+		if x.Name == "CT" {
+			w.zoned = w.zoned.Union(b.ports.Intersect(w.ports))
+		}
 		o, ends, known := xtTarget(x)
 		if !known {
 			w.opaque(b, e.name)

@@ -31,6 +31,7 @@ const (
 	NotUnderstood Obstacle = "its rules do not say for certain where it goes"
 	NotOnBridge   Obstacle = "its target is not on a bridge here"
 	NotForwarded  Obstacle = "other rules drop what is forwarded to it, or may"
+	NotAccepted   Obstacle = "other rules drop what is sent to it on 127.0.0.1, or may"
 )
 
 // findObstacles fills in Via, and Obstacle of the ports that a proxy serves.
@@ -40,6 +41,24 @@ const (
 // way behind its DNAT, and so is the reply to it: a container that may not reach
 // the world can still answer a proxy.
 func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges []Bridge) {
+	if len(bridges) == 0 {
+		for i := range published {
+			if !published[i].EngineServed {
+				published[i].Obstacle = NotOnBridge
+			}
+		}
+		return
+	}
+	// Packets past a proxy do not meet these.
+	var closed Ports
+	toLinux := FromWindows(loopback)
+	toLinux.Hook = *nftables.ChainHookInput
+	for _, packet := range []Packet{toLinux, FromLinux(loopback)} {
+		w := rs.walk(packet, Sight{Chains: Filters})
+		for _, o := range w.outcomes {
+			closed = closed.Union(o.Ports)
+		}
+	}
 	var f forwarded
 	for i := range published {
 		p := &published[i]
@@ -50,6 +69,8 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 			p.Obstacle = NotUnderstood
 		case p.Via.Index == 0:
 			p.Obstacle = NotOnBridge
+		case closed.Has(p.Port):
+			p.Obstacle = NotAccepted
 		default:
 			f.rows = append(f.rows, newRow(p))
 		}

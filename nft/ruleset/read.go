@@ -109,6 +109,25 @@ func (r *Reader) awaitCommit() error {
 	return nil
 }
 
+// Tables is what the kernel says of all tables, but for ours: another value means
+// that tables have come or gone. Of one that goes with its owner the generation does
+// not tell.
+func (r *Reader) Tables() (string, error) {
+	var all []byte
+	for _, family := range families {
+		msgs, err := r.tables(family)
+		if err != nil {
+			return "", fmt.Errorf("read tables: %w", err)
+		}
+		for _, m := range msgs {
+			if t, owner, _, err := decodeTable(m); err == nil && t.name != r.own {
+				all = fmt.Appendf(all, "%d %q %d\n", t.family, t.name, owner)
+			}
+		}
+	}
+	return string(all), nil
+}
+
 // Owner is the netlink port of the process that owns a table of the family ip, 0
 // if none does, and whether there is such a table.
 func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
@@ -117,7 +136,7 @@ func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
 		return 0, false, nil
 	}
 	if err == nil {
-		_, owner, err = decodeTable(answer)
+		_, owner, _, err = decodeTable(answer)
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("read table %s: %w", table, err)

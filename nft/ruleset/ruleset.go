@@ -27,6 +27,8 @@ type Ruleset struct {
 	chains map[chainID]*chain
 	sets   map[setID]*set
 	owners map[tableID]uint32
+	// dormant are the tables whose chains are not in use.
+	dormant map[tableID]bool
 
 	rules map[tableID]error // the tables whose rules were read, and how that ended
 	known exprCache
@@ -105,7 +107,7 @@ var families = []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4}
 func read(from kernel, own string) (*Ruleset, error) {
 	rs := &Ruleset{
 		from: from, own: tableID{unix.NFPROTO_IPV4, own},
-		chains: map[chainID]*chain{}, sets: map[setID]*set{}, owners: map[tableID]uint32{},
+		chains: map[chainID]*chain{}, sets: map[setID]*set{}, owners: map[tableID]uint32{}, dormant: map[tableID]bool{},
 		rules: map[tableID]error{}, known: exprCache{},
 	}
 	for _, family := range families {
@@ -136,8 +138,8 @@ func read(from kernel, own string) (*Ruleset, error) {
 }
 
 func (rs *Ruleset) addTable(msg []byte) error {
-	t, owner, err := decodeTable(msg)
-	rs.owners[t] = owner
+	t, owner, dormant, err := decodeTable(msg)
+	rs.owners[t], rs.dormant[t] = owner, dormant
 	return err
 }
 

@@ -105,7 +105,7 @@ func (rs *Ruleset) walk(p Packet, see Sight) *walker {
 	w := &walker{rs: rs, packet: p, see: see}
 	rest := p.Ports
 	for _, c := range rs.chainsOf(p) {
-		if c.table == rs.own || see.Free && rs.owners[c.table] != 0 || see.Chains != All && (see.Chains != Filters) != (c.kind == nftables.ChainTypeNAT) {
+		if c.table == rs.own || rs.dormant[c.table] || see.Free && rs.owners[c.table] != 0 || see.Chains != All && (see.Chains != Filters) != (c.kind == nftables.ChainTypeNAT) {
 			continue
 		}
 		w.base, w.left = c, nil
@@ -178,6 +178,9 @@ type walker struct {
 	// doubt are the ports to which something may already have happened, so that
 	// nothing after it is sure; left those that may have left the base chain.
 	doubt, left Ports
+	// zoned are the ports of which the flow may be in a zone of its own, so that nothing
+	// is sure of what translates them.
+	zoned Ports
 }
 
 // A way is how a packet came to a rule.
@@ -277,7 +280,11 @@ func (w *walker) record(o Outcome, on way) {
 	o.ToAddr = on.toAddr
 	all := o.Ports
 	if on.sure {
-		if o.Ports = all.Minus(w.doubt).Minus(w.left); !o.Ports.Empty() {
+		o.Ports = all.Minus(w.doubt).Minus(w.left)
+		if o.Fate == Translated {
+			o.Ports = o.Ports.Minus(w.zoned)
+		}
+		if !o.Ports.Empty() {
 			o.Sure = true
 			w.outcomes = append(w.outcomes, o)
 		}
