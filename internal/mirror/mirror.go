@@ -273,16 +273,16 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	}
 	switch {
 	case err != nil:
-		return d.pause(failed, lastBackOff)
+		return d.pause(failed, lastBackOff, fresh)
 	case c.want.More:
-		return d.pause(unfinished, lastBackOff)
+		return d.pause(unfinished, lastBackOff, fresh)
 	case unpublished != nil:
-		return d.pause(notPublished, lastBackOff)
+		return d.pause(notPublished, lastBackOff, fresh)
 	case unshown != nil:
 		// Nothing depends on it, and it may never succeed.
-		return d.pause(noBeacon, resync)
+		return d.pause(noBeacon, resync, fresh)
 	}
-	return d.pause(none, resync)
+	return d.pause(none, resync, fresh)
 }
 
 // A trouble is why to look again soon.
@@ -298,14 +298,17 @@ const (
 
 // pause is how long to wait for the next look. It grows for as long as the trouble
 // is the same, up to longest: who has long been unable to publish must not be late
-// for an election.
-func (d *Daemon) pause(t trouble, longest time.Duration) time.Duration {
+// for an election. It grows when it was waited for, and not with each event: a handful
+// of events are no long trouble.
+func (d *Daemon) pause(t trouble, longest time.Duration, waited bool) time.Duration {
 	if t != d.trouble {
 		d.trouble, d.backOff = t, 0
 	}
 	if t == none {
 		return longest
 	}
-	d.backOff = min(max(2*d.backOff, firstBackOff), longest)
+	if waited || d.backOff == 0 {
+		d.backOff = min(max(2*d.backOff, firstBackOff), longest)
+	}
 	return d.backOff
 }

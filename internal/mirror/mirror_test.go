@@ -475,3 +475,18 @@ func TestFailedLookChangesNothing(t *testing.T) {
 		}
 	})
 }
+
+// Events do not make a trouble last: the next look comes as soon after many of them.
+func TestEventsDoNotLengthenThePause(t *testing.T) {
+	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, showErr: unix.ECONNREFUSED}
+	loop(t, k, func(t *testing.T, d *Daemon) {
+		for range 20 {
+			d.watcher.Wake()
+			k.after(rest)
+		}
+		before, _ := k.after(0)
+		if seen, _ := k.after(4 * firstBackOff); len(seen) == len(before) {
+			t.Errorf("no look within %v after the last event", 4*firstBackOff)
+		}
+	})
+}
