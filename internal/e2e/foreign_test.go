@@ -168,3 +168,26 @@ func TestBesideATableThatIsOwned(t *testing.T) {
 		t.Errorf("left behind:\n%s", list)
 	}
 }
+
+// A rule for what arrives alone, which a user wrote for the LAN, promises no proxy on
+// 127.0.0.1: a server of Linux has the port there, whatever the path.
+func TestServerBesideARuleForTheLAN(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	if _, err := b.StartStandIn(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.WSL.ServeEcho("tcp", "0.0.0.0:8001"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.WSL.Run("nft", `insert rule ip nat PREROUTING iifname != "loopback0" tcp dport 8001 dnat to 172.17.0.2:80`); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{status.PathProxy, status.PathDirect} {
+		d := start(t, b.WSL, "--path", path)
+		d.awaitState(status.Active)
+		for _, client := range []*lab.Host{b.Windows, b.WSL} {
+			answers(t, "path "+path, client, "tcp", "8001", "WSL")
+		}
+		d.stop(unix.SIGTERM)
+	}
+}

@@ -52,7 +52,9 @@ func TestOrderOfSteps(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	const other = "table ip other { chain c { type nat hook prerouting priority dstnat; tcp dport 9090 dnat to 172.17.0.2:80; }; }"
+	const other = "table ip other { chain ports { tcp dport 9090 dnat to 172.17.0.2:80; }; " +
+		"chain arriving { type nat hook prerouting priority dstnat; jump ports; }; " +
+		"chain leaving { type nat hook output priority -100; ip daddr != 127.0.0.0/8 jump ports; }; }"
 	l.leadWhile(nil, func(d *daemon, p *tap) {
 		failed, shut := 0, 0
 		p.setFault(func(n int, call string) unix.Errno {

@@ -47,6 +47,7 @@ type Published struct {
 	Obstacle Obstacle
 
 	sure bool // that it goes to To
+	at   Place
 }
 
 // MostPorts bounds how many ports of one rule are listed one by one. A rule without
@@ -153,7 +154,7 @@ func published(outcomes []Outcome) (list []Published) {
 			if o.ToAddr {
 				addr = Localhost
 			}
-			byPort[p] = Published{Port: p, Addr: addr, To: to, Engine: engine(o.At.Table(), o.At.Chain()), sure: o.Sure}
+			byPort[p] = Published{Port: p, Addr: addr, To: to, Engine: engine(o.At.Table(), o.At.Chain()), sure: o.Sure, at: o.At}
 		}
 	}
 	for _, p := range byPort {

@@ -3,10 +3,12 @@ package ruleset
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,6 +32,7 @@ type Obstacle string
 const (
 	NotUnderstood Obstacle = "its rules do not say for certain where it goes"
 	NotOnBridge   Obstacle = "its target is not on a bridge here"
+	NotEngines    Obstacle = "its rule is not one of a container engine"
 	NotForwarded  Obstacle = "other rules drop what is forwarded to it, or may"
 	NotAccepted   Obstacle = "other rules drop what is sent to it on 127.0.0.1, or may"
 )
@@ -49,6 +52,7 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 		}
 		return
 	}
+	engines := rs.ledTo(*nftables.ChainHookOutput)
 	// Packets past a proxy do not meet these.
 	var closed Ports
 	toLinux := FromWindows(loopback)
@@ -69,6 +73,8 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 			p.Obstacle = NotUnderstood
 		case p.Via.Index == 0:
 			p.Obstacle = NotOnBridge
+		case !engines[p.at.chainID]:
+			p.Obstacle = NotEngines
 		case closed.Has(p.Port):
 			p.Obstacle = NotAccepted
 		default:
@@ -95,6 +101,56 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 			r.published.Obstacle = NotForwarded
 		}
 	}
+}
+
+// ledTo are the chains to which those lead that translate at a hook, whatever packets
+// they lead there. An engine that publishes a port for a proxy sends what Linux sends
+// to the machine's other addresses through the same chain as what arrives. A rule that
+// somebody wrote for what arrives alone promises no proxy on 127.0.0.1.
+func (rs *Ruleset) ledTo(hook nftables.ChainHook) map[chainID]bool {
+	led := map[chainID]bool{}
+	var pending []*chain
+	for _, c := range rs.base {
+		if c.hook == hook && c.kind == nftables.ChainTypeNAT && c.table != rs.own && !rs.dormant[c.table] {
+			pending = append(pending, c)
+		}
+	}
+	lead := func(table tableID, v *expr.Verdict) {
+		id := chainID{table, v.Chain}
+		if c := rs.chains[id]; c != nil && !led[id] {
+			led[id] = true
+			pending = append(pending, c)
+		}
+	}
+	for len(pending) > 0 {
+		c := pending[0]
+		pending = pending[1:]
+		rules, _ := rs.rulesOf(c)
+		for _, r := range rules {
+			exprs, err := r.all(rs.known)
+			if err != nil {
+				rs.fail(fmt.Errorf("decode rule: %w", err))
+			}
+			for _, e := range exprs {
+				switch x := e.expr.(type) {
+				case *expr.Verdict:
+					lead(c.table, x)
+				case *expr.Lookup:
+					s := rs.sets[setID{c.table, x.SetName}]
+					if s == nil || x.DestRegister != unix.NFT_REG_VERDICT || !x.IsDestRegSet {
+						continue
+					}
+					rs.readElements(s, mostElements)
+					for _, e := range s.elements {
+						if e.verdict != nil {
+							lead(c.table, e.verdict)
+						}
+					}
+				}
+			}
+		}
+	}
+	return led
 }
 
 // bridgeOf is the bridge behind which addr is: that with the longest prefix, as

@@ -63,7 +63,9 @@ func TestObstaclesAsKernel(t *testing.T) {
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			sure := seed%3 != 0
-			rules := "table ip engine { chain c { type nat hook prerouting priority dstnat;\n" + published.String() + "}\n}\n" +
+			rules := "table ip engine { chain ports {\n" + published.String() + "}\n" +
+				"chain arriving { type nat hook prerouting priority dstnat; jump ports; }\n" +
+				"chain leaving { type nat hook output priority -100; ip daddr != 127.0.0.0/8 jump ports; }\n}\n" +
 				randomForward(rand.New(rand.NewPCG(seed, 1)), sure)
 			if _, err := wsl.Run("sh", "-c", "nft flush ruleset && exec nft -f - <<'END'\n"+rules+"END"); err != nil {
 				t.Fatalf("%v\n%s", err, rules)
