@@ -276,11 +276,13 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 		return d.pause(failed, lastBackOff, fresh)
 	case c.want.More:
 		return d.pause(unfinished, lastBackOff, fresh)
-	case unpublished != nil:
-		return d.pause(notPublished, lastBackOff, fresh)
+	case unshown != nil && unpublished != nil:
+		return d.pause(noBeacon, lastBackOff, fresh)
 	case unshown != nil:
 		// Nothing depends on it, and it may never succeed.
 		return d.pause(noBeacon, resync, fresh)
+	case unpublished != nil:
+		return d.pause(notPublished, lastBackOff, fresh)
 	}
 	return d.pause(none, resync, fresh)
 }
@@ -292,8 +294,8 @@ const (
 	none trouble = iota
 	failed
 	unfinished
-	notPublished
 	noBeacon
+	notPublished
 )
 
 // pause is how long to wait for the next look. It grows for as long as the trouble

@@ -268,19 +268,37 @@ func TestFailureBacksOffAndRecovers(t *testing.T) {
 }
 
 // A daemon that has long been unable to publish, and so looks seldom, is not late
-// when another one ends: its socket has gone, its table not yet.
+// when another one ends: its socket has gone, its table not yet, or its table is there
+// and its beacon not yet.
 func TestOtherTroubleIsLookedAtSoon(t *testing.T) {
-	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 7}, publishErr: errors.New("read-only file system")}
-	loop(t, k, func(t *testing.T, d *Daemon) {
-		k.after(2 * time.Minute)
-		k.set(func() { k.applyErr = nft.ErrOwned })
-		d.watcher.Wake()
-		before, _ := k.after(time.Millisecond)
-		k.set(func() { k.applyErr = nil })
-		if seen, _ := k.after(2*firstBackOff + rest); len(seen) == len(before) {
-			t.Error("looks no sooner than before")
-		}
-	})
+	for name, trouble := range map[string]func(k *fake, on bool){
+		"a change fails": func(k *fake, on bool) {
+			k.applyErr = nil
+			if on {
+				k.applyErr = nft.ErrOwned
+			}
+		},
+		"no beacon": func(k *fake, on bool) {
+			k.showErr = nil
+			if on {
+				k.showErr = unix.ECONNREFUSED
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := &fake{link: netwatch.Link{Name: "loopback0", Index: 7}, publishErr: errors.New("read-only file system")}
+			loop(t, k, func(t *testing.T, d *Daemon) {
+				k.after(2 * time.Minute)
+				k.set(func() { trouble(k, true) })
+				d.watcher.Wake()
+				before, _ := k.after(time.Millisecond)
+				k.set(func() { trouble(k, false) })
+				if seen, _ := k.after(2*firstBackOff + rest); len(seen) == len(before) {
+					t.Error("looks no sooner than before")
+				}
+			})
+		})
+	}
 }
 
 // What the world was not told, it is told soon, and that is no fault of the rules.
