@@ -108,3 +108,12 @@ func TestForeignRuleInATableThatIsOwned(t *testing.T) {
 		t.Errorf("then %+v", v)
 	}
 }
+
+// A rule that closes a port without a word of 127.0.0.1 stays in force.
+func TestClosedPortStaysClosed(t *testing.T) {
+	h, index := host(t)
+	load(t, h, "table ip mine { chain pre { type filter hook prerouting priority raw; iifname != lo tcp dport 8002 drop; }; }")
+	if v, _ := foreign(t, h, index); len(v.Add)+len(v.Barred) != 0 {
+		t.Errorf("%+v", v)
+	}
+}
