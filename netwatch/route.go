@@ -23,6 +23,7 @@ type Route struct {
 type Neighbour struct {
 	Link  int // the index
 	Addr  netip.Addr
+	MAC   string // the bytes of the link-layer address
 	State uint16 // of unix.NUD_*
 }
 
@@ -69,8 +70,11 @@ func decodeNeighbour(b []byte) (n Neighbour, err error) {
 	n.Link = int(int32(binary.NativeEndian.Uint32(b[linkAt:])))
 	n.State = binary.NativeEndian.Uint16(b[stateAt:])
 	err = nlconn.Attrs(b[unix.SizeofNdMsg:], func(a *nlconn.Attr) {
-		if a.Kind == unix.NDA_DST {
+		switch a.Kind {
+		case unix.NDA_DST:
 			n.Addr = a.Addr()
+		case unix.NDA_LLADDR:
+			n.MAC = string(a.Data)
 		}
 	})
 	return n, err

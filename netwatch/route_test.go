@@ -88,7 +88,7 @@ func TestRoutesAndNeighbours(t *testing.T) {
 			t.Errorf("there is no %+v in %+v", want, routes)
 		}
 	}
-	if want := (netwatch.Neighbour{Link: loopback0, Addr: gateway, State: unix.NUD_PERMANENT}); !slices.Contains(neighbours, want) {
+	if want := (netwatch.Neighbour{Link: loopback0, Addr: gateway, MAC: "\x00\x11\x22\x33\x44\x55", State: unix.NUD_PERMANENT}); !slices.Contains(neighbours, want) {
 		t.Errorf("there is no %+v in %+v", want, neighbours)
 	}
 }

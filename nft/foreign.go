@@ -157,11 +157,22 @@ func (r ForeignRule) exprs() []expr.Any {
 // ErrChanged says that the rules of others have changed since they were read.
 var ErrChanged = errors.New("the rules have changed")
 
-// ChangeForeignRules adds rules of ours to the chains of others, and removes rules of
-// ours from them, in one transaction. They were read in that generation: in
-// another their handles may be those of other rules, and it returns ErrChanged.
-func ChangeForeignRules(generation uint32, add, remove []ForeignRule) error {
-	if len(add) == 0 && len(remove) == 0 {
+// A ForeignChange is what is to be changed in the tables of others.
+type ForeignChange struct {
+	// Add and Remove are rules of ours.
+	Add, Remove []ForeignRule
+	// Restore are chains of WSL's that were lost.
+	Restore []ruleset.WSLChain
+}
+
+// Empty reports whether c changes nothing.
+func (c ForeignChange) Empty() bool { return len(c.Add)+len(c.Remove)+len(c.Restore) == 0 }
+
+// Apply carries c out, in one transaction. It was decided on in that generation: in
+// another the handles of rules may be those of other rules, and somebody else may
+// have restored a chain. Then it returns ErrChanged.
+func (c ForeignChange) Apply(generation uint32) error {
+	if c.Empty() {
 		return nil
 	}
 	conn, sock, err := dial()
@@ -176,25 +187,28 @@ func ChangeForeignRules(generation uint32, add, remove []ForeignRule) error {
 		table := &nftables.Table{Name: r.At.Table(), Family: r.At.TableFamily()}
 		return &nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.At.Chain(), Table: table}}
 	}
-	for _, a := range add {
+	for _, a := range c.Add {
 		r := rule(a)
 		r.Position, r.Exprs = a.At.Handle, a.exprs()
 		r.UserData = userdata.AppendString(nil, userdata.TypeComment, foreignComment)
 		conn.InsertRule(r)
 	}
-	for _, a := range remove {
+	for _, a := range c.Remove {
 		r := rule(a)
 		r.Handle = a.At.Handle
 		if err := conn.DelRule(r); err != nil {
 			return fmt.Errorf("remove the rule for %s: %w", a, err)
 		}
 	}
+	for _, w := range c.Restore {
+		restoreChain(conn, w)
+	}
 	err = within(sock, answerTimeout, func() error { return conn.FlushWithGenID(generation) })
 	if errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOENT) {
 		return ErrChanged
 	}
 	if err != nil {
-		return fmt.Errorf("change the rules for loopback0 in the tables of others: %w", err)
+		return fmt.Errorf("change the tables of others: %w", err)
 	}
 	return nil
 }

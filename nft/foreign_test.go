@@ -48,7 +48,7 @@ func TestForeignRulesComeToRest(t *testing.T) {
 		if round == 3 {
 			t.Fatalf("does not come to rest: %+v", v)
 		}
-		in(t, h, func() error { return ChangeForeignRules(generation, v.Add, v.Remove) })
+		in(t, h, func() error { return ForeignChange{Add: v.Add, Remove: v.Remove}.Apply(generation) })
 		v, generation = foreign(t, h, index)
 	}
 	for _, r := range v.Present {
@@ -60,7 +60,7 @@ func TestForeignRulesComeToRest(t *testing.T) {
 	// When the rules have changed since, a handle may be that of another's rule.
 	load(t, h, "add table ip three")
 	in(t, h, func() error {
-		if err := ChangeForeignRules(generation, nil, v.Present); !errors.Is(err, ErrChanged) {
+		if err := (ForeignChange{Remove: v.Present}).Apply(generation); !errors.Is(err, ErrChanged) {
 			t.Errorf("rules that have changed since they were read: %v", err)
 		}
 		return nil
@@ -68,7 +68,7 @@ func TestForeignRulesComeToRest(t *testing.T) {
 	if v, generation = foreign(t, h, index); len(v.Present) != 2 {
 		t.Errorf("of two rules of ours, these are left: %v", v.Present)
 	}
-	in(t, h, func() error { return ChangeForeignRules(generation, nil, v.Present) })
+	in(t, h, func() error { return ForeignChange{Remove: v.Present}.Apply(generation) })
 	if v, _ = foreign(t, h, index); len(v.Present) != 0 {
 		t.Errorf("left behind: %v", v.Present)
 	}
@@ -103,7 +103,7 @@ func TestForeignRuleInATableThatIsOwned(t *testing.T) {
 	if len(v.Add) != 1 || v.Add[0].Port.Number != 8081 || len(v.Barred) != 1 || v.Barred[0].Port.Number != 8080 {
 		t.Fatalf("%+v; want 8081 to be added and 8080 to be barred", v)
 	}
-	in(t, h, func() error { return ChangeForeignRules(generation, v.Add, v.Remove) })
+	in(t, h, func() error { return ForeignChange{Add: v.Add, Remove: v.Remove}.Apply(generation) })
 	if v, _ = foreign(t, h, index); len(v.Present) != 1 || len(v.Add) != 0 {
 		t.Errorf("then %+v", v)
 	}

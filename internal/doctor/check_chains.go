@@ -24,7 +24,7 @@ func checkWSLChains(o *Observation) Check {
 	var missing []ruleset.WSLChain
 	grave := Warning // nothing but IPv6
 	for _, c := range o.Ruleset.Value.WSL {
-		if c.Rules > 0 {
+		if len(c.Rules) > 0 {
 			have = append(have, c.String())
 			continue
 		}

@@ -75,8 +75,8 @@ func healthy() *Observation {
 		Ruleset: Seen[Ruleset]{Value: Ruleset{
 			Ours: nft.OurTable{Present: true, Owner: 7},
 			WSL: []ruleset.WSLChain{
-				{Family: "ip", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
-				{Family: "ip6", Table: "filter", Name: "WSLOUTPUT", Rules: 1}, {Family: "ip6", Table: "nat", Name: "WSLPOSTROUTING", Rules: 2},
+				{Family: "ip", Table: "filter", Name: "WSLOUTPUT", Rules: make([]ruleset.Rule, 1)}, {Family: "ip", Table: "nat", Name: "WSLPOSTROUTING", Rules: make([]ruleset.Rule, 2)},
+				{Family: "ip6", Table: "filter", Name: "WSLOUTPUT", Rules: make([]ruleset.Rule, 1)}, {Family: "ip6", Table: "nat", Name: "WSLPOSTROUTING", Rules: make([]ruleset.Rule, 2)},
 			},
 			Published: []ruleset.Published{{
 				Port: ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}, Addr: netip.IPv4Unspecified(), To: netip.MustParseAddrPort("172.17.0.2:80"), Engine: "docker",
@@ -151,7 +151,7 @@ func TestChecks(t *testing.T) {
 	}
 	lost := func(change func(obs)) func(obs) { // a chain, and perhaps what is needed to restore it
 		return func(o obs) {
-			o.Ruleset.Value.WSL[1].Rules, o.Block.Value.Windows = 0, ports.Range{}
+			o.Ruleset.Value.WSL[1].Rules, o.Block.Value.Windows = nil, ports.Range{}
 			change(o)
 		}
 	}
@@ -239,14 +239,14 @@ func TestChecks(t *testing.T) {
 		}, OK, "guards the links"},
 		{"guard", both(user, func(o obs) { o.Net.Value.Links[3].RouteLocalnet = true }), OK, "active wslmirror guards"},
 		{"guard", func(o obs) { o.Sysctls.Value["all"] = Conf{RouteLocalnet: 1} }, Warning, "on docker0"},
-		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = 0 }), Fault, `oif "eth0" tcp sport 1-65535 meta mark != 0x00000001 counter masquerade to :44620-48715`},
-		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[3].Rules = 0 }), Warning, "ip6 nat"},
+		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = nil }), Fault, `oif "eth0" tcp sport 1-65535 meta mark != 0x00000001 counter masquerade to :44620-48715`},
+		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[3].Rules = nil }), Warning, "ip6 nat"},
 		{"wsl-chains", lost(func(o obs) {}), Fault, "masquerade to :44620-48715"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Err = errHidden }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Value.Range = ports.Range{First: 32768, Last: 60999} }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Value.Reserved = []ports.Range{{First: 44620, Last: 44700}} }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(noNIC), OK, "ip6 filter WSLOUTPUT"}, // has no rule to lose
-		{"wsl-chains", func(o obs) { o.Ruleset.Value.WSL[0].Rules = 0; noNIC(o) }, Fault, "empty: ip filter WSLOUTPUT\n"},
+		{"wsl-chains", func(o obs) { o.Ruleset.Value.WSL[0].Rules = nil; noNIC(o) }, Fault, "empty: ip filter WSLOUTPUT\n"},
 		{"wsl-chains", lost(hide), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(podman("5.4.2", false)), Fault, "sudo podman network reload --all"},
 		{"wsl-chains", user, Unknown, "hidden"},

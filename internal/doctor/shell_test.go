@@ -38,7 +38,7 @@ func TestHostileNames(t *testing.T) {
 	}
 	says := map[string]func(o *Observation, name string){
 		"rp-filter":  func(o *Observation, name string) { o.Sysctls.Value[name] = Conf{RPFilter: 1} },
-		"wsl-chains": func(o *Observation, _ string) { o.Ruleset.Value.WSL[1].Rules = 0 },
+		"wsl-chains": func(o *Observation, _ string) { o.Ruleset.Value.WSL[1].Rules = nil },
 		"ip-rules": func(o *Observation, name string) { // one is missing
 			o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 3, 4)
 			elsewhere(o, func(p Path) bool { return p.Rule.Iif == name })
@@ -104,7 +104,7 @@ func TestDoIsOneLineEach(t *testing.T) {
 // were restored.
 func TestRestoresLast(t *testing.T) {
 	o := healthy()
-	o.Ruleset.Value.WSL[1].Rules, o.Ruleset.Value.Docker = 0, false
+	o.Ruleset.Value.WSL[1].Rules, o.Ruleset.Value.Docker = nil, false
 	o.Podman.Version.Value = "5.4.2"
 	if do := run(o, "wsl-chains").Do; strings.Contains(do, "nftables") {
 		t.Errorf("a guess: %s", do)

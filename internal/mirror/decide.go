@@ -28,6 +28,8 @@ type Observed struct {
 	// route_localnet is on because of us: see restoreMarker.
 	ReplyRule bool
 	Markers   []string
+	// WSL is what there is of WSL's, and Lost what was seen of it and is gone.
+	WSL, Lost WSL
 
 	// What follows is only for the status: what our rules have counted, and the
 	// ports for connections of Linux, as WSL's own rules have them.
@@ -44,6 +46,8 @@ type Desired struct {
 	ReplyRule bool
 	// Add and Remove are rules of ours in the tables of others.
 	Add, Remove []nft.ForeignRule
+	// Restore is what is to be added of WSL's.
+	Restore WSL
 	// Open are the bridges whose route_localnet should go on, Shut those where it
 	// should go off again, and Unmark those where it is not ours any more.
 	Open, Shut []netwatch.Link
@@ -58,7 +62,8 @@ type Desired struct {
 
 // Policy is what the user has chosen.
 type Policy struct {
-	// Repair has Linux's own clients reach the engine-served ports.
+	// Repair has Linux's own clients reach the engine-served ports, and restores what
+	// others remove of WSL's.
 	Repair bool
 	// Direct sends packets for published ports to the container itself, where
 	// otherwise the engine's proxy would carry them.
@@ -80,7 +85,7 @@ func decide(o Observed, p Policy) Desired {
 	}
 	d := Desired{State: status.Active, ReplyRule: p.Repair, Remove: o.Foreign.Present}
 	if p.Repair {
-		d.Add, d.Remove = o.Foreign.Add, o.Foreign.Remove
+		d.Add, d.Remove, d.Restore = o.Foreign.Add, o.Foreign.Remove, o.Lost
 	}
 	spec := nft.Spec{
 		Index: o.Host.Index, EngineServed: o.Rules.EngineServed, Guarded: guarded(o),

@@ -16,6 +16,7 @@ func sources() []netwatch.Source {
 		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
 		netwatch.Netlink("addresses", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR),
 		netwatch.Netlink("ip rules", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE),
+		netwatch.Netlink("routes", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE),
 		netwatch.Netlink("sysctls", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF), // forwarding, but not route_localnet
 		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
 		netwatch.ClockSet(),
@@ -32,6 +33,8 @@ type observer struct {
 	net   *netwatch.Conn  // nil until it is needed, and after an error
 	rules *ruleset.Reader // likewise
 	last  reading
+	// memory is not a cache: see WSL.
+	memory memory
 }
 
 // A reading is what was read of one generation of the ruleset, seen from one
@@ -45,6 +48,7 @@ type reading struct {
 	analysis    ruleset.Analysis
 	foreign     nft.ForeignRules
 	sourcePorts [2]uint16
+	wslChains   []ruleset.WSLChain
 }
 
 // observe reads what is there. fresh means not to trust the generation: there are
@@ -80,6 +84,9 @@ func (o *observer) read() (seen Observed, err error) {
 		return seen, err
 	}
 	seen.ReplyRule, seen.Markers = ours(rules)
+	if seen.WSL, err = o.readWSL(seen.Host, rules); err != nil {
+		return seen, err
+	}
 	var bridges []ruleset.Bridge
 	if o.direct || len(seen.Markers) > 0 {
 		if bridges, err = o.bridges(seen.Links); err != nil {
@@ -91,6 +98,9 @@ func (o *observer) read() (seen Observed, err error) {
 	}
 	seen.Rules, seen.Foreign, seen.Generation = o.last.analysis, o.last.foreign, o.last.generation
 	seen.SourcePorts = o.last.sourcePorts
+	seen.WSL.Chains = o.last.wslChains
+	o.memory.learn(seen)
+	seen.Lost = o.memory.lost(seen)
 	// The kernel removes a table without another generation when its owner has gone.
 	if seen.Table.Owner, seen.Table.Present, err = o.rules.Owner(nft.TableName); err != nil || !seen.Table.Present {
 		return seen, err
@@ -120,7 +130,9 @@ func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error
 		next.foreign = nft.FindForeignRules(rs, host)
 		next.table = nft.TableOf(rs)
 		next.sourcePorts[0], next.sourcePorts[1] = rs.SourcePorts()
-		return nil
+		var err error
+		next.wslChains, err = o.rules.WSLChains()
+		return err
 	})
 	if err == nil {
 		o.last = next

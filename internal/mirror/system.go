@@ -46,9 +46,10 @@ func (s *system) apply(obs Observed, want Desired) error {
 	}
 	// Before our own table makes the rules another generation. That others have
 	// changed them since they were read is an event.
-	if err := nft.ChangeForeignRules(obs.Generation, want.Add, want.Remove); !errors.Is(err, nft.ErrChanged) {
+	if err := (nft.ForeignChange{Add: want.Add, Remove: want.Remove}).Apply(obs.Generation); !errors.Is(err, nft.ErrChanged) {
 		do(err)
 	}
+	do(s.restore(obs, want.Restore))
 	// A bridge is shut when nothing is sent to it any more, or at once if nothing
 	// guards it.
 	if !obs.Ours {

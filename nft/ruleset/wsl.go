@@ -2,10 +2,14 @@ package ruleset
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
 // sourceChain is the chain in which WSL masquerades what containers send, to the
@@ -48,28 +52,58 @@ func (rs *Ruleset) SourcePorts() (first, last uint16) {
 type WSLChain struct {
 	// Family is "ip" or "ip6", as nft writes it.
 	Family, Table, Name string
-	// Rules is how many rules it has; 0 also where there is no such chain.
-	Rules int
+	// What follows is as it is, but without counts; none if the chain is not there.
+	Present  bool
+	Type     nftables.ChainType
+	Hook     nftables.ChainHook
+	Priority nftables.ChainPriority
+	Rules    []Rule
 }
 
 // String is for people.
 func (c WSLChain) String() string { return fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name) }
 
-// WSLChains are all of them, with the number of rules that each has now.
+// WSLChains are all of them, those that are missing too.
 func (r *Reader) WSLChains() (list []WSLChain, err error) {
-	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+	for _, in := range []struct {
+		family byte
+		name   string
+	}{{unix.NFPROTO_IPV4, "ip"}, {unix.NFPROTO_IPV6, "ip6"}} {
 		for _, c := range []WSLChain{{Table: "filter", Name: "WSLOUTPUT"}, {Table: "nat", Name: "WSLPOSTROUTING"}} {
-			c.Family = "ip"
-			if family == unix.NFPROTO_IPV6 {
-				c.Family = "ip6"
+			c.Family = in.name
+			if err := r.readChain(in.family, &c); err != nil {
+				return nil, fmt.Errorf("read chain %s: %w", c, err)
 			}
-			rules, err := r.Rules(family, c.Table, c.Name)
-			if err != nil {
-				return nil, err
-			}
-			c.Rules = len(rules)
 			list = append(list, c)
 		}
 	}
 	return list, nil
+}
+
+// readChain fills in what there is of a chain.
+func (r *Reader) readChain(family byte, c *WSLChain) error {
+	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETCHAIN), nlconn.AppendText(
+		nlconn.AppendText(request(family), unix.NFTA_CHAIN_TABLE, c.Table), unix.NFTA_CHAIN_NAME, c.Name))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	is, err := decodeChain(answer)
+	if err != nil {
+		return err
+	}
+	c.Present, c.Type, c.Hook, c.Priority = true, is.kind, is.hook, is.priority
+	if c.Rules, err = r.Rules(family, c.Table, c.Name); err != nil {
+		return err
+	}
+	for _, rule := range c.Rules {
+		for i, e := range rule.Exprs {
+			if _, ok := e.(*expr.Counter); ok {
+				rule.Exprs[i] = &expr.Counter{}
+			}
+		}
+	}
+	return nil
 }

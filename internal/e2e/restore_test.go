@@ -1,0 +1,218 @@
+package e2e
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// wslSetup is what WSL has set up in h, without the comments by which a restored rule
+// is told from one of WSL's.
+func wslSetup(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	var all strings.Builder
+	run := func(keep *regexp.Regexp, name string, args ...string) {
+		t.Helper()
+		out, err := h.Run(name, args...)
+		if err != nil && keep != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for line := range strings.Lines(out) {
+			if keep == nil || keep.MatchString(line) {
+				lines = append(lines, strings.ReplaceAll(line, ` comment "restored by wslmirror"`, ""))
+			}
+		}
+		if keep != nil {
+			slices.Sort(lines) // rules of one priority stand in the order in which they were added
+		}
+		all.WriteString(strings.Join(lines, ""))
+	}
+	for _, family := range []string{"ip", "ip6"} {
+		for _, chain := range [][2]string{{"filter", "WSLOUTPUT"}, {"nat", "WSLPOSTROUTING"}} {
+			run(nil, "nft", "--stateless", "list", "chain", family, chain[0], chain[1])
+		}
+	}
+	run(regexp.MustCompile(`iif |lookup 12[78]|^2:`), "ip", "-4", "rule")
+	run(regexp.MustCompile(`^127\.0\.0\.1 `), "ip", "-4", "route", "show", "table", "all")
+	run(regexp.MustCompile(`PERMANENT`), "ip", "-4", "neigh", "show", "nud", "permanent", "dev", "loopback0")
+	return all.String()
+}
+
+func removeBy(commands ...string) func(*testing.T, *lab.Bench) {
+	return func(t *testing.T, b *lab.Bench) {
+		t.Helper()
+		for _, c := range commands {
+			args := strings.Fields(c)
+			if _, err := b.WSL.Run(args[0], args[1:]...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// The ways in which WSL's setup is lost, each of them for ever without wslmirror.
+var losses = map[string]func(*testing.T, *lab.Bench){
+	"flush ruleset":      removeBy("nft flush ruleset"),
+	"table nat":          removeBy("nft delete table ip nat", "nft delete table ip6 nat"),
+	"one chain":          removeBy("nft flush chain ip filter WSLOUTPUT", "nft delete chain ip filter WSLOUTPUT"),
+	"ip rules":           removeBy("ip rule flush"),
+	"ip rules at once":   removeBy("ip -4 rule del iif loopback0 ipproto tcp lookup local", "ip -4 rule del pref 1 ipproto udp lookup 127"),
+	"table 127":          removeBy("ip route flush table 127"),
+	"the link went down": removeBy("ip link set loopback0 down", "ip link set loopback0 up"),
+}
+
+func TestRestoresWhatWSLSetUp(t *testing.T) {
+	for name, lose := range losses {
+		t.Run(name, func(t *testing.T) {
+			b := labtest.New(t, lab.Options{})
+			want := wslSetup(t, b.WSL)
+			lose(t, b)
+			if wslSetup(t, b.WSL) == want {
+				t.Fatal("nothing was lost")
+			}
+
+			b = labtest.New(t, lab.Options{})
+			want = wslSetup(t, b.WSL)
+			d := start(t, b.WSL)
+			d.awaitState(status.Active)
+			// Twice, because what was restored is what is lost the second time.
+			for range 2 {
+				lose(t, b)
+				labtest.Eventually(t, "all is as WSL has set it up", func() bool { return wslSetup(t, b.WSL) == want })
+			}
+			d.stop(unix.SIGTERM)
+			if got := wslSetup(t, b.WSL); got != want {
+				t.Errorf("after the end of the daemon:\n%s\nwant\n%s", got, want)
+			}
+			if !strings.Contains(d.log.String(), "restored") {
+				t.Errorf("the log does not tell of it:\n%s", d.log)
+			}
+		})
+	}
+}
+
+// A container reaches the outside world by WSL's own chain, whatever an engine does
+// with its rules.
+func TestContainersReachTheLANAfterAFlush(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.LAN.ServeEcho("tcp", "192.0.2.1:7000"); err != nil {
+		t.Fatal(err)
+	}
+	ask := func() error {
+		_, err := engine.Container.Ask("tcp", "192.0.2.1:7000", time.Second)
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	losses["flush ruleset"](t, b)
+	if ask() == nil {
+		t.Fatal("the container needs no chain of WSL's")
+	}
+	if err := b.RestoreWSLChains(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, b.WSL).awaitState(status.Active)
+	losses["flush ruleset"](t, b)
+	labtest.Eventually(t, "the container reaches the LAN", func() bool { return ask() == nil })
+}
+
+// What nobody has seen is not made up, what one does not want to have restored is not,
+// and WSL's own changes are no loss.
+func TestRestoresNothingElse(t *testing.T) {
+	unchanged := func(t *testing.T, d *daemon, b *lab.Bench) {
+		t.Helper()
+		before := wslSetup(t, b.WSL)
+		for range 3 { // each answer comes from another look at the kernel
+			d.awaitState(status.Active)
+		}
+		if after := wslSetup(t, b.WSL); after != before {
+			t.Errorf("changed\n%s\nto\n%s", before, after)
+		}
+	}
+	t.Run("never seen", func(t *testing.T) {
+		b := labtest.New(t, lab.Options{})
+		losses["flush ruleset"](t, b)
+		losses["ip rules at once"](t, b)
+		unchanged(t, start(t, b.WSL), b)
+	})
+	t.Run("lost before a restart", func(t *testing.T) {
+		b := labtest.New(t, lab.Options{})
+		d := start(t, b.WSL)
+		d.awaitState(status.Active)
+		d.stop(unix.SIGTERM)
+		losses["flush ruleset"](t, b)
+		unchanged(t, start(t, b.WSL), b)
+	})
+	t.Run("without repair", func(t *testing.T) {
+		b := labtest.New(t, lab.Options{})
+		d := start(t, b.WSL, "--repair=false")
+		d.awaitState(status.Active)
+		for _, what := range []string{"flush ruleset", "ip rules", "table 127"} {
+			losses[what](t, b)
+		}
+		unchanged(t, d, b)
+	})
+	t.Run("WSL's own changes", func(t *testing.T) {
+		b := labtest.New(t, lab.Options{})
+		d := start(t, b.WSL)
+		d.awaitState(status.Active)
+		removeBy("nft flush chain ip nat WSLPOSTROUTING", "ip rule del iif eth0 ipproto tcp lookup local", "ip rule del iif eth0 ipproto udp lookup local")(t, b)
+		unchanged(t, d, b)
+	})
+}
+
+// Who removes the same again and again wants it so.
+func TestTiresOfRestoring(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	want := wslSetup(t, b.WSL)
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	for range 2 {
+		losses["flush ruleset"](t, b)
+		labtest.Eventually(t, "the chains are restored", func() bool { return wslSetup(t, b.WSL) == want })
+	}
+	losses["flush ruleset"](t, b)
+	for range 3 {
+		d.awaitState(status.Active)
+	}
+	if wslSetup(t, b.WSL) == want {
+		t.Error("restored for the third time")
+	}
+	// From here on they are known again.
+	if err := b.RestoreWSLChains(); err != nil {
+		t.Fatal(err)
+	}
+	d.awaitState(status.Active)
+	d.stop(unix.SIGTERM)
+	if n := strings.Count(d.log.String(), "not restored any more"); n != 1 {
+		t.Errorf("the log tells of it %d times:\n%s", n, d.log)
+	}
+}
+
+// A daemon that stands by has seen WSL's setup as well.
+func TestTakesOverRestoring(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	want := wslSetup(t, b.WSL)
+	first := start(t, b.WSL)
+	first.awaitState(status.Active)
+	second := start(t, b.WSL)
+	second.awaitState(status.Standby)
+	first.proc.Stop(unix.SIGKILL)
+	losses["flush ruleset"](t, b)
+	second.awaitState(status.Active)
+	labtest.Eventually(t, "the chains are restored", func() bool { return wslSetup(t, b.WSL) == want })
+}
