@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/wslmirror/wslmirror/internal/lab/tracker"
 )
 
 // Options of a bench. The zero value is a mirrored network as WSL leaves it
@@ -16,6 +18,9 @@ type Options struct {
 	// NoLoopback0 leaves loopback0 out until AddLoopback0 is called, as when
 	// a service starts before Windows has plugged it in.
 	NoLoopback0 bool
+	// Tracker has Windows learn the ports of Linux as it does in a real WSL, from the
+	// calls to bind(). Nil means that Windows knows each bound socket, which is faster.
+	Tracker *tracker.Options
 }
 
 const (
@@ -39,6 +44,8 @@ type Bench struct {
 	WSL, Windows, LAN *Host
 	// FirstPort and LastPort are the block of source ports of WSL, both inclusive.
 	FirstPort, LastPort uint16
+	// Tracker is there if the options name one.
+	Tracker *tracker.Tracker
 
 	owner *owner
 	hosts []*Host // in the order in which they were made
@@ -70,10 +77,10 @@ func (b *Bench) build(opts Options) error {
 	if b.LAN, err = b.addHost("LAN"); err != nil {
 		return err
 	}
-	if b.owner, err = newOwner(b); err != nil {
+	if b.owner, err = newOwner(b, opts.Tracker); err != nil {
 		return err
 	}
-	b.WSL.beforeDial, b.Windows.beforeDial = b.owner.refresh, b.owner.refresh
+	b.WSL.beforeDial, b.Windows.beforeDial = b.owner.look, b.owner.look
 
 	if err := b.WSL.Sysctl("ipv4/ip_local_port_range", fmt.Sprintf("%d\t%d", b.FirstPort, b.LastPort)); err != nil {
 		return err

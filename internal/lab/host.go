@@ -32,6 +32,8 @@ type Host struct {
 	ns netns.NsHandle
 	// beforeDial runs before the host's clients open a connection.
 	beforeDial func() error
+	// enter runs on each thread that enters the host.
+	enter func() error
 
 	mu   sync.Mutex
 	open map[io.Closer]struct{} // what Close has to end: processes, servers, clients
@@ -42,6 +44,7 @@ func newHost(name string) (*Host, error) {
 	h := &Host{
 		Name:       name,
 		beforeDial: func() error { return nil },
+		enter:      func() error { return nil },
 		open:       map[io.Closer]struct{}{},
 	}
 	err := onThread(func() error {
@@ -122,6 +125,9 @@ func onThread(fn func() error) error {
 func (h *Host) Do(fn func() error) error {
 	return onThread(func() error {
 		if err := netns.Set(h.ns); err != nil {
+			return fmt.Errorf("enter %s: %w", h.Name, err)
+		}
+		if err := h.enter(); err != nil {
 			return fmt.Errorf("enter %s: %w", h.Name, err)
 		}
 		return fn()

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab/tracker"
 )
 
 const (
@@ -39,7 +41,7 @@ const (
 // The rest is Windows' own.
 type owner struct {
 	bench   *Bench
-	bound   *boundPorts
+	ports   portSource
 	windows *nftables.Conn
 
 	mu  sync.Mutex // held while the ports are read and handed to Windows
@@ -49,18 +51,28 @@ type owner struct {
 	stop, stopped chan struct{}
 }
 
-func newOwner(b *Bench) (*owner, error) {
-	bound, err := newBoundPorts(b.WSL)
-	if err != nil {
-		return nil, err
-	}
+// A portSource tells which ports Linux has, sorted: boundPorts or trackedPorts.
+type portSource interface {
+	list() ([]port, error)
+	close() error
+}
+
+func newOwner(b *Bench, track *tracker.Options) (*owner, error) {
 	windows, err := b.Windows.NFT(nftables.AsLasting())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open nftables of Windows: %w", err), bound.close())
+		return nil, fmt.Errorf("open nftables of Windows: %w", err)
 	}
 	o := &owner{
-		bench: b, bound: bound, windows: windows,
+		bench: b, windows: windows,
 		stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if track != nil {
+		err = o.trackPorts(*track)
+	} else {
+		o.ports, err = newBoundPorts(b.WSL)
+	}
+	if err != nil {
+		return nil, errors.Join(err, windows.CloseLasting())
 	}
 	go o.follow()
 	return o, nil
@@ -107,6 +119,16 @@ func (b *Bench) addOwnership(c *nftables.Conn, ingress *nftables.Chain, to netip
 	return set, nil
 }
 
+// look is refresh for what ended without a word as well.
+func (o *owner) look() error {
+	if t := o.bench.Tracker; t != nil {
+		if err := t.Poll(); err != nil {
+			return err
+		}
+	}
+	return o.refresh()
+}
+
 // refresh tells Windows which ports Linux has bound now.
 func (o *owner) refresh() error {
 	o.mu.Lock()
@@ -118,7 +140,7 @@ func (o *owner) refreshLocked() error {
 	if o.set == nil {
 		return nil // no loopback0 yet
 	}
-	ports, err := o.bound.list()
+	ports, err := o.ports.list()
 	if err != nil {
 		return err
 	}
@@ -140,7 +162,7 @@ func (o *owner) refreshLocked() error {
 	return nil
 }
 
-// follow refreshes for programs that are not the bench's own.
+// follow looks for programs that are not the bench's own.
 func (o *owner) follow() {
 	defer close(o.stopped)
 	tick := time.NewTicker(followEvery)
@@ -150,7 +172,7 @@ func (o *owner) follow() {
 		case <-o.stop:
 			return
 		case <-tick.C:
-			_ = o.refresh() // a lasting error meets the next client
+			_ = o.look() // a lasting error meets the next client
 		}
 	}
 }
@@ -158,7 +180,7 @@ func (o *owner) follow() {
 func (o *owner) close() error {
 	close(o.stop)
 	<-o.stopped
-	return errors.Join(o.windows.CloseLasting(), o.bound.close())
+	return errors.Join(o.windows.CloseLasting(), o.ports.close())
 }
 
 // addHairpin gives dev of h a table with two chains, both new: ingress, to
