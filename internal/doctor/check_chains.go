@@ -219,6 +219,9 @@ func checkPublished(o *Observation) Check {
 	}
 	c := fault("published, but nobody in Linux listens there: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
+	if o.consomme() {
+		c.Why += " And " + ports.Silent + "."
+	}
 	for _, p := range silent {
 		if p.Engine == "podman" && o.Podman.ForceListen.Err == nil && !o.Podman.ForceListen.Value && major(o.Podman.Version.Value) >= 6 {
 			return c.do("# see podman: force_port_listen")

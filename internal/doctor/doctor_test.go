@@ -354,7 +354,6 @@ func TestChecks(t *testing.T) {
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Bound = true }, OK, "published: 1"}, // seen where WSL sees it
 		{"published-ports", func(o obs) { o.Listeners.Value[0].MPTCP = true }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value = nil }, Fault, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80"},
-		{"published-ports", func(o obs) { o.Listeners.Value[0].Bound = true }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("192.168.1.5:8080") }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("[::]:8080") }, OK, ""},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Proto = "udp" }, Fault, "8080/tcp"},

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"sync"
 
@@ -192,9 +191,8 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		return out, err
 	}
 	by := ruleset.Iface{Name: iface}
-	if l, err := net.InterfaceByName(iface); err == nil {
-		by.Index = l.Index
-	}
+	// By a socket that is there: to open one of netlink costs a bind().
+	by.Index, _ = linkIndex(iface) // 0: there is none
 	_, err = r.Read(func(rs *ruleset.Ruleset) error {
 		out = Ruleset{WSL: wsl, Published: rs.Analyse(by, nil).Published}
 		out.Ours.Table = nft.TableOf(rs)
@@ -225,6 +223,23 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		out.Ours.Owner, out.Ours.Present, err = r.Owner(nft.TableName)
 	}
 	return out, err
+}
+
+// linkIndex is the index of a link, without netlink.
+func linkIndex(name string) (int, error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(s)
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(s, unix.SIOCGIFINDEX, request)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(request.Uint32()), nil
 }
 
 func drop(rs *ruleset.Ruleset, r ruleset.Refusal) Drop {
