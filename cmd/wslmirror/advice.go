@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"net"
 	"strings"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/windows"
+	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
@@ -17,7 +17,8 @@ const defaultInterface = "loopback0"
 // surroundings is what an ordinary user can see of where he is.
 type surroundings struct {
 	wsl bool
-	// mode is WSL's networking mode as wslinfo prints it, "" if it is unknown.
+	// mode is WSL's networking mode as wslinfo prints it, "" if it is unknown. It is
+	// for where there is no loopback0: else the kernel tells, and wslinfo may not.
 	mode string
 	// link says that the daemon's interface is there, wslLink that loopback0 is,
 	// which is another one where the daemon was told another name.
@@ -30,30 +31,46 @@ type surroundings struct {
 
 // lookAround finds out where this is. It may run wslinfo, which is a program of
 // Windows behind WSL's interop, so the daemon must never call it.
-func lookAround(iface string) surroundings {
+func lookAround(link netwatch.Link) surroundings {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	guest := windows.LookAtGuest(ctx)
 	s := surroundings{wsl: guest.WSL, mode: guest.Mode}
-	s.link, s.wslLink = linkIndex(iface) != 0, linkIndex(defaultInterface) != 0
+	s.link, s.wslLink = link.Present(), link.Present()
+	if link.Name != defaultInterface {
+		wsl, _ := kernelMode(defaultInterface)
+		s.wslLink = wsl.Present()
+	}
 	s.systemd = systemd.Booted()
 	return s
 }
 
-// linkIndex is the index of the link of that name, or 0.
-func linkIndex(name string) int {
-	l, err := net.InterfaceByName(name)
+// kernelMode is the link of that name and WSL's networking mode by what the kernel
+// shows. The mode is "" if the kernel could not be asked.
+func kernelMode(name string) (netwatch.Link, netwatch.Mode) {
+	none := netwatch.Link{Name: name}
+	conn, err := netwatch.Open()
 	if err != nil {
-		return 0
+		return none, ""
 	}
-	return l.Index
+	defer conn.Close()
+	links, err := conn.Links()
+	if err != nil {
+		return none, ""
+	}
+	link := netwatch.Find(links, name)
+	mode, err := conn.Mode(link)
+	if err != nil {
+		return link, ""
+	}
+	return link, mode
 }
 
 const (
 	adviceNotWSL = `  This is not WSL: there is nothing for wslmirror to repair.
 `
 	adviceNAT = `  The networking mode is nat, where Windows passes localhost on by itself:
-  there is nothing for wslmirror to repair. For the mirrored mode, write in
+  there is nothing for wslmirror to repair. For a mode with a shared localhost, write in
   %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
@@ -64,7 +81,7 @@ const (
   'wsl --update' and restart Windows.
 `
 	adviceOther = `  The networking mode is %MODE%, in which there is nothing for wslmirror to
-  repair. For the mirrored mode, write in %UserProfile%\.wslconfig in Windows, and
+  repair. For a mode with a shared localhost, write in %UserProfile%\.wslconfig in Windows, and
   then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
@@ -72,16 +89,21 @@ const (
 	adviceMissing = `  The networking mode is mirrored, but there is no loopback0: WSL's network is not
   up. If it stays so, run 'wsl --shutdown' in Windows and start WSL again.
 `
+	adviceNotShared = `  The networking mode is %MODE%, but there is no loopback0: localhost is not
+  shared, so there is nothing for wslmirror to do. In this mode that is so with
+  localhostForwarding=false in the section [wsl2] of %UserProfile%\.wslconfig in
+  Windows. Otherwise run 'wsl --shutdown' there and start WSL again.
+`
 	adviceInterface = `  The daemon waits for %LINK%, but WSL's link is loopback0, which is there. See
   --interface in /etc/default/wslmirror, and then:
       sudo systemctl restart wslmirror
 `
-	adviceStart = `  This is mirrored networking, so a port that a container publishes may not
-  answer on localhost in Windows. To start wslmirror, now and at every boot:
+	adviceStart = `  Windows and Linux share localhost here (networking mode %MODE%), so a port
+  that a container publishes may not answer on localhost in Windows. To start wslmirror, now and at every boot:
       sudo systemctl enable --now wslmirror
 `
-	adviceStartByHand = `  This is mirrored networking, so a port that a container publishes may not
-  answer on localhost in Windows. This distribution runs without systemd. Either
+	adviceStartByHand = `  Windows and Linux share localhost here (networking mode %MODE%), so a port
+  that a container publishes may not answer on localhost in Windows. This distribution runs without systemd. Either
   turn it on, in /etc/wsl.conf, and then run 'wsl --shutdown' in Windows:
       [boot]
       systemd=true
@@ -126,17 +148,19 @@ func advice(s status.Snapshot, here surroundings) string {
 	case here.link && s.State == status.Waiting:
 		return "" // it has come in this very moment
 	case here.link && here.systemd:
-		return adviceStart
+		return strings.ReplaceAll(adviceStart, "%MODE%", text.Line(s.Mode.String()))
 	case here.link:
-		return adviceStartByHand
+		return strings.ReplaceAll(adviceStartByHand, "%MODE%", text.Line(s.Mode.String()))
 	case here.mode == "mirrored":
 		return adviceMissing
+	case here.mode == "consomme" || here.mode == "virtioproxy":
+		return strings.ReplaceAll(adviceNotShared, "%MODE%", here.mode)
 	case here.mode == "nat":
 		return adviceNAT
 	case here.mode == "none":
 		return adviceNone
 	case here.mode == "":
-		return strings.ReplaceAll(adviceOther, "%MODE%", "probably not mirrored")
+		return strings.ReplaceAll(adviceOther, "%MODE%", "probably none that shares localhost")
 	}
 	return strings.ReplaceAll(adviceOther, "%MODE%", text.Line(here.mode))
 }

@@ -13,7 +13,7 @@ func TestAdviceOnModes(t *testing.T) {
 	const byItself = "Windows passes localhost on by itself"
 	for mode, want := range map[string]string{
 		"nat": byItself, "none": "Linux has no network", "bridged": "nothing for wslmirror to\n  repair",
-		"wsl1": "nothing for wslmirror", "consomme": "nothing for wslmirror", "": "probably not mirrored",
+		"wsl1": "nothing for wslmirror", "consomme": "localhostForwarding=false", "virtioproxy": "localhostForwarding=false", "": "probably none that shares localhost",
 	} {
 		got := advice(status.Snapshot{State: status.Stopped}, surroundings{wsl: true, mode: mode})
 		if !strings.Contains(got, want) || strings.Contains(got, byItself) != (mode == "nat") {

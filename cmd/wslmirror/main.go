@@ -1,5 +1,5 @@
 // Command wslmirror makes 127.0.0.1 mean the same in Windows and in Linux, in
-// WSL2's mirrored networking mode.
+// the WSL2 modes with a shared localhost (mirrored, consomme).
 //
 // The daemon does so little that it needs no word of the cgroup's CPU limit; the
 // runtime would open files for it, and look into them again and again.

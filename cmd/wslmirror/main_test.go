@@ -202,7 +202,7 @@ func TestAdvice(t *testing.T) {
 		"not WSL":                  {status.Stopped, surroundings{systemd: true}, "This is not WSL"},
 		"waiting, not WSL":         {status.Waiting, surroundings{systemd: true}, "This is not WSL"},
 		"NAT":                      {status.Waiting, surroundings{wsl: true, mode: "nat", systemd: true}, "mode is nat,"},
-		"mode unknown, no link":    {status.Stopped, surroundings{wsl: true, systemd: true}, "mode is probably not mirrored,"},
+		"mode unknown, no link":    {status.Stopped, surroundings{wsl: true, systemd: true}, "mode is probably none that shares localhost,"},
 		"mirrored, no link":        {status.Waiting, surroundings{wsl: true, mode: "mirrored", systemd: true}, "no loopback0"},
 		"mirrored, not running":    {status.Stopped, mirrored, "sudo systemctl enable --now wslmirror"},
 		"mirrored, not WSL's name": {status.Stopped, surroundings{link: true, systemd: true}, "sudo systemctl enable --now wslmirror"},

@@ -13,6 +13,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
+	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -77,7 +78,8 @@ func parsePort(s string) (port uint16, proto string, err error) {
 // portFacts are all that can be found out about ports.
 type portFacts struct {
 	mode, version string // of WSL, "" if unknown
-	mirrored      bool
+	mirrored      bool   // WSL mirrors Windows' network, and has reserved a block
+	shared        bool   // Windows and Linux share localhost
 	daemon        status.Snapshot
 	daemonErr     error
 	listeners     []ports.Listener
@@ -96,7 +98,14 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	for i, proto := range protos {
 		asking.Go(func() { answers[i] = windows.Ask(ctx, proto) })
 	}
-	asking.Go(func() { f.mode, _ = windows.NetworkingMode(ctx) })
+	var kernel netwatch.Mode
+	asking.Go(func() {
+		// The kernel's word counts, and takes no time. wslinfo tells of the modes that
+		// it does not show.
+		if _, kernel = kernelMode(defaultInterface); !kernel.Shares() {
+			f.mode, _ = windows.NetworkingMode(ctx)
+		}
+	})
 	asking.Go(func() { f.version, _ = windows.Version(ctx) })
 
 	if f.daemon, f.daemonErr = current(dir); f.daemonErr != nil {
@@ -112,7 +121,11 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	for i, proto := range protos {
 		f.windows[proto] = answers[i]
 	}
-	f.mirrored = f.mode == "mirrored" || f.mode == "" && linkIndex(defaultInterface) != 0
+	if kernel.Shares() {
+		f.mode = string(kernel)
+	}
+	f.mirrored = kernel.Mirrors() || f.mode == "mirrored" // its link may be missing
+	f.shared = f.mirrored || kernel.Shares()
 	return f, err
 }
 
@@ -161,6 +174,7 @@ func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.W
 	v := ports.Explain(ports.Facts{
 		Proto:     proto,
 		Mirrored:  f.mirrored,
+		Consomme:  f.shared && !f.mirrored,
 		Version:   f.version,
 		Block:     f.block,
 		Listeners: f.listeners,

@@ -12,6 +12,7 @@ type (
 	portsJSON struct {
 		Mode      string          `json:"mode"`
 		Mirrored  bool            `json:"mirrored"`
+		Shared    bool            `json:"shared"`
 		Daemon    status.State    `json:"daemon"`
 		Warnings  []warning       `json:"warnings"`
 		Listeners []listenerJSON  `json:"listeners"`
@@ -72,7 +73,7 @@ type (
 
 func (f portFacts) json() portsJSON {
 	out := portsJSON{
-		Mode: f.mode, Mirrored: f.mirrored, Daemon: f.daemon.State,
+		Mode: f.mode, Mirrored: f.mirrored, Shared: f.shared, Daemon: f.daemon.State,
 		Warnings:  f.warnings(),
 		Listeners: []listenerJSON{}, Published: []publishedJSON{}, // never null
 		Block: f.blockJSON(),

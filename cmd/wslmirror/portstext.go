@@ -80,7 +80,7 @@ const (
 func (f portFacts) fromWindows(l ports.Listener) string {
 	on := l.Addr.Addr()
 	for _, p := range f.daemon.Ports {
-		if f.mirrored && serves(l, p) {
+		if f.shared && serves(l, p) {
 			return f.wayTo(p)
 		}
 	}
@@ -89,8 +89,10 @@ func (f portFacts) fromWindows(l ports.Listener) string {
 		return notBound
 	case f.mode == "nat" && l.Proto == "tcp" && (on.IsUnspecified() || on.IsLoopback()):
 		return byRelay
-	case !f.mirrored:
+	case !f.shared:
 		return unknownWay
+	case !f.mirrored && (!l.TakesIPv4() || !on.IsUnspecified() && !on.IsLoopback()):
+		return unknownWay // Windows listens for these in consomme, and not on localhost alone
 	case !l.TakesIPv4():
 		return notIPv6
 	case on.IsUnspecified() || on == netip.AddrFrom4([4]byte{127, 0, 0, 1}):

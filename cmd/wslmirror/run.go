@@ -113,6 +113,8 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 // explain adds what the user can do about an error of nft.Check.
 func explain(err error) error {
 	switch {
+	case errors.Is(err, unix.ENOSYS):
+		return hinted{errors.New("bind() does not work: WSL's port tracker has ended"), "run 'wsl.exe --shutdown' and start WSL again"}
 	case errors.Is(err, nft.ErrPermission):
 		return hinted{err, "start the service (sudo systemctl start wslmirror), or run it with sudo"}
 	case errors.Is(err, nft.ErrNoNFTables), errors.Is(err, nft.ErrNoOwner):

@@ -25,6 +25,10 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 	if err != nil {
 		return exitFailure, hinted{err, "ask the service manager: systemctl status wslmirror"}
 	}
+	link, mode := kernelMode(s.Interface.Name)
+	if s.Mode == "" { // of a daemon that is older
+		s.Mode = mode
+	}
 	var unit systemd.UnitState
 	if s.State == status.Stopped {
 		// Without an answer of systemd, stopped is all there is to say.
@@ -38,7 +42,7 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 		}
 		err = writeJSON(stdout, s)
 	} else {
-		here := lookAround(s.Interface.Name)
+		here := lookAround(link)
 		here.unit = unit
 		err = printStatus(stdout, s, here)
 	}
@@ -97,7 +101,7 @@ func stopped() status.Snapshot {
 		Path:      status.PathProxy,
 		Version:   version,
 	}
-	s.Interface.Index = linkIndex(defaultInterface)
-	s.Interface.Present = s.Interface.Index != 0
+	link, mode := kernelMode(defaultInterface)
+	s.Interface.Index, s.Interface.Present, s.Mode = link.Index, link.Present(), mode
 	return s
 }

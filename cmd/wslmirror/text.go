@@ -42,6 +42,9 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	} else {
 		row("interface", "%s, not there", text.Line(s.Interface.Name))
 	}
+	if s.Mode != "" {
+		row("mode", "%s", text.Line(s.Mode.String()))
+	}
 	if s.Table.Installed {
 		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))
 		row("counted", "%d new connections, %s in their first packets", s.Rule.Packets, bytesText(s.Rule.Bytes))

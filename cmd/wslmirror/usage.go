@@ -1,6 +1,7 @@
 package main
 
-const usage = `wslmirror - one 127.0.0.1 for Windows and Linux in WSL2's mirrored mode
+const usage = `wslmirror - one 127.0.0.1 for Windows and Linux, in the WSL2 modes
+with a shared localhost (mirrored, consomme)
 
 Usage:
   wslmirror run [--interface NAME] [--path proxy|direct] [--repair=false]
@@ -34,7 +35,8 @@ Commands:
            has that port, or why it cannot be had, and what to type.
              --json              for programs; the fields are in wslmirror(8)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
-  doctor   Say what is wrong with the network of mirrored mode, and what to type.
+  doctor   Say what is wrong where Windows and Linux share localhost, and what
+           to type.
            It only looks, and takes at most five seconds. Any user may ask; with
            sudo it sees more.
              --json              for programs; the fields are in wslmirror(8)

@@ -14,9 +14,6 @@ import (
 )
 
 func checkWSLChains(o *Observation) Check {
-	if o.oneHalf() {
-		return notApplicable("WSL has no chains in the mode %s", o.Guest.Mode)
-	}
 	if o.Ruleset.Err != nil {
 		return unseen("WSL's own nftables chains", o.Ruleset.Err)
 	}
@@ -60,6 +57,20 @@ func checkWSLChains(o *Observation) Check {
 	return c
 }
 
+// checkGist looks for the chain of a widely copied workaround of 2024.
+func checkGist(o *Observation) Check {
+	switch {
+	case o.Ruleset.Err != nil:
+		return unseen("the chains of others", o.Ruleset.Err)
+	case !o.Ruleset.Value.Gist:
+		return ok("there is no chain ip nat WSLPREROUTING of an earlier workaround")
+	}
+	return warning("a chain ip nat WSLPREROUTING is left over from an earlier workaround").
+		because("It takes effect beside wslmirror's own, also on ports that wslmirror leaves alone.", "").
+		do("sudo nft flush chain ip nat WSLPREROUTING && sudo nft delete chain ip nat WSLPREROUTING",
+			"# and remove whatever loads it: grep -rs WSLPREROUTING /etc")
+}
+
 // restoration is the commands that restore WSL's chains
 // (src/linux/init/GnsEngine.cpp), nil if not all that they need was seen.
 func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string) {
@@ -99,8 +110,6 @@ func checkPortRange(o *Observation) Check {
 	const why = "Windows has reserved a block of source ports for Linux. Connections from other ports to localhost hang, all of them, until WSL is started anew."
 	b := o.Block.Value
 	switch {
-	case o.oneHalf():
-		return notApplicable("WSL reserves no ports in the mode %s", o.Guest.Mode)
 	case o.Block.Err != nil:
 		return unseen("the range of source ports", o.Block.Err)
 	case b.Widened():
@@ -210,6 +219,9 @@ func checkPublished(o *Observation) Check {
 	}
 	c := fault("published, but nobody in Linux listens there: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
+	if o.consomme() {
+		c.Why += " And " + ports.Silent + "."
+	}
 	for _, p := range silent {
 		if p.Engine == "podman" && o.Podman.ForceListen.Err == nil && !o.Podman.ForceListen.Value && major(o.Podman.Version.Value) >= 6 {
 			return c.do("# see podman: force_port_listen")

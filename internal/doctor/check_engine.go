@@ -109,15 +109,18 @@ func checkPodman(o *Observation) Check {
 		return unseen("Podman's version", o.Podman.Version.Err)
 	case version == "":
 		return notApplicable("there is no Podman")
-	case !o.mirrored(), major(version) < 6:
+	case !o.shared(), major(version) < 6:
 		return ok("version %s", version)
 	case o.Podman.ForceListen.Err != nil:
 		return unknown("version %s; could not see force_port_listen: %v", version, o.Podman.ForceListen.Err)
 	case o.Podman.ForceListen.Value:
 		return ok("version %s, %s", version, conf)
 	}
+	if showsBound(o.Guest.Release) {
+		return ok("version %s without %s: it binds its ports and does not listen, which Windows sees with this kernel", version, conf)
+	}
 	c := warning("version %s without %s", version, conf).
-		because("Since version 6 Podman does not listen on the ports that it publishes, and then Windows does not pass them on.", "microsoft/WSL#41204")
+		because("Since version 6 Podman binds the ports that it publishes and does not listen. Before Linux 6.8 WSL does not see such sockets, and Windows takes the ports back after a minute.", "microsoft/WSL#41204")
 	if strings.HasPrefix(version, "6.0") {
 		c = c.do("# update Podman to 6.1, which has the option")
 	}
@@ -125,6 +128,13 @@ func checkPodman(o *Observation) Check {
 		"sudo mkdir -p /etc/containers/containers.conf.d",
 		`printf '[engine]\nforce_port_listen = true\n' | sudo tee /etc/containers/containers.conf.d/wslmirror.conf`,
 		"# and start the containers anew")
+}
+
+// showsBound reports whether a kernel lists sockets that are bound and do not listen.
+func showsBound(release string) bool {
+	var first, second int
+	_, err := fmt.Sscanf(release, "%d.%d", &first, &second)
+	return err == nil && (first > 6 || first == 6 && second >= 8)
 }
 
 // major is the first number of a version, 0 if it has none.

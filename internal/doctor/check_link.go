@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -44,6 +46,82 @@ func checkLoopback0(o *Observation) Check {
 		return fault("%s (index %d) is down", l.Name, l.Index).because(why+" Its routes went when it was set down.", "").do(restart)
 	}
 	return ok("%s, index %d, up", l.Name, l.Index)
+}
+
+// checkTracker: WSL's port tracker decides each bind() of the VM.
+func checkTracker(o *Observation) Check {
+	for _, err := range []error{o.Net.Err, o.Ruleset.Err, o.Listeners.Err} {
+		if errors.Is(err, unix.ENOSYS) {
+			return fault("WSL's port tracker has ended: bind() fails with %q in all programs", unix.ENOSYS.Error()).
+				because("No program can open a port until WSL is started anew.", "").do(restart)
+		}
+	}
+	return ok("bind() works")
+}
+
+// checkNICs looks for a network that came up with loopback0 alone. Windows may be
+// without a network, so it is no fault.
+func checkNICs(o *Observation) Check {
+	n := o.Net.Value
+	var down []string
+	for _, l := range n.Links {
+		if !slices.Contains(o.nics(), l.Name) && !strings.HasPrefix(l.Name, "eth") || l.Master != 0 {
+			continue
+		}
+		if l.Up || len(n.Prefixes[l.Index]) > 0 {
+			return ok("%s is up or has an address", l.Name)
+		}
+		down = append(down, l.Name)
+	}
+	if len(down) == 0 {
+		return notApplicable("no link but %s is mirrored", o.Iface)
+	}
+	return warning("%s: down and without addresses, while %s is up", strings.Join(down, ", "), o.Iface).
+		because("Linux reaches nothing but Windows' localhost. If Windows itself has a network, an update of it may be the cause (KB5121003).", "microsoft/WSL#41398").
+		do(restart, "# if it stays so: install Windows' newest updates, or uninstall KB5121003")
+}
+
+// checkUnsent looks at the ports that WSL never mirrors: that of DNS, and those of
+// ignoredPorts. Windows does not send them, and what Linux sends to them on
+// 127.0.0.1 does not come back from Windows.
+func checkUnsent(o *Observation) Check {
+	if o.Unsent.Err != nil {
+		return unseen("where the kernel sends packets", o.Unsent.Err)
+	}
+	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP) {
+		return unseen("who listens", o.Listeners.Err)
+	}
+	var names, commands []string
+	for _, l := range o.Unsent.Value {
+		names = add(names, fmt.Sprintf("%d/%s", l.Addr.Port(), l.Proto))
+		commands = add(commands, fmt.Sprintf("sudo ip rule add pref 0 ipproto %s dport %d lookup local", l.Proto, l.Addr.Port()))
+	}
+	if len(names) == 0 {
+		return ok("nobody listens on a port that Windows never sends, or Linux reaches it by itself")
+	}
+	return warning("Linux does not reach its own listeners on 127.0.0.1: %s", strings.Join(names, ", ")).
+		because("Windows never sends port 53 nor those of ignoredPorts, and Linux's own packets to 127.0.0.1 go to Windows first.", "microsoft/WSL#14063").
+		do(commands...)
+}
+
+// checkMPTCP looks for listeners that WSL's port tracker cannot handle
+// (GnsPortTracker.cpp).
+func checkMPTCP(o *Observation) Check {
+	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP) {
+		return unseen("who listens", o.Listeners.Err)
+	}
+	var names []string
+	for _, l := range o.Listeners.Value {
+		if l.MPTCP {
+			names = add(names, fmt.Sprintf("%s on %s", l.Who(), l.Addr))
+		}
+	}
+	if len(names) == 0 {
+		return ok("nobody listens by MPTCP")
+	}
+	return warning("Windows never learns of listeners by MPTCP: %s", shortened(names)).
+		because("WSL does not announce such sockets. Programs in Go ask for MPTCP by themselves since Go 1.24.", "").
+		do("sudo sysctl -w net.mptcp.enabled=0   # and start the program anew; for one in Go, GODEBUG=multipathtcp=0 does as well")
 }
 
 // toWindows is the route of table 127.

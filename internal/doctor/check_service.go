@@ -62,7 +62,7 @@ func checkService(o *Observation) Check {
 	if o.idle() {
 		c = warning("no wslmirror is running, and as yet there is nothing to serve")
 	}
-	return c.because("In mirrored mode a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
+	return c.because("Where localhost is shared, a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
 		do(o.start()...)
 }
 

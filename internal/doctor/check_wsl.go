@@ -7,7 +7,10 @@ import (
 
 func checkWSL(o *Observation) Check {
 	mode := "its networking mode is unknown"
-	if o.Guest.ModeErr == nil {
+	switch {
+	case o.link().Present() && o.Net.Value.Mode != "": // whatever wslinfo says
+		mode = "networking mode " + o.Net.Value.Mode.String()
+	case o.Guest.ModeErr == nil:
 		mode = "networking mode " + o.Guest.Mode
 	}
 	seen := fmt.Sprintf("kernel %s, %s", o.Guest.Release, mode)
@@ -17,16 +20,16 @@ func checkWSL(o *Observation) Check {
 			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
 	case !o.Guest.WSL:
 		return notApplicable("kernel %s: this is not WSL", o.Guest.Release)
-	case o.Guest.ModeErr == nil && o.Guest.Mode == "mirrored":
+	case o.link().Present(), o.Guest.ModeErr == nil && o.Guest.Mode == "mirrored":
 		return ok("%s", seen)
-	case o.link().Present():
-		return ok("%s, and there is a %s", seen, o.Iface)
 	case o.Guest.ModeErr != nil:
-		return unseen("the networking mode", o.Guest.ModeErr).because("Without "+o.Iface+" it is probably not mirrored.", "")
+		return unseen("the networking mode", o.Guest.ModeErr).because("Without "+o.Iface+" Windows and Linux do not share localhost.", "")
 	}
 	switch o.Guest.Mode {
 	case "nat":
 		return ok("%s", seen).because("Windows passes localhost on by itself in this mode: there is nothing for wslmirror to do.", "")
+	case "consomme", "virtioproxy":
+		return ok("%s, and there is no %s", seen, o.Iface).because("Localhost is not shared: localhostForwarding=false in .wslconfig turns it off in this mode.", "")
 	case "none":
 		return o.judgeNone(seen)
 	}

@@ -1,9 +1,11 @@
-// Package doctor finds out what is wrong with the network of mirrored mode: it
+// Package doctor finds out what is wrong with a localhost that Windows and Linux share: it
 // observes, and then judges what it has seen, each check by a pure function.
 //
 // It only reads. It sends no packet and connects to no port: a connection from
 // Linux to a closed port of 127.0.0.1 hangs for two minutes in mirrored mode
-// (WSL#10855). What it cannot see, for want of rights or of an answer, is a
+// (WSL#10855). Windows' packets that arrive at ports nobody asked for (WSL#41137) are
+// not looked for: nothing in the kernel counts them by port without a rule of its
+// own, and Npcap's loopback capture, in Windows, shows them. What it cannot see, for want of rights or of an answer, is a
 // value like any other, and leads to the verdict Unknown and never to a guess.
 package doctor
 
@@ -109,24 +111,27 @@ type check struct {
 	judge func(o *Observation) Check
 }
 
-// A need is what a check presupposes. Where it is missing, another check says
-// so, and this one does not apply: one cause, one fault.
+// A need is what a check presupposes, in bits. Where it is missing, another check
+// says so, and this one does not apply: one cause, one fault.
 type need int
 
 const (
-	nothing  need = iota
-	mirrored      // the network is mirrored, or should be
-	link          // loopback0 is there and up
+	nothing need = 0
+	shared  need = 1 << iota // Windows and Linux share localhost, or should
+	mirrors                  // and WSL mirrors the network of Windows
+	link                     // loopback0 is there and up
 )
 
 func (c check) run(o *Observation) Check {
 	out := Check{Verdict: NotApplicable}
 	switch {
-	case c.needs >= mirrored && !o.mirrored():
-		out.Seen = "the network is not mirrored"
-	case c.needs >= link && o.Net.Err != nil:
+	case c.needs != nothing && !o.shared():
+		out.Seen = "localhost is not shared in this networking mode"
+	case c.needs&mirrors != 0 && o.consomme():
+		out.Seen = "there is nothing of it in the networking mode consomme"
+	case c.needs&link != 0 && o.Net.Err != nil:
 		out.Verdict, out.Seen = Unknown, o.Net.Err.Error()
-	case c.needs >= link && !o.link().Up:
+	case c.needs&link != 0 && !o.link().Up:
 		out.Seen = o.Iface + " is not up"
 	default:
 		out = c.judge(o)
@@ -138,32 +143,37 @@ func (c check) run(o *Observation) Check {
 // checks are all checks, in the order in which one would look.
 var checks = []check{
 	{"wsl", nothing, checkWSL},
-	{"loopback0", mirrored, checkLoopback0},
+	{"port-tracker", nothing, checkTracker},
+	{"loopback0", shared, checkLoopback0},
+	{"nics", mirrors | link, checkNICs},
 	{"table-127", link, checkTable127},
 	{"gateway", link, checkGateway},
-	{"table-128", link, checkTable128},
+	{"table-128", mirrors | link, checkTable128},
 	{"ip-rules", link, checkRules},
 	{"rp-filter", link, checkRPFilter},
 	{"accept-local", link, checkAcceptLocal},
 	{"route-localnet", link, checkRouteLocalnet},
-	{"guard", mirrored, checkGuard},
-	{"wsl-chains", mirrored, checkWSLChains},
-	{"port-range", mirrored, checkPortRange},
+	{"guard", shared, checkGuard},
+	{"wsl-chains", mirrors, checkWSLChains},
+	{"port-range", mirrors, checkPortRange},
 	{"port-headroom", nothing, checkHeadroom},
-	{"service", mirrored, checkService},
-	{"table", mirrored, checkTable},
+	{"service", shared, checkService},
+	{"table", shared, checkTable},
+	{"gist-chain", nothing, checkGist},
 	{"instances", nothing, checkInstances},
 	{"counters", link, checkCounters},
-	{"published-ports", mirrored, checkPublished},
+	{"published-ports", shared, checkPublished},
+	{"unsent-ports", mirrors | link, checkUnsent},
+	{"mptcp", shared, checkMPTCP},
 	{"docker", nothing, checkDocker},
 	{"docker-loopback0", link, checkDockerLoopback},
 	{"podman", nothing, checkPodman},
 	{"input", link, checkInput},
-	{"iptables-legacy", mirrored, checkLegacy},
-	{"ufw", mirrored, checkUFW},
-	{"firewalld", mirrored, checkFirewalld},
-	{"networkmanager", mirrored, checkNetworkManager},
-	{"container-to-windows", mirrored, checkHostLoopback},
+	{"iptables-legacy", shared, checkLegacy},
+	{"ufw", shared, checkUFW},
+	{"firewalld", shared, checkFirewalld},
+	{"networkmanager", shared, checkNetworkManager},
+	{"container-to-windows", mirrors, checkHostLoopback},
 }
 
 // The verdicts as functions, to keep the checks short.

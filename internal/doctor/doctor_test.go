@@ -33,6 +33,7 @@ func healthy() *Observation {
 	const lo, loopback0, eth0, docker0 = 1, 2, 3, 4
 	prefix := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
 	n := Network{
+		Mode: netwatch.MirroredHAL,
 		Links: []netwatch.Link{
 			{Name: "lo", Index: lo, Up: true},
 			{Name: "loopback0", Index: loopback0, Up: true, RouteLocalnet: true},
@@ -175,6 +176,14 @@ func TestChecks(t *testing.T) {
 	sure, unsure := func(*Drop) {}, func(d *Drop) { d.Sure = false }
 	bound := func(o obs) { o.Listeners.Value[0].Bound = true }
 	nat := func(o obs) { o.Net.Value.Links, o.Guest.Mode = o.Net.Value.Links[:1], "nat" }
+	consomme := func(wslinfo string) func(obs) {
+		return func(o obs) {
+			o.Net.Value.Mode, o.Guest.Mode = netwatch.Consomme, wslinfo
+			if wslinfo == "" {
+				o.Guest.ModeErr = errHidden
+			}
+		}
+	}
 	idle := setRuleset(func(r *Ruleset) { r.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
 	podman := func(version string, listen bool) func(obs) {
@@ -202,7 +211,7 @@ func TestChecks(t *testing.T) {
 		{"wsl", func(o obs) { nat(o); o.Guest.ModeErr = errHidden }, Unknown, "hidden"},
 		{"wsl", func(o obs) { o.Guest.WSL, o.Guest.Release = false, "6.1.0-custom" }, Unknown, "6.1.0-custom"},
 		{"wsl", func(o obs) { nat(o); o.Guest.WSL, o.Guest.Release = false, "6.1.0" }, NotApplicable, "not WSL"},
-		{"loopback0", nat, NotApplicable, "not mirrored"},
+		{"loopback0", nat, NotApplicable, "not shared"},
 		{"loopback0", func(o obs) { nat(o); o.Guest.Mode = "mirrored" }, Fault, "no loopback0"},
 		{"loopback0", func(o obs) { o.Net.Value.Links[1].Up = false }, Fault, "is down"},
 		{"loopback0", hide, Unknown, "hidden"},
@@ -250,7 +259,30 @@ func TestChecks(t *testing.T) {
 		{"wsl-chains", lost(hide), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(podman("5.4.2", false)), Fault, "sudo podman network reload --all"},
 		{"wsl-chains", user, Unknown, "hidden"},
-		{"wsl-chains", func(o obs) { o.Guest.Mode = "consomme" }, NotApplicable, "consomme"},
+		{"wsl-chains", consomme(""), NotApplicable, "consomme"},
+		{"wsl-chains", consomme("mirrored"), NotApplicable, "consomme"}, // wslinfo lies
+		{"port-range", consomme(""), NotApplicable, "consomme"},
+		{"table-128", consomme("nat"), NotApplicable, "consomme"},
+		{"container-to-windows", consomme(""), NotApplicable, "consomme"},
+		{"wsl", consomme("mirrored"), OK, "networking mode consomme"},
+		{"wsl", func(o obs) { nat(o); o.Guest.Mode = "consomme" }, OK, "there is no loopback0"},
+		{"port-tracker", func(o obs) { o.Ruleset.Err = unix.ENOSYS }, Fault, "wsl.exe --shutdown"},
+		{"nics", func(o obs) { o.Net.Value.Links[2].Up = false; delete(o.Net.Value.Prefixes, 3) }, Warning, "eth0: down and without addresses"},
+		{"gist-chain", setRuleset(func(r *Ruleset) { r.Gist = true }), Warning, "nft delete chain ip nat WSLPREROUTING"},
+		{"gist-chain", user, Unknown, "hidden"},
+		{"nics", func(o obs) { o.Net.Value.Links[2].Up = false }, OK, "eth0"},
+		{"nics", func(o obs) { o.Net.Value.Links = o.Net.Value.Links[:2]; noNIC(o) }, NotApplicable, "no link"},
+		{"unsent-ports", func(o obs) {
+			o.Unsent.Value = []ports.Listener{{Proto: "udp", Addr: netip.MustParseAddrPort("0.0.0.0:53")}}
+		}, Warning, "sudo ip rule add pref 0 ipproto udp dport 53 lookup local"},
+		{"unsent-ports", func(o obs) { o.Unsent.Err = errHidden }, Unknown, "hidden"},
+		{"unsent-ports", consomme(""), NotApplicable, "consomme"},
+		{"mptcp", func(o obs) {
+			o.Listeners.Value = append(o.Listeners.Value, ports.Listener{Proto: "tcp", Addr: netip.MustParseAddrPort("0.0.0.0:8300"), MPTCP: true})
+		}, Warning, "0.0.0.0:8300"},
+		{"mptcp", func(o obs) { o.Listeners.Err = errHidden }, Unknown, "hidden"},
+		{"ip-rules", func(o obs) { o.Net.Value.Rules = append(o.Net.Value.Rules, o.Net.Value.Rules[5]) }, Warning, "sudo ip rule del pref 1 from all ipproto tcp lookup 127"},
+		{"podman", func(o obs) { podman("6.1.1", false)(o); o.Guest.Release = "6.18.1-microsoft" }, OK, "Windows sees"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, `"44620 48715"`},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, "/etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d\n"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, "which is safe\n" + restart},
@@ -319,9 +351,9 @@ func TestChecks(t *testing.T) {
 		{"instances", func(o obs) { o.Daemons.Value = 3 }, OK, "2 in other distributions"},
 		{"instances", noDaemon, NotApplicable, ""},
 		{"instances", func(o obs) { o.Programs.Err = errHidden }, Unknown, "hidden"},
-		{"counters", noDaemon, NotApplicable, ""},
+		{"published-ports", func(o obs) { o.Listeners.Value[0].Bound = true }, OK, "published: 1"}, // seen where WSL sees it
+		{"published-ports", func(o obs) { o.Listeners.Value[0].MPTCP = true }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value = nil }, Fault, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80"},
-		{"published-ports", func(o obs) { o.Listeners.Value[0].Bound = true }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("192.168.1.5:8080") }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("[::]:8080") }, OK, ""},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Proto = "udp" }, Fault, "8080/tcp"},

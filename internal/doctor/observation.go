@@ -56,6 +56,9 @@ type Observation struct {
 	// Managed says that NetworkManager manages the link.
 	Managed   Seen[bool]
 	WSLConfig Seen[windows.Config]
+	// Unsent are the ports of listeners that Windows never sends, and to which Linux
+	// has no rule of its own either.
+	Unsent Seen[[]ports.Listener]
 }
 
 // A Service is what systemd says of wslmirror.service.
@@ -68,6 +71,8 @@ type Service struct {
 
 // A Network is what the kernel says of links, routes and ip rules.
 type Network struct {
+	// Mode is WSL's, by what the kernel shows.
+	Mode       netwatch.Mode
 	Links      []netwatch.Link
 	Prefixes   map[int][]netip.Prefix // by the index of the link
 	Rules      []netwatch.Rule
@@ -109,6 +114,8 @@ type Ruleset struct {
 	Passes, PassesKnown bool
 	// Docker, UFW and Firewalld say that their chains or tables are there.
 	Docker, UFW, Firewalld bool
+	// Gist says that a chain ip nat WSLPREROUTING is there, which is not ours.
+	Gist bool
 }
 
 // A Drop is a chain that drops what arrives from Windows, or may if it is not Sure.
@@ -157,22 +164,25 @@ type Podman struct {
 // link is loopback0, which is not Present if there is none.
 func (o *Observation) link() netwatch.Link { return netwatch.Find(o.Net.Value.Links, o.Iface) }
 
-// mirrored reports whether the network is mirrored or should be. The link tells;
-// wslinfo tells where the link is missing.
-func (o *Observation) mirrored() bool {
+// shared reports whether Windows and Linux share localhost, or should. The link
+// tells; wslinfo tells where the link is missing.
+func (o *Observation) shared() bool {
 	return o.link().Present() || o.Guest.Mode == "mirrored" || o.Net.Err != nil
 }
 
-// oneHalf reports whether the mode is one that has loopback0 and no chains nor
-// block of WSL's: consomme, which was called virtioproxy until WSL 2.9.
-func (o *Observation) oneHalf() bool {
-	return o.Guest.ModeErr == nil && o.Guest.Mode != "mirrored" && o.link().Present()
+// consomme reports whether the mode is the one without chains, block and addresses
+// of the LAN. wslinfo is asked only where the kernel cannot be.
+func (o *Observation) consomme() bool {
+	if o.Net.Err != nil {
+		return o.Guest.Mode == "consomme" || o.Guest.Mode == "virtioproxy"
+	}
+	return o.Net.Value.Mode == netwatch.Consomme
 }
 
 // nics are the links that WSL mirrors, by its own ip rules, without loopback0.
 func (o *Observation) nics() (names []string) {
 	for _, r := range o.Net.Value.Rules {
-		if r.Priority == 0 && r.Iif != "" && r.Iif != o.Iface && r.Table == unix.RT_TABLE_LOCAL && r.IPProto == unix.IPPROTO_TCP {
+		if r.Priority == 0 && r.Iif != "" && r.Iif != o.Iface && r.Table == unix.RT_TABLE_LOCAL && (r.IPProto == unix.IPPROTO_TCP || r.IPProto == unix.IPPROTO_UDP) {
 			names = add(names, r.Iif)
 		}
 	}

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"sync"
 
@@ -83,7 +82,45 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	s.Go(func() { observePrograms(s.ctx, o, f) })
 	s.Go(func() { observeBlock(s.ctx, o, cfg) })
 	s.Wait()
+	if o.Net.Err == nil {
+		look(s, &o.Unsent, o.unsent)
+		s.Wait()
+	}
 	return o
+}
+
+// unsent asks the kernel where packets of Linux go to the listeners to which
+// Windows sends none.
+func (o *Observation) unsent() (list []ports.Listener, err error) {
+	var all []ports.Listener
+	for _, l := range o.Listeners.Value {
+		on := l.Addr.Addr()
+		if o.WSLConfig.Value.Ignores(l.Addr.Port()) && l.TakesIPv4() && (on.IsUnspecified() || on == ruleset.Localhost) {
+			all = append(all, l)
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	c, err := netwatch.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	for _, l := range all {
+		q := netwatch.RouteQuery{Dst: ruleset.Localhost, Port: l.Addr.Port(), Proto: unix.IPPROTO_TCP}
+		if l.Proto == "udp" {
+			q.Proto = unix.IPPROTO_UDP
+		}
+		a, err := c.Route(q)
+		if err != nil {
+			return nil, err
+		}
+		if a.Type != unix.RTN_LOCAL {
+			list = append(list, l)
+		}
+	}
+	return list, nil
 }
 
 // observePrograms looks for the processes, and then asks those that run: to connect
@@ -125,12 +162,13 @@ func readNetwork(iface string) (n Network, err error) {
 		return n, err
 	}
 	defer c.Close()
-	var errs [5]error
+	var errs [6]error
 	n.Links, errs[0] = c.Links()
 	n.Prefixes, errs[1] = c.Prefixes()
 	n.Rules, errs[2] = c.Rules()
 	n.Routes, errs[3] = c.Routes()
 	n.Neighbours, errs[4] = c.Neighbours()
+	n.Mode, errs[5] = c.Mode(netwatch.Find(n.Links, iface))
 	n.Paths = n.paths(iface)
 	for i := range n.Paths {
 		p := &n.Paths[i]
@@ -153,9 +191,8 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		return out, err
 	}
 	by := ruleset.Iface{Name: iface}
-	if l, err := net.InterfaceByName(iface); err == nil {
-		by.Index = l.Index
-	}
+	// By a socket that is there: to open one of netlink costs a bind().
+	by.Index, _ = linkIndex(iface) // 0: there is none
 	_, err = r.Read(func(rs *ruleset.Ruleset) error {
 		out = Ruleset{WSL: wsl, Published: rs.Analyse(by, nil).Published}
 		out.Ours.Table = nft.TableOf(rs)
@@ -180,9 +217,29 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		return nil
 	})
 	if err == nil {
+		if rules, err := r.Rules(unix.NFPROTO_IPV4, "nat", "WSLPREROUTING"); err == nil {
+			out.Gist = len(rules) > 0
+		}
 		out.Ours.Owner, out.Ours.Present, err = r.Owner(nft.TableName)
 	}
 	return out, err
+}
+
+// linkIndex is the index of a link, without netlink.
+func linkIndex(name string) (int, error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(s)
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(s, unix.SIOCGIFINDEX, request)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(request.Uint32()), nil
 }
 
 func drop(rs *ruleset.Ruleset, r ruleset.Refusal) Drop {

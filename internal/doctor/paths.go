@@ -78,7 +78,7 @@ func checkRules(o *Observation) Check {
 	var some []netwatch.Rule
 	for _, p := range n.Paths {
 		for _, r := range n.ahead(p) {
-			if r.Other {
+			if r.Other && !keepsInside(r) {
 				some = add(some, r)
 			}
 		}
@@ -87,7 +87,27 @@ func checkRules(o *Observation) Check {
 		return warning("ahead of WSL's rules comes %q, which takes some packets elsewhere", list(some)).because(whyRules, "").
 			do("# if whoever added it does not need it there, have it added behind WSL's, with preference 3")
 	}
+	var extra []netwatch.Rule
+	for i, r := range n.Rules {
+		if r.Priority <= 2 && r.Protocol != ruleProtocol && slices.Contains(n.Rules[:i], r) {
+			extra = append(extra, r)
+		}
+	}
+	if len(extra) > 0 {
+		c := warning("rules are there more than once: %s", list(extra)).
+			because("WSL has added its rules again when its link came back, and each further time it deletes one that is needed.", "")
+		for _, r := range extra {
+			c = c.do("sudo ip rule del " + arguments(r))
+		}
+		return c
+	}
 	return ok("%d rules, and the kernel sends packets to localhost as WSL's rules say", len(n.Rules))
+}
+
+// keepsInside reports whether a rule keeps some TCP or UDP in Linux, as the cure for
+// ports that Windows never sends does: see checkUnsent.
+func keepsInside(r netwatch.Rule) bool {
+	return r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL && r.IPProto != 0 && !r.Not
 }
 
 // judge judges where the kernel sends some of the paths. The list of rules is for

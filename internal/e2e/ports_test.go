@@ -115,7 +115,7 @@ func TestPorts(t *testing.T) {
 			if w := got.Windows; len(w.TCP.Excluded) != 6 || !w.TCP.Excluded[2].Administered || w.UDP.Excluded == nil || len(w.TCP.Listeners) != 5 || len(w.Problems) != 0 {
 				t.Errorf("Windows: %+v", w)
 			}
-			if p := got.Published; len(p) != 2 || !p[0].Listened || p[1].Listened || !got.Mirrored || got.Mode != "mirrored" {
+			if p := got.Published; len(p) != 2 || !p[0].Listened || p[1].Listened || !got.Mirrored || !strings.HasPrefix(got.Mode, "mirrored") {
 				t.Errorf("%+v", got)
 			}
 			if b := got.Block; b.Size != 300 || b.FirstPass != 150 || b.Widened == nil || *b.Widened || !b.Containers {

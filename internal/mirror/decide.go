@@ -31,8 +31,9 @@ type Observed struct {
 	// WSL is what there is of WSL's, and Lost what was seen of it and is gone.
 	WSL, Lost WSL
 
-	// What follows is only for the status: what our rules have counted, and the
-	// ports for connections of Linux, as WSL's own rules have them.
+	// What follows is only for the status: the mode, what our rules have counted, and
+	// the ports for connections of Linux, as WSL's own rules have them.
+	Mode        netwatch.Mode
 	Counters    nft.Counters
 	SourcePorts [2]uint16
 }

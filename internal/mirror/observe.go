@@ -79,6 +79,9 @@ func (o *observer) read() (seen Observed, err error) {
 		return seen, err
 	}
 	seen.Host = netwatch.Find(seen.Links, o.host)
+	if seen.Mode, err = o.net.Mode(seen.Host); err != nil {
+		return seen, err
+	}
 	rules, err := o.net.Rules()
 	if err != nil {
 		return seen, err

@@ -14,6 +14,8 @@ type Facts struct {
 	Proto string // tcp or udp
 	// Mirrored says that the network is mirrored, as far as one can see.
 	Mirrored bool
+	// Consomme says that Windows listens for Linux on localhost, as in that mode.
+	Consomme bool
 	// Version is WSL's, "" if it is unknown.
 	Version   string
 	Block     Block
@@ -69,6 +71,10 @@ func Explain(f Facts, port uint16) Verdict {
 // (net.ipv4.ip_unprivileged_port_start).
 const firstUser = 1024
 
+// Silent is what becomes of a port that Windows refuses in consomme
+// (ConsommeNetworking.cpp returns an HRESULT, which is no errno).
+const Silent = "in the mode consomme bind() of a port that Windows refuses returns 2147014848 with errno 0, not -1: many programs believe that they have the port, and wait in vain"
+
 // neverWorks is a port to which connections over localhost never come
 // (WSL#12891, WSL#41135).
 const neverWorks = 5004
@@ -87,6 +93,9 @@ func (f Facts) explain(port uint16) Verdict {
 	f.inLinux(&v)
 	f.inBlock(&v)
 	f.inWindows(&v)
+	if f.Consomme && v.State != Free && !slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.Proto == f.Proto && l.Addr.Port() == port }) {
+		v.note("%s", Silent)
+	}
 	if f.Mirrored && port == neverWorks && f.Proto == "tcp" {
 		v.because(Blocked, "connections to port %d over localhost never complete in mirrored mode, whoever listens (WSL#41135): choose another port", port)
 	}

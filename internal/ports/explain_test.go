@@ -81,7 +81,7 @@ func TestExplain(t *testing.T) {
 		"published, no listener": {port: 8090, state: Taken, says: "cni publishes it on 0.0.0.0, for the container at 10.4.0.2:80; nobody in Linux listens on it", next: 8091},
 		"IPv6 only":              {port: 8085, state: Free, says: "node (process 42) listens on [::1]:8085: this is IPv6, which WSL does not mirror, and another program may have the port for IPv4; a program that listens on [::], as Node, Go and Java do by default, cannot have it", next: 8088},
 		"next to IPv6":           {port: 8084, state: Free, next: 8088},
-		"bound, published": {port: 8087, change: func(f *Facts) { f.Published[0].Port = 8087 }, state: Taken, says: "nobody in Linux listens on it",
+		"bound, published": {port: 8087, change: func(f *Facts) { f.Published[0].Port = 8087 }, state: Taken, says: "docker publishes it on 0.0.0.0",
 			linux: "sudo ss -tnap 'sport = :8087'; docker ps --filter publish=8087/tcp", next: 8088},
 		"both families":          {port: 8086, state: Taken, says: "node (process 42) listens on [::]:8086", linux: "ps -fp 42", next: 8088},
 		"bound, nameless":        {port: 8087, state: Taken, says: "a program holds, without listening (ss does not show it), 0.0.0.0:8087", linux: "sudo ss -tnap 'sport = :8087'", next: 8088},

@@ -20,6 +20,8 @@ type Listener struct {
 	OnlyV6 bool
 	// Bound says that it holds the port and does not listen; ss does not show it.
 	Bound bool
+	// MPTCP says that Windows never learns of it: WSL's port tracker cannot handle it.
+	MPTCP bool
 	// Program is the name of the program, and PID its number; both are zero where
 	// /proc does not tell: it belongs to another user or another distribution.
 	Program string
@@ -32,10 +34,10 @@ func (l Listener) TakesIPv4() bool {
 }
 
 // Announces reports whether Windows learns by l of a port that an engine publishes
-// on an address, and passes on what comes for it. For TCP it must listen: Podman 6
-// binds only, which is not enough (WSL#41204).
+// on an address, and passes on what comes for it. One that is only bound, as of
+// Podman 6, is seen here where WSL sees it as well, since Linux 6.8 (WSL#41204).
 func (l Listener) Announces(proto string, port uint16, on string) bool {
-	if l.Proto != proto || l.Addr.Port() != port || !l.TakesIPv4() || l.Bound && proto == "tcp" {
+	if l.Proto != proto || l.Addr.Port() != port || !l.TakesIPv4() || l.MPTCP {
 		return false
 	}
 	addr := l.Addr.Addr()
@@ -72,7 +74,7 @@ func listeners(sockets []Socket, programs map[uint32]process) []Listener {
 		}
 		p := programs[s.Inode]
 		list = append(list, Listener{
-			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, Bound: s.Proto == "tcp" && s.State == closed,
+			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, MPTCP: s.MPTCP, Bound: s.Proto == "tcp" && s.State == closed,
 			Program: p.name, PID: p.pid,
 		})
 	}

@@ -205,8 +205,8 @@ func TestUnseen(t *testing.T) {
 
 func TestAnnounces(t *testing.T) {
 	l := func(addr string) Listener { return Listener{Proto: "tcp", Addr: netip.MustParseAddrPort(addr)} }
-	bound, udp := l("0.0.0.0:80"), l("0.0.0.0:80")
-	bound.Bound, udp.Proto = true, "udp"
+	bound, mptcp, udp := l("0.0.0.0:80"), l("0.0.0.0:80"), l("0.0.0.0:80")
+	bound.Bound, mptcp.MPTCP, udp.Proto = true, true, "udp"
 	for _, test := range []struct {
 		l    Listener
 		on   string
@@ -215,7 +215,7 @@ func TestAnnounces(t *testing.T) {
 		{l("0.0.0.0:80"), "0.0.0.0", true}, {l("[::]:80"), "0.0.0.0", true}, {l("127.0.0.1:80"), "0.0.0.0", true},
 		{l("127.0.0.2:80"), "127.0.0.2", true}, {l("127.0.0.2:80"), "127.0.0.1", false}, {l("192.0.2.2:80"), "0.0.0.0", false},
 		{l("192.0.2.2:80"), "192.0.2.2", true}, {l("0.0.0.0:81"), "0.0.0.0", false}, {l("[::1]:80"), "0.0.0.0", false},
-		{bound, "0.0.0.0", false}, {udp, "0.0.0.0", false},
+		{bound, "0.0.0.0", true}, {mptcp, "0.0.0.0", false}, {udp, "0.0.0.0", false},
 	} {
 		if got := test.l.Announces("tcp", 80, test.on); got != test.want {
 			t.Errorf("%+v on %s: %v", test.l, test.on, got)

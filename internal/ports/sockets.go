@@ -21,7 +21,9 @@ type Socket struct {
 	Local, Remote netip.AddrPort
 	// OnlyV6 says that a socket of IPv6 takes nothing of IPv4.
 	OnlyV6 bool
-	Inode  uint32 // 0: it belongs to no process any more
+	// MPTCP says that it is a part of one of MPTCP.
+	MPTCP bool
+	Inode uint32 // 0: it belongs to no process any more
 }
 
 // The states that are told apart here. A socket of TCP that has a port and
@@ -42,6 +44,8 @@ const (
 	messageLen = 72
 	allStates  = 1<<(boundInactive+1) - 1
 	onlyV6     = 11 // INET_DIAG_SKV6ONLY
+	ulpInfo    = 19 // INET_DIAG_ULP_INFO
+	ulpName    = 1  // INET_ULP_INFO_NAME
 )
 
 // ErrNoUDP says that this kernel does not list the sockets of UDP
@@ -50,7 +54,15 @@ var ErrNoUDP = errors.New("this kernel does not list the sockets of UDP: it has 
 
 // Sockets are all sockets of TCP and UDP in this network namespace, whoever they
 // belong to: all distributions of a VM share one. Beside them may come ErrNoUDP.
-func Sockets() ([]Socket, error) { return sockets(dump) }
+func Sockets() ([]Socket, error) {
+	// One socket for all: each costs a bind(), which is slow in WSL.
+	c, err := nlconn.Open(unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("list sockets: %w", err)
+	}
+	defer c.Close()
+	return sockets(func(family, proto byte, each func(Socket)) error { return dump(c, family, proto, each) })
+}
 
 func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, error) {
 	var all []Socket
@@ -74,12 +86,7 @@ func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, 
 }
 
 // dump calls each with the sockets of one family and protocol.
-func dump(family, proto byte, each func(Socket)) error {
-	c, err := nlconn.Open(unix.NETLINK_INET_DIAG)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
+func dump(c *nlconn.Conn, family, proto byte, each func(Socket)) error {
 	body := make([]byte, requestLen)
 	body[0], body[1] = family, proto
 	binary.NativeEndian.PutUint32(body[4:], allStates)
@@ -114,8 +121,11 @@ func parseSocket(proto byte, msg []byte) (s Socket, err error) {
 	s.Remote = netip.AddrPortFrom(addr(msg[24:]), binary.BigEndian.Uint16(msg[6:]))
 	s.Inode = binary.NativeEndian.Uint32(msg[68:])
 	err = nlconn.Attrs(msg[messageLen:], func(a *nlconn.Attr) {
-		if a.Kind == onlyV6 {
+		switch a.Kind {
+		case onlyV6:
 			s.OnlyV6 = a.Uint8() != 0
+		case ulpInfo:
+			a.Nested(func(a *nlconn.Attr) { s.MPTCP = s.MPTCP || a.Kind == ulpName && a.Text() == "mptcp" })
 		}
 	})
 	return s, err

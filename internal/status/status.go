@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/netwatch"
 )
 
 // DefaultDir is the runtime directory of the service.
@@ -40,6 +41,9 @@ type Snapshot struct {
 	// Reason says why the state is not active, if there is more to say.
 	Reason    string    `json:"reason,omitempty"`
 	Interface Interface `json:"interface"`
+	// Mode is WSL's networking mode by what the kernel shows, "" where that could not
+	// be read.
+	Mode netwatch.Mode `json:"mode,omitempty"`
 	// Path is how a published port of an engine with a userland proxy should be
 	// reached: PathProxy or PathDirect.
 	Path  string `json:"path"`
@@ -123,7 +127,7 @@ func (s Snapshot) Sentence() string {
 	case Active:
 		return fmt.Sprintf("Windows' localhost reaches published ports through %s", s.Interface.Name)
 	case Waiting:
-		return fmt.Sprintf("Waiting for %s: it exists only in mirrored networking mode", s.Interface.Name)
+		return fmt.Sprintf("Waiting for %s: it exists only in the modes with a shared localhost (mirrored, consomme)", s.Interface.Name)
 	case Standby:
 		return "Standing by: another wslmirror in this VM serves"
 	case Stopped:

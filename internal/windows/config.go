@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 
@@ -14,6 +16,15 @@ import (
 type Config struct {
 	Mode         string // networkingMode in lower case, "" if it is not there
 	HostLoopback bool   // hostAddressLoopback
+	Ignored      string // ignoredPorts, as it is written
+}
+
+// Ignores reports whether mirrored mode leaves out a port: that of DNS, and those
+// of ignoredPorts.
+func (c Config) Ignores(port uint16) bool {
+	return port == 53 || slices.ContainsFunc(strings.Split(c.Ignored, ","), func(s string) bool {
+		return strings.TrimSpace(s) == strconv.Itoa(int(port))
+	})
 }
 
 // ReadConfig reads the .wslconfig of the users in a folder as /mnt/c/Users. Whose WSL
@@ -35,7 +46,8 @@ func ReadConfig(users string) (c Config, err error) {
 		lines := strings.Split(plain(b), "\n")
 		mode, _ := text.Setting(lines, "wsl2", "networkingMode")
 		loopback, _ := text.Setting(lines, "experimental", "hostAddressLoopback")
-		one := Config{strings.ToLower(mode), strings.EqualFold(loopback, "true")}
+		ignored, _ := text.Setting(lines, "experimental", "ignoredPorts")
+		one := Config{strings.ToLower(mode), strings.EqualFold(loopback, "true"), ignored}
 		if i > 0 && c != one {
 			return Config{}, errors.New("several Windows users have a .wslconfig, and they differ")
 		}

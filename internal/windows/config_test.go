@@ -41,9 +41,9 @@ func TestReadConfig(t *testing.T) {
 	}{
 		{nil, Config{}, true},
 		{map[string]string{"anna/": ""}, Config{}, false},
-		{map[string]string{"anna/.wslconfig": "[wsl2]\r\nnetworkingMode=mirrored\r\n[experimental]\r\nhostAddressLoopback=true\r\n"}, Config{"mirrored", true}, false},
-		{map[string]string{"anna/.wslconfig": "\ufeff[Experimental]\nhostaddressloopback = True"}, Config{"", true}, false},
-		{map[string]string{"anna/.wslconfig": utf16}, Config{"", true}, false},
+		{map[string]string{"anna/.wslconfig": "[wsl2]\r\nnetworkingMode=mirrored\r\n[experimental]\r\nhostAddressLoopback=true\r\n"}, Config{"mirrored", true, ""}, false},
+		{map[string]string{"anna/.wslconfig": "\ufeff[Experimental]\nhostaddressloopback = True"}, Config{"", true, ""}, false},
+		{map[string]string{"anna/.wslconfig": utf16}, Config{"", true, ""}, false},
 		{map[string]string{"anna/.wslconfig": "[experimental]\n#hostAddressLoopback=true"}, Config{}, false},
 		{map[string]string{"anna/.wslconfig": "", "bob/.wslconfig": "[experimental]\nhostAddressLoopback=true"}, Config{}, true},
 	} {
