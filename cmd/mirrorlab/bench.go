@@ -20,8 +20,8 @@ const (
 )
 
 // newBench builds a bench with a container and the other servers.
-func newBench() (*lab.Bench, error) {
-	b, err := lab.New(lab.Options{})
+func newBench(mode lab.Mode) (*lab.Bench, error) {
+	b, err := lab.New(lab.Options{Mode: mode})
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	path := flags.String("path", "both", "")
 	worlds := flags.Int("worlds", 1, "")
 	rest := flags.Duration("rest", 0, "")
+	mode := modeFlag(flags)
 	verbose := flags.Bool("verbose", false, "")
 	program := flags.String("wslmirror", beside("wslmirror"), "")
 	if err := parse(flags, args); err != nil {
@@ -51,7 +52,7 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	var runs []chaos.Config
 	for i := range *worlds {
 		for _, direct := range paths {
-			runs = append(runs, chaos.Config{Seed: *seed + uint64(i), Direct: direct, Program: wslmirror, Rest: *rest, Told: told.step})
+			runs = append(runs, chaos.Config{Seed: *seed + uint64(i), Mode: *mode, Direct: direct, Program: wslmirror, Rest: *rest, Told: told.step})
 		}
 	}
 	for i := range runs {

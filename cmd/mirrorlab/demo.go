@@ -19,6 +19,7 @@ import (
 func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	program := flags.String("wslmirror", beside("wslmirror"), "")
+	mode := modeFlag(flags)
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
@@ -26,7 +27,7 @@ func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 	if err != nil {
 		return exitFailure, err
 	}
-	rows, err := demo(ctx, wslmirror, newProgress(std.err))
+	rows, err := demo(ctx, wslmirror, *mode, newProgress(std.err))
 	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		return exitFailure, err
 	}
@@ -40,10 +41,10 @@ func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 }
 
 // demo fills the table. It leaves nothing behind.
-func demo(ctx context.Context, program *sandbox.Program, p progress) (rows []row, err error) {
+func demo(ctx context.Context, program *sandbox.Program, mode lab.Mode, p progress) (rows []row, err error) {
 	var b *lab.Bench
 	err = p.step("build a bench: Windows, WSL and a container in network namespaces", func() (err error) {
-		b, err = newBench()
+		b, err = newBench(mode)
 		return err
 	})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
@@ -118,6 +119,13 @@ func parse(flags *flag.FlagSet, args []string) error {
 		return usageError("%s takes no argument %q", flags.Name(), flags.Arg(0))
 	}
 	return nil
+}
+
+// modeFlag is the flag --mode of a verb.
+func modeFlag(flags *flag.FlagSet) *lab.Mode {
+	mode := new(lab.Mode)
+	flags.TextVar(mode, "mode", lab.Mirrored, "")
+	return mode
 }
 
 func printHelp(_ context.Context, args []string, std stdio) (int, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,8 +17,11 @@ import (
 
 // The matrix asks every way to a container four times: with nothing, with the
 // blanket rule that sends all of localhost to the proxy, and with wslmirror in
-// both of its ways.
+// both of its ways. In modes other than mirrored the blanket rule is not tried: what
+// it breaks does not depend on the mode.
 var matrixColumns = [4]string{"nothing", "the blanket rule", "wslmirror", "--path direct"}
+
+const blanketColumn = 1
 
 // The columns from which on wslmirror runs.
 const (
@@ -25,8 +29,9 @@ const (
 	withPathDirect
 )
 
-// A matrixRow is an engine and an address on which it publishes a port.
+// A matrixRow is a mode, an engine and an address on which it publishes a port.
 type matrixRow struct {
+	mode            lab.Mode
 	engine, address string
 	got             [len(matrixColumns)]matrixCell
 	// path is how the port is reached in the last column, by wslmirror's word.
@@ -54,6 +59,11 @@ func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
 	program := flags.String("wslmirror", beside("wslmirror"), "")
 	markdown := flags.Bool("markdown", false, "")
 	only := flags.String("engine", "", "")
+	modes := lab.Modes
+	flags.Func("mode", "", func(name string) error {
+		modes = make([]lab.Mode, 1)
+		return modes[0].UnmarshalText([]byte(name))
+	})
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
@@ -61,7 +71,7 @@ func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
 	if err != nil {
 		return exitFailure, err
 	}
-	rows, err := matrix(ctx, wslmirror, *only, newProgress(std.err))
+	rows, err := matrix(ctx, wslmirror, modes, *only, newProgress(std.err))
 	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		return exitFailure, err
 	}
@@ -70,7 +80,7 @@ func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
 	}
 	text := renderMatrix(rows)
 	if *markdown {
-		text = markdownMatrix(rows)
+		text = shortMatrix(rows) + "\n" + markdownMatrix(rows)
 	}
 	if _, err := fmt.Fprint(std.out, text); err != nil {
 		return exitFailure, err
@@ -108,25 +118,43 @@ func settings() (list []setting) {
 	return list
 }
 
+// atOnce is how many engines are asked at a time: most of the time clients wait for
+// answers that do not come.
+const atOnce = 3
+
 // matrix fills the rows of all engines, or of one.
-func matrix(ctx context.Context, program *sandbox.Program, only string, p progress) (rows []matrixRow, err error) {
-	for _, s := range settings() {
-		if only != "" && only != s.Name {
-			continue
+func matrix(ctx context.Context, program *sandbox.Program, modes []lab.Mode, only string, p progress) (rows []matrixRow, err error) {
+	list := slices.DeleteFunc(settings(), func(s setting) bool { return only != "" && only != s.Name })
+	err = p.step(fmt.Sprintf("ask %d engines in %d modes", len(list), len(modes)), func() error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		of := make([][]matrixRow, len(list))
+		free := make(chan struct{}, atOnce)
+		var asking sync.WaitGroup
+		for i, s := range list {
+			asking.Go(func() {
+				free <- struct{}{}
+				defer func() { <-free }()
+				if ctx.Err() != nil {
+					return
+				}
+				var err error
+				if of[i], err = s.rows(ctx, program, modes); err != nil {
+					cancel(fmt.Errorf("%s: %w", s, err))
+				}
+			})
 		}
-		err := p.step("ask "+s.String(), func() error {
-			r, err := s.rows(ctx, program)
-			rows = append(rows, r...)
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s, err)
+		asking.Wait()
+		for _, mode := range modes {
+			for _, r := range slices.Concat(of...) {
+				if r.mode == mode {
+					rows = append(rows, r)
+				}
+			}
 		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-	}
-	return rows, nil
+		return context.Cause(ctx)
+	})
+	return rows, err
 }
 
 // The ports of the matrix: published on all addresses, and on one. Each has a
@@ -137,9 +165,9 @@ var matrixPorts = [2]struct{ container, address, port string }{
 	{"localhost", "127.0.0.1", "8081"},
 }
 
-// rows runs the engine on a bench of its own.
-func (s setting) rows(ctx context.Context, program *sandbox.Program) (rows []matrixRow, err error) {
-	b, err := lab.New(lab.Options{NoLoopback0: s.late})
+// rows runs the engine on a bench of its own, which changes its mode.
+func (s setting) rows(ctx context.Context, program *sandbox.Program, modes []lab.Mode) (rows []matrixRow, err error) {
+	b, err := lab.New(lab.Options{Mode: modes[0], NoLoopback0: s.late})
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +198,25 @@ func (s setting) rows(ctx context.Context, program *sandbox.Program) (rows []mat
 		}
 	}
 
+	for i, mode := range modes {
+		if i > 0 {
+			if err := b.SetMode(mode); err != nil {
+				return nil, err
+			}
+		}
+		r, err := s.fill(ctx, b, mode, program)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, r...)
+	}
+	return rows, nil
+}
+
+// fill asks in one mode.
+func (s setting) fill(ctx context.Context, b *lab.Bench, mode lab.Mode, program *sandbox.Program) (rows []matrixRow, err error) {
 	for _, p := range matrixPorts {
-		rows = append(rows, matrixRow{engine: s.String(), address: p.address})
+		rows = append(rows, matrixRow{mode: mode, engine: s.String(), address: p.address})
 	}
 	fill := func(column int) {
 		var asking sync.WaitGroup
@@ -198,13 +243,15 @@ func (s setting) rows(ctx context.Context, program *sandbox.Program) (rows []mat
 		asking.Wait()
 	}
 	fill(0)
-	remove, err := b.BlanketRule()
-	if err != nil {
-		return nil, err
-	}
-	fill(1)
-	if err := remove(); err != nil {
-		return nil, err
+	if mode == lab.Mirrored {
+		remove, err := b.BlanketRule()
+		if err != nil {
+			return nil, err
+		}
+		fill(blanketColumn)
+		if err := remove(); err != nil {
+			return nil, err
+		}
 	}
 	for column, path := range []string{withPathProxy: status.PathProxy, withPathDirect: status.PathDirect} {
 		if path == "" {
@@ -269,10 +316,10 @@ func matrixFaults(rows []matrixRow) (faults []string) {
 			if c.lost(r.got[0]) {
 				what = "breaks it"
 			}
-			faults = append(faults, fmt.Sprintf("%s on %s: wslmirror %s (column %q)", r.engine, r.address, what, matrixColumns[column]))
+			faults = append(faults, fmt.Sprintf("%s: %s on %s: wslmirror %s (column %q)", r.mode, r.engine, r.address, what, matrixColumns[column]))
 		}
 		if r.path != status.PathDirect && r.path != status.PathKernel {
-			faults = append(faults, fmt.Sprintf("%s on %s: with --path direct the path is %q", r.engine, r.address, r.path))
+			faults = append(faults, fmt.Sprintf("%s: %s on %s: with --path direct the path is %q", r.mode, r.engine, r.address, r.path))
 		}
 	}
 	return faults

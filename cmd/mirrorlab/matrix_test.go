@@ -8,12 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
 // Every way to a container of every engine is asked: what works without
-// wslmirror works with it, and so does all the rest. The README shows the matrix
-// as it is.
+// wslmirror works with it, and so does all the rest. The README and the docs
+// show the matrix as it is.
 func TestMatrix(t *testing.T) {
 	labtest.NeedTree(t)
 	if err := build(); err != nil {
@@ -23,7 +24,7 @@ func TestMatrix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := matrix(context.Background(), wslmirror, "", newProgress(os.Stderr))
+	rows, err := matrix(context.Background(), wslmirror, lab.Modes, "", newProgress(os.Stderr))
 	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +38,7 @@ func TestMatrix(t *testing.T) {
 		if !r.got[0].whole() {
 			broken++
 		}
-		if r.got[1].lost(r.got[0]) {
+		if r.mode == lab.Mirrored && r.got[blanketColumn].lost(r.got[0]) {
 			brokenByBlanket++
 		}
 	}
@@ -45,21 +46,25 @@ func TestMatrix(t *testing.T) {
 		t.Errorf("%d of %d rows are broken without wslmirror, %d by the blanket rule", broken, len(rows), brokenByBlanket)
 	}
 
-	const readme = "../../README.md"
+	shows(t, "../../README.md", shortMatrix(rows))
+	shows(t, "../../docs/bench.md", markdownMatrix(rows))
+}
+
+// shows has a file show the matrix, or with -update writes it there.
+func shows(t *testing.T, file, want string) {
+	t.Helper()
 	const begin, end = "<!-- mirrorlab matrix --markdown -->\n", "<!-- end -->"
-	text := readFile(t, readme)
-	before, rest, ok := strings.Cut(text, begin)
+	before, rest, ok := strings.Cut(readFile(t, file), begin)
 	shown, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatal("the README has no place for the matrix")
+		t.Fatalf("%s has no place for the matrix", file)
 	}
-	want := markdownMatrix(rows)
 	if *update {
-		if err := os.WriteFile(readme, []byte(before+begin+want+end+after), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(before+begin+want+end+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	} else if shown != want {
-		t.Errorf("the README shows\n%s\nand it is\n%s\nupdate it: go test ./cmd/mirrorlab -run Matrix -update", shown, want)
+		t.Errorf("%s shows\n%s\nand it is\n%s\nupdate it: go test ./cmd/mirrorlab -run Matrix -update", file, shown, want)
 	}
 }
 
@@ -74,9 +79,9 @@ func TestMatrixFaults(t *testing.T) {
 		want string
 	}{
 		{[4]matrixCell{noUDP, {}, whole, whole}, "kernel", ""},
-		{[4]matrixCell{noUDP, whole, noUDP, whole}, "direct", `e on a: wslmirror does not repair it (column "wslmirror")`},
-		{[4]matrixCell{whole, whole, whole, noUDP}, "direct", `e on a: wslmirror breaks it (column "--path direct")`},
-		{[4]matrixCell{whole, whole, whole, whole}, "proxy", `e on a: with --path direct the path is "proxy"`},
+		{[4]matrixCell{noUDP, whole, noUDP, whole}, "direct", `mirrored: e on a: wslmirror does not repair it (column "wslmirror")`},
+		{[4]matrixCell{whole, whole, whole, noUDP}, "direct", `mirrored: e on a: wslmirror breaks it (column "--path direct")`},
+		{[4]matrixCell{whole, whole, whole, whole}, "proxy", `mirrored: e on a: with --path direct the path is "proxy"`},
 	}
 	for _, test := range tests {
 		got := matrixFaults([]matrixRow{{engine: "e", address: "a", got: test.got, path: test.path}})

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
@@ -19,6 +20,7 @@ const debianDocker = "docker-20.10"
 // measuring is what the user asked for.
 type measuring struct {
 	program         *sandbox.Program
+	mode            lab.Mode
 	engine          string
 	trial           string // the only one, "" for all
 	only            string // keys of variants, "" for all
@@ -29,6 +31,7 @@ func runBench(ctx context.Context, args []string, std stdio) (int, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var m measuring
 	program := flags.String("wslmirror", beside("wslmirror"), "")
+	flags.TextVar(&m.mode, "mode", lab.Mirrored, "")
 	flags.StringVar(&m.engine, "engine", "docker-iptables", "")
 	flags.StringVar(&m.trial, "trial", "", "")
 	flags.StringVar(&m.only, "only", "", "")

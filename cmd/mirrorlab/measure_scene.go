@@ -68,7 +68,7 @@ type scene struct {
 }
 
 func newScene(m measuring, ports int, dir string) (*scene, error) {
-	b, err := lab.New(lab.Options{Ports: ports})
+	b, err := lab.New(lab.Options{Mode: m.mode, Ports: ports})
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,9 @@ server (9001/tcp), each of which answers with who it is. Try:
 `
 
 func runShell(ctx context.Context, args []string, std stdio) (code int, err error) {
-	if err := parse(flag.NewFlagSet("shell", flag.ContinueOnError), args); err != nil {
+	flags := flag.NewFlagSet("shell", flag.ContinueOnError)
+	mode := modeFlag(flags)
+	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
 	defer func() {
@@ -42,7 +44,7 @@ func runShell(ctx context.Context, args []string, std stdio) (code int, err erro
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b, err := newBench()
+	b, err := newBench(*mode)
 	if err != nil {
 		return 0, err
 	}

@@ -22,6 +22,7 @@ func runSoak(ctx context.Context, args []string, std stdio) (int, error) {
 	flags := flag.NewFlagSet("soak", flag.ContinueOnError)
 	long := flags.Duration("for", 30*time.Minute, "")
 	seed := flags.Uint64("seed", 1, "")
+	mode := modeFlag(flags)
 	path := flags.String("path", "direct", "")
 	program := flags.String("wslmirror", beside("wslmirror"), "")
 	if err := parse(flags, args); err != nil {
@@ -37,7 +38,7 @@ func runSoak(ctx context.Context, args []string, std stdio) (int, error) {
 	if err != nil {
 		return exitFailure, err
 	}
-	cfg := chaos.Config{Seed: *seed, Direct: *path == "direct", Program: wslmirror}
+	cfg := chaos.Config{Seed: *seed, Mode: *mode, Direct: *path == "direct", Program: wslmirror}
 	storm, soak, err := stormAndSoak(ctx, cfg, *long, newProgress(std.err))
 	err = errors.Join(err, wslmirror.Close())
 	if soak.Took > 0 {

@@ -1,19 +1,20 @@
 package main
 
-const usage = `mirrorlab - WSL2's mirrored networking mode, rebuilt in network namespaces
+const usage = `mirrorlab - WSL2's modes with a shared localhost, rebuilt in network namespaces
 
 Usage:
-  mirrorlab demo [--wslmirror PATH]
-  mirrorlab shell
-  mirrorlab matrix [--markdown] [--engine NAME] [--wslmirror PATH]
-  mirrorlab bench [--engine NAME] [--trial NAME] [--only WAY,...]
+  mirrorlab demo [--mode MODE] [--wslmirror PATH]
+  mirrorlab shell [--mode MODE]
+  mirrorlab matrix [--markdown] [--engine NAME] [--mode MODE]
+                   [--wslmirror PATH]
+  mirrorlab bench [--mode MODE] [--engine NAME] [--trial NAME] [--only WAY,...]
                   [--rounds N] [--seconds S]
                   [--json | --markdown] [--svg FILE] [--readme FILE]
                   [--wslmirror PATH]
   mirrorlab chaos [--seed N] [--steps N] [--path proxy|direct|both] [--worlds N]
-                  [--rest TIME] [--verbose] [--wslmirror PATH]
+                  [--rest TIME] [--mode MODE] [--verbose] [--wslmirror PATH]
   mirrorlab soak [--for TIME] [--path proxy|direct] [--seed N]
-                 [--wslmirror PATH]
+                 [--mode MODE] [--wslmirror PATH]
   mirrorlab help
 
 Commands:
@@ -23,9 +24,11 @@ Commands:
   shell    Run $SHELL in "WSL" until it exits, with the command 'windows' to run
            other commands in "Windows". What it leaves running ends with it.
   matrix   Ask every way to a container of every real engine: with nothing, with
-           the blanket rule that people type by hand, and with wslmirror. It
-           takes a minute, and the first time some more to build the engines.
-             --markdown          as the README has it
+           the blanket rule that people type by hand, and with wslmirror, in each
+           networking mode. It takes a minute, and the first time some more to
+           build the engines.
+             --markdown          as the README and docs/bench.md have it
+             --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni
   bench    Measure the ways to a container, from Windows and from Linux: by
            docker-proxy, direct, and as fast as the kernel can; beside them a
@@ -59,6 +62,9 @@ Commands:
              --path direct       the daemons' path
              --seed N            what comes and goes (1)
   help     Print this.
+
+MODE is mirrored (the default, but for matrix), mirrored-hal (mirrored with
+hostAddressLoopback=true) or consomme (virtioproxy until WSL 2.9).
 
 All need root and a kernel with nf_tables, but no Windows, no WSL, and no
 container engine of the machine. All but the shell run wslmirror with the rights

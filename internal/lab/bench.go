@@ -11,9 +11,11 @@ import (
 // Options of a bench. The zero value is a mirrored network as WSL leaves it
 // after boot.
 type Options struct {
+	// Mode is the networking mode.
+	Mode Mode
 	// Ports is the size of the block of source ports that Windows reserved for
 	// Linux, at most 4836. Zero means 300, what WSL had in 2023; since about
-	// 2.5 it is 4096.
+	// 2.5 it is 4096. In consomme there is none.
 	Ports int
 	// NoLoopback0 leaves loopback0 out until AddLoopback0 is called, as when
 	// a service starts before Windows has plugged it in.
@@ -37,15 +39,19 @@ var (
 	lanAddr = netip.MustParsePrefix("192.0.2.1/24")
 )
 
-// A Bench is a WSL machine in mirrored mode with its Windows, and a neighbour
+// A Bench is a WSL machine that shares localhost with its Windows, and a neighbour
 // on the LAN. Its methods may be called by one goroutine at a time; the hosts'
 // methods by any number.
 type Bench struct {
 	WSL, Windows, LAN *Host
-	// FirstPort and LastPort are the block of source ports of WSL, both inclusive.
+	// FirstPort and LastPort are the source ports of WSL, both inclusive: the block,
+	// or in consomme the kernel's.
 	FirstPort, LastPort uint16
 	// Tracker is there if the options name one.
 	Tracker *tracker.Tracker
+
+	mode  Mode
+	ports int // the size of the block
 
 	owner *owner
 	hosts []*Host // in the order in which they were made
@@ -59,7 +65,7 @@ func New(opts Options) (*Bench, error) {
 	if opts.Ports < 1 || firstPort+opts.Ports-1 > 65535 {
 		return nil, fmt.Errorf("a block of %d ports does not fit above port %d", opts.Ports, firstPort)
 	}
-	b := &Bench{FirstPort: firstPort, LastPort: uint16(firstPort + opts.Ports - 1)}
+	b := &Bench{mode: opts.Mode, ports: opts.Ports}
 	if err := b.build(opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("build bench: %w", err), b.Close())
 	}
@@ -82,21 +88,13 @@ func (b *Bench) build(opts Options) error {
 	}
 	b.WSL.beforeDial, b.Windows.beforeDial = b.owner.look, b.owner.look
 
-	if err := b.WSL.Sysctl("ipv4/ip_local_port_range", fmt.Sprintf("%d\t%d", b.FirstPort, b.LastPort)); err != nil {
+	if err := b.globalSysctls(); err != nil {
 		return err
-	}
-	if err := b.Windows.Sysctl("ipv4/ip_local_port_range", windowsPorts); err != nil {
-		return err
-	}
-	if !opts.NoLoopback0 {
-		if err := b.connectWindows(); err != nil {
-			return err
-		}
 	}
 	if err := b.connectLAN(); err != nil {
 		return err
 	}
-	return b.addWSLChains()
+	return b.boot(!opts.NoLoopback0)
 }
 
 // addHost makes a host that ends with the bench.

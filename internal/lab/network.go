@@ -42,17 +42,10 @@ func (b *Bench) connectLAN() error {
 	if err := addAddress(b.LAN, eth0, lanAddr); err != nil {
 		return err
 	}
-	if err := addAddress(b.WSL, eth0, wslAddr); err != nil {
-		return err
-	}
-	// EnableIpv4ArpFilter
-	if err := b.WSL.Sysctl("ipv4/conf/all/arp_filter", "1"); err != nil {
+	if err := b.addressNIC(eth0, wslAddr); err != nil {
 		return err
 	}
 	if err := addDefaultRoute(b.WSL, eth0, lanAddr.Addr()); err != nil {
-		return err
-	}
-	if err := mirrorInterface(b.WSL, eth0, wslAddr.Addr(), localTable, gatewayMAC); err != nil {
 		return err
 	}
 	return b.addLANChain(false)
@@ -106,7 +99,7 @@ func (b *Bench) LevelLAN() error {
 
 // connectWindows makes loopback0 and both of its ends.
 func (b *Bench) connectWindows() error {
-	if err := connect(b.WSL, loopback0, loopback0MAC, b.Windows, windowsNIC, gatewayMAC); err != nil {
+	if err := b.plugLoopback0(); err != nil {
 		return err
 	}
 	if err := b.mirrorLoopback(); err != nil {
@@ -120,12 +113,43 @@ func (b *Bench) connectWindows() error {
 	return nil
 }
 
-// mirrorLoopback sets up both ends of loopback0, as often as it is called.
-func (b *Bench) mirrorLoopback() error {
-	if err := mirrorInterface(b.WSL, loopback0, localhost, loopbackTable, gatewayMAC); err != nil {
+// plugLoopback0 makes loopback0, with its other end in Windows.
+func (b *Bench) plugLoopback0() error {
+	if err := connect(b.WSL, loopback0, b.loopback0MAC(), b.Windows, windowsNIC, gatewayMAC); err != nil {
 		return err
 	}
-	if err := mirrorInterface(b.Windows, windowsNIC, localhost, loopbackTable, loopback0MAC); err != nil {
+	if b.mode == Consomme {
+		return addAddress(b.WSL, loopback0, consommeAddr)
+	}
+	return nil
+}
+
+// loopback0MAC is that of loopback0. In consomme it is the same as Windows' end has:
+// WSL's neighbour entry for the gateway has that too.
+func (b *Bench) loopback0MAC() net.HardwareAddr {
+	if b.mode == Consomme {
+		return gatewayMAC
+	}
+	return loopback0MAC
+}
+
+// mirrorLoopback sets up both ends of loopback0, as often as it is called.
+func (b *Bench) mirrorLoopback() error {
+	if err := b.sendToWindows(); err != nil {
+		return err
+	}
+	return localFirst(b.WSL, loopback0)
+}
+
+// sendToWindows is mirrorLoopback without the rules of WSL.
+func (b *Bench) sendToWindows() error {
+	if err := mirrorLocalhost(b.WSL, loopback0, gatewayMAC); err != nil {
+		return err
+	}
+	if err := mirrorLocalhost(b.Windows, windowsNIC, b.loopback0MAC()); err != nil {
+		return err
+	}
+	if err := localFirst(b.Windows, windowsNIC); err != nil {
 		return err
 	}
 	return b.owner.install()
@@ -164,29 +188,63 @@ func addAddress(h *Host, dev string, addr netip.Prefix) error {
 	return nil
 }
 
+// addressNIC gives an interface of WSL an address, with the metrics that WSL has,
+// and sets it up.
+func (b *Bench) addressNIC(dev string, addr netip.Prefix) error {
+	link, err := b.WSL.Net.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s of WSL: %w", dev, err)
+	}
+	if err := b.WSL.Net.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up %s of WSL: %w", dev, err)
+	}
+	mask := net.CIDRMask(addr.Bits(), 32)
+	err = b.WSL.Net.AddrAdd(link, &netlink.Addr{
+		IPNet: &net.IPNet{IP: addr.Addr().AsSlice(), Mask: mask}, Flags: unix.IFA_F_NOPREFIXROUTE,
+	})
+	if err != nil {
+		return fmt.Errorf("add %s to %s of WSL: %w", addr, dev, err)
+	}
+	err = b.WSL.Net.RouteAdd(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Dst: &net.IPNet{IP: addr.Masked().Addr().AsSlice(), Mask: mask},
+		Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL, Priority: 281,
+	})
+	if err != nil {
+		return fmt.Errorf("add route to %s by %s: %w", addr.Masked(), dev, err)
+	}
+	return nil
+}
+
 func addDefaultRoute(h *Host, dev string, via netip.Addr) error {
 	link, err := h.Net.LinkByName(dev)
 	if err != nil {
 		return fmt.Errorf("%s of %s: %w", dev, h.Name, err)
 	}
-	err = h.Net.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: via.AsSlice()})
+	err = h.Net.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: via.AsSlice(), Protocol: unix.RTPROT_KERNEL, Priority: 25})
 	if err != nil {
 		return fmt.Errorf("add default route by %s of %s: %w", dev, h.Name, err)
 	}
 	return nil
 }
 
-// mirrorInterface lets addr leave h by dev and come back by it, and sets dev
-// up. It does what EnableLoopbackRouting, UpdateLoopbackRoute and
-// UpdateMirroredLoopbackRulesForInterface do, and may be repeated.
-func mirrorInterface(h *Host, dev string, addr netip.Addr, table int, neighbour net.HardwareAddr) error {
-	for _, s := range []struct{ key, value string }{
-		{"all/rp_filter", "0"}, // the stricter of "all" and the interface's own counts
-		{dev + "/rp_filter", "0"},
-		{dev + "/accept_local", "1"},
-		{dev + "/route_localnet", "1"},
-	} {
-		if err := h.Sysctl("ipv4/conf/"+s.key, s.value); err != nil {
+// enableLoopbackRouting lets packets with addresses of h itself arrive on dev.
+func enableLoopbackRouting(h *Host, dev string) error {
+	for _, key := range []string{"accept_local", "route_localnet"} {
+		if err := h.Sysctl("ipv4/conf/"+dev+"/"+key, "1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mirrorLocalhost lets packets to 127.0.0.1 leave h through dev and arrive on it, and
+// sets dev up. It may be repeated.
+func mirrorLocalhost(h *Host, dev string, neighbour net.HardwareAddr) error {
+	if err := enableLoopbackRouting(h, dev); err != nil {
+		return err
+	}
+	for _, scope := range []string{"all", dev} { // the stricter of both counts
+		if err := h.Sysctl("ipv4/conf/"+scope+"/rp_filter", "0"); err != nil {
 			return err
 		}
 	}
@@ -196,6 +254,15 @@ func mirrorInterface(h *Host, dev string, addr netip.Addr, table int, neighbour 
 	}
 	if err := h.Net.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up %s of %s: %w", dev, h.Name, err)
+	}
+	return leaveBy(h, dev, localhost, loopbackTable, neighbour)
+}
+
+// leaveBy gives a table the route by which packets to addr leave h through dev.
+func leaveBy(h *Host, dev string, addr netip.Addr, table int, neighbour net.HardwareAddr) error {
+	link, err := h.Net.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", dev, h.Name, err)
 	}
 	index := link.Attrs().Index
 	err = h.Net.NeighSet(&netlink.Neigh{
@@ -210,7 +277,7 @@ func mirrorInterface(h *Host, dev string, addr netip.Addr, table int, neighbour 
 	}
 	err = h.Net.RouteReplace(&netlink.Route{
 		LinkIndex: index,
-		Dst:       &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)},
+		Dst:       host(addr),
 		Gw:        gateway.AsSlice(),
 		Src:       addr.AsSlice(),
 		Flags:     int(netlink.FLAG_ONLINK),
@@ -220,7 +287,12 @@ func mirrorInterface(h *Host, dev string, addr netip.Addr, table int, neighbour 
 	if err != nil {
 		return fmt.Errorf("set route to %s by %s of %s: %w", addr, dev, h.Name, err)
 	}
-	return localFirst(h, dev)
+	return nil
+}
+
+// host is the network of one address.
+func host(addr netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)}
 }
 
 // localFirst has the table local come first for TCP and UDP by dev.

@@ -36,6 +36,8 @@ type Config struct {
 	Seed uint64
 	// Steps is how many faults there are.
 	Steps int
+	// Mode is the networking mode of the world.
+	Mode lab.Mode
 	// Direct has the daemons run with --path direct.
 	Direct bool
 	// Program is wslmirror, of which the daemons are, and what cleans up behind them.

@@ -52,7 +52,7 @@ type world struct {
 }
 
 func newWorld(cfg Config) (w *world, err error) {
-	w = &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), wslChains: true, eth0Open: true}
+	w = &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), wslChains: true, eth0Open: cfg.Mode != lab.Consomme}
 	if w.dir, err = os.MkdirTemp("", "mirrorlab-chaos-"); err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func newWorld(cfg Config) (w *world, err error) {
 }
 
 func (w *world) build() (err error) {
-	if w.bench, err = lab.New(lab.Options{Ports: 4096}); err != nil {
+	if w.bench, err = lab.New(lab.Options{Mode: w.cfg.Mode, Ports: 4096}); err != nil {
 		return err
 	}
 	if err := w.bench.WSL.Sysctl("ipv4/ip_forward", "1"); err != nil {
