@@ -125,6 +125,9 @@ const atOnce = 3
 // matrix fills the rows of all engines, or of one.
 func matrix(ctx context.Context, program *sandbox.Program, modes []lab.Mode, only string, p progress) (rows []matrixRow, err error) {
 	list := slices.DeleteFunc(settings(), func(s setting) bool { return only != "" && only != s.Name })
+	if len(list) == 0 {
+		return nil, nil
+	}
 	err = p.step(fmt.Sprintf("ask %d engines in %d modes", len(list), len(modes)), func() error {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
