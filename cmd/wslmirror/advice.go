@@ -148,9 +148,9 @@ func advice(s status.Snapshot, here surroundings) string {
 	case here.link && s.State == status.Waiting:
 		return "" // it has come in this very moment
 	case here.link && here.systemd:
-		return strings.ReplaceAll(adviceStart, "%MODE%", text.Line(s.Mode.String()))
+		return strings.ReplaceAll(adviceStart, "%MODE%", text.Line(netwatch.Mode(s.Mode).String()))
 	case here.link:
-		return strings.ReplaceAll(adviceStartByHand, "%MODE%", text.Line(s.Mode.String()))
+		return strings.ReplaceAll(adviceStartByHand, "%MODE%", text.Line(netwatch.Mode(s.Mode).String()))
 	case here.mode == "mirrored":
 		return adviceMissing
 	case here.mode == "consomme" || here.mode == "virtioproxy":

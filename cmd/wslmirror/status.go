@@ -27,7 +27,7 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 	}
 	link, mode := kernelMode(s.Interface.Name)
 	if s.Mode == "" { // of a daemon that is older
-		s.Mode = mode
+		s.Mode = string(mode)
 	}
 	var unit systemd.UnitState
 	if s.State == status.Stopped {
@@ -102,6 +102,6 @@ func stopped() status.Snapshot {
 		Version:   version,
 	}
 	link, mode := kernelMode(defaultInterface)
-	s.Interface.Index, s.Interface.Present, s.Mode = link.Index, link.Present(), mode
+	s.Interface.Index, s.Interface.Present, s.Mode = link.Index, link.Present(), string(mode)
 	return s
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/netwatch"
 )
 
 // printStatus prints s for people: the state, the way of a packet, the figures,
@@ -43,7 +44,7 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 		row("interface", "%s, not there", text.Line(s.Interface.Name))
 	}
 	if s.Mode != "" {
-		row("mode", "%s", text.Line(s.Mode.String()))
+		row("mode", "%s", text.Line(netwatch.Mode(s.Mode).String()))
 	}
 	if s.Table.Installed {
 		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))

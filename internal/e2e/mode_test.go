@@ -9,7 +9,6 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
-	"github.com/wslmirror/wslmirror/netwatch"
 )
 
 // inConsomme makes a bench what WSL makes of its network in consomme.
@@ -38,7 +37,7 @@ func TestConsomme(t *testing.T) {
 			}
 			b := inConsomme(t)
 			d := start(t, b.WSL)
-			if s := d.awaitState(status.Active); s.Mode != netwatch.Consomme {
+			if s := d.awaitState(status.Active); s.Mode != "consomme" {
 				t.Errorf("the daemon says %q", s.Mode)
 			}
 			if _, err := b.WSL.ServeEcho("tcp", "0.0.0.0:9000"); err != nil {

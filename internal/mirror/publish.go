@@ -23,7 +23,7 @@ func (d *Daemon) publish(c change, err error) error {
 		Interface: status.Interface{
 			Name: d.cfg.Interface, Index: obs.Host.Index, Present: obs.Host.Present(),
 		},
-		Mode:    obs.Mode,
+		Mode:    string(obs.Mode),
 		Path:    status.PathProxy,
 		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: c.serves},
 		Rule:    status.Rule{Packets: obs.Counters.Packets, Bytes: obs.Counters.Bytes},

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/text"
-	"github.com/wslmirror/wslmirror/netwatch"
 )
 
 // DefaultDir is the runtime directory of the service.
@@ -41,9 +40,9 @@ type Snapshot struct {
 	// Reason says why the state is not active, if there is more to say.
 	Reason    string    `json:"reason,omitempty"`
 	Interface Interface `json:"interface"`
-	// Mode is WSL's networking mode by what the kernel shows, "" where that could not
+	// Mode is WSL's networking mode as a word of netwatch.Mode, "" where that could not
 	// be read.
-	Mode netwatch.Mode `json:"mode,omitempty"`
+	Mode string `json:"mode,omitempty"`
 	// Path is how a published port of an engine with a userland proxy should be
 	// reached: PathProxy or PathDirect.
 	Path  string `json:"path"`
