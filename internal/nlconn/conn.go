@@ -34,9 +34,8 @@ var ErrInterrupted = errors.New("the objects changed while the kernel listed the
 // question opens another, in the network namespace of its own thread. Therefore
 // a Conn is no owner for what lives as long as a socket, as an owned table does.
 type Conn struct {
-	open func() (socket, uint32, error)
+	open func() (socket, error)
 	sock socket // nil: the next question opens one
-	port uint32
 	seq  uint32
 
 	request, answer []byte // buffers
@@ -50,7 +49,7 @@ const answerSize = 64 << 10
 // Open opens a socket of a protocol, for example unix.NETLINK_ROUTE, in the
 // network namespace of the calling thread.
 func Open(protocol int) (*Conn, error) {
-	c := &Conn{open: func() (socket, uint32, error) { return openSocket(protocol) }}
+	c := &Conn{open: func() (socket, error) { return openSocket(protocol) }}
 	if err := c.connect(); err != nil {
 		return nil, err
 	}
@@ -59,7 +58,7 @@ func Open(protocol int) (*Conn, error) {
 
 func (c *Conn) connect() (err error) {
 	if c.sock == nil {
-		c.sock, c.port, err = c.open()
+		c.sock, err = c.open()
 	}
 	return err
 }
@@ -146,7 +145,15 @@ func (c *Conn) Send(batch []byte) error {
 	if err := c.connect(); err != nil {
 		return err
 	}
-	return silent(c.sock.send(batch, time.Now().Add(Silence)))
+	return silent(c.send(batch))
+}
+
+func (c *Conn) send(b []byte) error {
+	if err := c.sock.SetWriteDeadline(time.Now().Add(Silence)); err != nil {
+		return err
+	}
+	_, err := c.sock.Write(b)
+	return err
 }
 
 // execute sends a request and calls each with the answers.
@@ -155,8 +162,8 @@ func (c *Conn) execute(kind, flags int, request []byte, each func([]byte) bool) 
 		return err
 	}
 	c.seq++
-	c.request = appendMessage(c.request[:0], message{kind: uint16(kind), flags: uint16(unix.NLM_F_REQUEST | flags), seq: c.seq, port: c.port, data: request})
-	err := c.sock.send(c.request, time.Now().Add(Silence))
+	c.request = appendMessage(c.request[:0], message{kind: uint16(kind), flags: uint16(unix.NLM_F_REQUEST | flags), seq: c.seq, data: request})
+	err := c.send(c.request)
 	complete := false
 	if err == nil {
 		complete, err = c.receive(flags, each)
@@ -173,25 +180,27 @@ func (c *Conn) receive(flags int, each func([]byte) bool) (complete bool, err er
 	if c.answer == nil {
 		c.answer = make([]byte, answerSize)
 	}
-	deadline := time.Now().Add(Silence)
-	interrupted := false
+	heard, interrupted := true, false
 	for {
-		n, from, err := c.sock.receive(c.answer, deadline)
+		if heard {
+			if err := c.sock.SetReadDeadline(time.Now().Add(Silence)); err != nil {
+				return false, err
+			}
+			heard = false
+		}
+		n, err := c.sock.Read(c.answer)
 		if err != nil {
 			return false, err
-		}
-		if from != 0 {
-			continue // any process with CAP_NET_ADMIN may send to any port
 		}
 		for rest := c.answer[:n]; len(rest) > 0; {
 			var m message
 			if m, rest, err = nextMessage(rest); err != nil {
 				return false, err
 			}
-			if m.seq != c.seq || m.port != c.port {
+			if m.seq != c.seq {
 				continue // a late answer to another question
 			}
-			deadline = time.Now().Add(Silence)
+			heard = true
 			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
 			switch {
 			case m.kind == unix.NLMSG_NOOP:
@@ -218,7 +227,7 @@ func (c *Conn) receive(flags int, each func([]byte) bool) (complete bool, err er
 // A message is a netlink message (struct nlmsghdr).
 type message struct {
 	kind, flags uint16
-	seq, port   uint32
+	seq         uint32
 	data        []byte
 }
 
@@ -232,7 +241,7 @@ func appendMessage(b []byte, m message) []byte {
 	b = binary.NativeEndian.AppendUint16(b, m.kind)
 	b = binary.NativeEndian.AppendUint16(b, m.flags)
 	b = binary.NativeEndian.AppendUint32(b, m.seq)
-	b = binary.NativeEndian.AppendUint32(b, m.port)
+	b = binary.NativeEndian.AppendUint32(b, 0) // the kernel knows the port
 	return append(b, m.data...)
 }
 
@@ -249,7 +258,6 @@ func nextMessage(b []byte) (m message, rest []byte, err error) {
 		kind:  binary.NativeEndian.Uint16(b[4:]),
 		flags: binary.NativeEndian.Uint16(b[6:]),
 		seq:   binary.NativeEndian.Uint32(b[8:]),
-		port:  binary.NativeEndian.Uint32(b[12:]),
 		data:  b[unix.SizeofNlMsghdr:n],
 	}
 	return m, b[min(aligned(int(n)), len(b)):], nil

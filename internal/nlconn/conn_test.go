@@ -21,51 +21,51 @@ type kernel struct {
 
 	asked, opened int
 	queue         []datagram
+	deadline      time.Time
 	failSend      error
 }
 
-// A datagram is messages from a port, after a wait.
+// A datagram is messages after a wait.
 type datagram struct {
-	from  uint32
 	wait  time.Duration
 	bytes []byte
 }
 
-const testPort = 4711
-
 func (k *kernel) conn() *Conn {
-	return &Conn{open: func() (socket, uint32, error) {
+	return &Conn{open: func() (socket, error) {
 		k.opened++
 		k.queue = nil // another socket
-		return k, testPort, nil
+		return k, nil
 	}}
 }
 
-func (k *kernel) send(b []byte, _ time.Time) error {
+func (k *kernel) Write(b []byte) (int, error) {
 	if k.failSend != nil {
-		return k.failSend
+		return 0, k.failSend
 	}
 	m, _, err := nextMessage(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	k.asked++
 	k.queue = append(k.queue, k.answer(k.asked, m)...)
-	return nil
+	return len(b), nil
 }
 
-func (k *kernel) receive(b []byte, deadline time.Time) (int, uint32, error) {
-	if len(k.queue) == 0 || time.Now().Add(k.queue[0].wait).After(deadline) {
-		time.Sleep(time.Until(deadline))
-		return 0, 0, os.ErrDeadlineExceeded
+func (k *kernel) Read(b []byte) (int, error) {
+	if len(k.queue) == 0 || time.Now().Add(k.queue[0].wait).After(k.deadline) {
+		time.Sleep(time.Until(k.deadline))
+		return 0, os.ErrDeadlineExceeded
 	}
 	d := k.queue[0]
 	k.queue = k.queue[1:]
 	time.Sleep(d.wait)
-	return copy(b, d.bytes), d.from, nil
+	return copy(b, d.bytes), nil
 }
 
-func (*kernel) Close() error { return nil }
+func (k *kernel) SetReadDeadline(t time.Time) error { k.deadline = t; return nil }
+func (*kernel) SetWriteDeadline(time.Time) error    { return nil }
+func (*kernel) Close() error                        { return nil }
 
 // reply makes a message that answers a request.
 func reply(to message, kind, flags uint16, data string) []byte {
@@ -73,7 +73,7 @@ func reply(to message, kind, flags uint16, data string) []byte {
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, flags)
 	b = binary.NativeEndian.AppendUint32(b, to.seq)
-	b = binary.NativeEndian.AppendUint32(b, to.port)
+	b = binary.NativeEndian.AppendUint32(b, 4711) // the port of who asked
 	b = append(b, data...)
 	return append(b, make([]byte, aligned(len(b))-len(b))...)
 }
@@ -145,17 +145,13 @@ func TestDumpKeepsMessages(t *testing.T) {
 	}
 }
 
-// What is left of an earlier question, and what other processes send, is not
-// taken for an answer.
+// What is left of an earlier question is not taken for an answer.
 func TestStrangeAnswers(t *testing.T) {
 	k := &kernel{answer: func(_ int, request message) []datagram {
-		late, others := request, request
+		late := request
 		late.seq--
-		others.port++
 		return append([]datagram{
 			{bytes: reply(late, unix.NLMSG_DONE, unix.NLM_F_MULTI, "\x00\x00\x00\x00")},
-			{bytes: reply(others, unix.RTM_NEWLINK, unix.NLM_F_MULTI, "others")},
-			{bytes: reply(request, unix.RTM_NEWLINK, unix.NLM_F_MULTI, "forged"), from: 1},
 			{bytes: reply(request, unix.NLMSG_NOOP, 0, "")},
 			{bytes: append(reply(late, unix.RTM_NEWLINK, unix.NLM_F_MULTI, "late"), reply(request, unix.RTM_NEWLINK, unix.NLM_F_MULTI, "lo")...)},
 		}, parts(request, 0)...)
@@ -300,5 +296,34 @@ func TestKernel(t *testing.T) {
 	c.Close()
 	if _, err := c.Ask(unix.RTM_GETLINK, append(make([]byte, 4), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)); err != nil {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// What other processes send does not arrive, though they may send to any port.
+func TestForged(t *testing.T) {
+	victim, err := openSocket(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer victim.Close()
+	raw, err := victim.(*os.File).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var to unix.Sockaddr
+	if controlled := raw.Control(func(fd uintptr) { to, err = unix.Getsockname(int(fd)) }); controlled != nil || err != nil {
+		t.Fatal(controlled, err)
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	want := unix.ECONNREFUSED
+	if os.Geteuid() != 0 {
+		want = unix.EPERM
+	}
+	if err := unix.Sendto(fd, Message(unix.NLMSG_DONE, 0, nil), 0, to); !errors.Is(err, want) {
+		t.Errorf("%v, want %v", err, want)
 	}
 }
