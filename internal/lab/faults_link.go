@@ -81,4 +81,24 @@ func (b *Bench) SetLink(name string, up bool) error {
 
 // RestoreWSLChains adds WSL's own chains again after FlushRuleset. In the field
 // nobody does, until the VM is started again.
-func (b *Bench) RestoreWSLChains() error { return b.addWSLChains() }
+func (b *Bench) RestoreWSLChains() error {
+	if b.mode == Consomme {
+		return nil
+	}
+	if err := b.removeWSLChains(); err != nil {
+		return err
+	}
+	return b.addWSLChains()
+}
+
+// SetUpAgain gives WSL's network the chains, the ip rules and the route of table 127
+// with which it starts, whatever is left of them.
+func (b *Bench) SetUpAgain() error {
+	if err := b.RestoreWSLChains(); err != nil {
+		return err
+	}
+	if err := b.mirrorLoopback(); err != nil {
+		return err
+	}
+	return mirrorRules(b.WSL)
+}

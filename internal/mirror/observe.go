@@ -13,11 +13,10 @@ import (
 // sources is what wakes the daemon.
 func sources() []netwatch.Source {
 	return []netwatch.Source{
-		netwatch.Netlink("links", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK),
-		netwatch.Netlink("addresses", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR),
-		netwatch.Netlink("ip rules", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE),
-		netwatch.Netlink("routes", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_ROUTE),
-		netwatch.Netlink("sysctls", unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_NETCONF), // forwarding, but not route_localnet
+		// One socket for all, because each bind(2) takes 11 ms in WSL. Netconf tells of
+		// forwarding, but not of route_localnet.
+		netwatch.Netlink("links, addresses, ip rules, routes and sysctls", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
+			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF),
 		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
 		netwatch.ClockSet(),
 	}

@@ -176,14 +176,14 @@ func TestContainersAreCounted(t *testing.T) {
 
 func TestListeners(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
-	open := func(proto int, port int, listen bool, v6only int) {
+	openAs := func(proto, kind int, port int, listen bool, v6only int) {
 		t.Helper()
 		err := b.WSL.Do(func() error {
 			family, addr := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}})
 			if v6only >= 0 {
 				family, addr = unix.AF_INET6, &unix.SockaddrInet6{Port: port}
 			}
-			s, err := unix.Socket(family, proto|unix.SOCK_CLOEXEC, 0)
+			s, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, proto)
 			if err != nil {
 				return err
 			}
@@ -203,10 +203,12 @@ func TestListeners(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	open := func(kind int, port int, listen bool, v6only int) { openAs(0, kind, port, listen, v6only) }
 	open(unix.SOCK_STREAM, 8080, true, -1)
 	open(unix.SOCK_STREAM, 8081, false, -1)
 	open(unix.SOCK_STREAM, 8082, true, 0)
 	open(unix.SOCK_STREAM, 8083, true, 1)
+	openAs(unix.IPPROTO_MPTCP, unix.SOCK_STREAM, 8084, true, -1)
 	open(unix.SOCK_DGRAM, 5353, false, -1)
 
 	var got []ports.Listener
@@ -225,9 +227,9 @@ func TestListeners(t *testing.T) {
 	l := func(proto, addr string) ports.Listener {
 		return ports.Listener{Proto: proto, Addr: netip.MustParseAddrPort(addr), Program: name, PID: os.Getpid()}
 	}
-	bound, only6 := l("tcp", "127.0.0.1:8081"), l("tcp", "[::]:8083")
-	bound.Bound, only6.OnlyV6 = true, true
-	want := []ports.Listener{l("udp", "127.0.0.1:5353"), l("tcp", "127.0.0.1:8080"), bound, l("tcp", "[::]:8082"), only6}
+	bound, only6, mptcp := l("tcp", "127.0.0.1:8081"), l("tcp", "[::]:8083"), l("tcp", "127.0.0.1:8084")
+	bound.Bound, only6.OnlyV6, mptcp.MPTCP = true, true, true
+	want := []ports.Listener{l("udp", "127.0.0.1:5353"), l("tcp", "127.0.0.1:8080"), bound, l("tcp", "[::]:8082"), only6, mptcp}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}

@@ -88,7 +88,9 @@ func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, 
 // dump calls each with the sockets of one family and protocol.
 func dump(c *nlconn.Conn, family, proto byte, each func(Socket)) error {
 	body := make([]byte, requestLen)
-	body[0], body[1] = family, proto
+	// With INET_DIAG_INFO the kernel tells of MPTCP as well (inet_diag.c).
+	const inetDiagInfo = 2
+	body[0], body[1], body[2] = family, proto, 1<<(inetDiagInfo-1)
 	binary.NativeEndian.PutUint32(body[4:], allStates)
 	// Sockets come and go all the time, and a dump that was interrupted may lack
 	// some that were there before: it is repeated.

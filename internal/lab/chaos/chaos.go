@@ -172,6 +172,12 @@ func (r *runner) burst() error {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
+	if n > 1 || kinds&others == 0 {
+		// Which daemon saw what, when faults come at once, cannot be told; nor what one
+		// that has just taken over has seen.
+		r.w.wsl.due, r.w.wsl.known = false, false
+	}
+	restores := r.w.wsl.due
 	was := r.last
 	deadline := r.w.deadline()
 	if err := r.converge(deadline); err != nil {
@@ -181,7 +187,7 @@ func (r *runner) burst() error {
 	if f.kind&floods != 0 {
 		r.flooded = time.Now()
 	}
-	if n == 1 && r.judged && time.Since(r.flooded) > recovery && (f.kind&damages != 0 || !slices.Equal(before, r.w.expected())) {
+	if n == 1 && r.judged && time.Since(r.flooded) > recovery && (f.kind&damages != 0 || restores || !slices.Equal(before, r.w.expected())) {
 		if took, ok := r.changes.took(began, f.kind&others != 0); ok {
 			r.res.Times.add(f.name, took)
 		}
@@ -226,6 +232,8 @@ func (r *runner) converge(deadline time.Time) error {
 			return fmt.Errorf("%v too late the kernel holds what it should; until then:\n%s", over.Round(time.Millisecond), late)
 		case wrong == "":
 			r.last, r.judged = s, judged
+			r.w.wsl.whole, r.w.wsl.due = r.w.lost(s) == "", false
+			r.w.wsl.known = judged && r.w.serving() && r.w.wsl.whole
 			return nil
 		case over > muchTooLate:
 			return fmt.Errorf("the kernel does not hold what it should, %v after it should have:\n%s", over.Round(time.Second), wrong)
@@ -255,7 +263,11 @@ func (w *world) wrong(s sight) (wrong string, judged bool, err error) {
 			return "", false, err
 		}
 	}
-	return difference(w.expected(), s.ours) + difference(w.opened(), s.opened), true, nil
+	wrong = difference(w.expected(), s.ours) + difference(w.opened(), s.opened)
+	if w.wsl.due {
+		wrong += w.lost(s)
+	}
+	return wrong, true, nil
 }
 
 // leave ends all daemons, after which nothing may be left of them.

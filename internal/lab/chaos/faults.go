@@ -1,8 +1,12 @@
 package chaos
 
 import (
+	"errors"
 	"slices"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // A fault is one step: something that breaks, changes or comes back.
@@ -45,6 +49,14 @@ func Faults() (names []string) {
 }
 
 func always(*world) bool { return true }
+
+// ignoring is err unless it is that one.
+func ignoring(which, err error) error {
+	if errors.Is(err, which) {
+		return nil
+	}
+	return err
+}
 
 // choose chooses the next fault.
 func (w *world) choose() fault {
@@ -126,17 +138,34 @@ func (e *engine) bridgesThat(up bool) (list []*bridge) {
 
 var ruleFaults = []fault{
 	{"nft flush ruleset", 2, always, func(w *world) error {
-		w.wslChains, w.docker.rules, w.podman.rules = false, false, false
+		w.lose()
+		w.docker.rules, w.podman.rules = false, false
 		w.foreign.redirects, w.foreign.blocklist = false, false // the table that is owned stays
 		if err := w.bench.FlushRuleset(); err != nil {
 			return err
 		}
 		return w.nft(canaryTable)
 	}, others | cuts},
-	{"WSL's chains written again", 15, func(w *world) bool { return !w.wslChains }, func(w *world) error {
-		w.wslChains = true
-		return w.bench.RestoreWSLChains()
+	{"WSL's rule for loopback0 deleted", 1, loopback0Is(present), func(w *world) error {
+		w.lose()
+		rule := netlink.NewRule()
+		rule.Priority, rule.IifName, rule.IPProto, rule.Table = 0, "loopback0", unix.IPPROTO_TCP, unix.RT_TABLE_LOCAL
+		return ignoring(unix.ENOENT, w.bench.WSL.Net.RuleDel(rule))
+	}, others | cuts | damages},
+	{"table 127 flushed", 1, loopback0Is(present), func(w *world) error {
+		w.lose()
+		_, err := w.bench.WSL.Run("ip", "route", "flush", "table", "127")
+		return err
 	}, others | cuts},
+	{"WSL starts anew", 15, func(w *world) bool { return !w.wsl.whole && w.loopback0 == present }, func(w *world) error {
+		if s, err := w.look(); err != nil || w.lost(s) == "" {
+			return err // it was restored in the meantime
+		}
+		return w.bench.SetUpAgain()
+	}, others | cuts},
+	{"WSL plugs loopback0 in again", 2, func(w *world) bool { return w.loopback0 == present && !w.shadowed }, func(w *world) error {
+		return w.bench.ReplugLoopback0()
+	}, others | cuts | damages},
 	{"our table attacked", 2, always, func(w *world) error {
 		// Either it is owned, or it is not there.
 		_ = w.bench.FlushTable(2 /* ip */, "wslmirror")

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // A sight is what the kernel holds: what is wslmirror's, in the form of
@@ -17,6 +20,8 @@ type sight struct {
 	ours   []string
 	opened []string
 	others string
+	// wsl is how much there is of what WSL has set up, by part: wslmirror restores it.
+	wsl map[string]int
 }
 
 var (
@@ -27,6 +32,7 @@ var (
 
 // look reads the kernel by nft, by netlink and by /proc/sys.
 func (w *world) look() (s sight, err error) {
+	s.wsl = map[string]int{}
 	list, err := w.bench.WSL.Run("nft", "--stateless", "list", "ruleset")
 	if err != nil {
 		return s, err
@@ -49,9 +55,12 @@ func (w *world) look() (s sight, err error) {
 			text += fmt.Sprintf("ipproto %d ", r.IPProto)
 		}
 		text += fmt.Sprintf("lookup %d proto %d", r.Table, r.Protocol)
-		if r.Protocol == 'W' {
+		switch {
+		case r.Protocol == 'W':
 			s.ours = append(s.ours, "rule: "+text)
-		} else {
+		case isWSLs(r):
+			s.wsl[fmt.Sprintf("rule: iif %q proto %d lookup %d", r.IifName, r.IPProto, r.Table)]++
+		default:
 			others = append(others, text)
 		}
 	}
@@ -60,9 +69,50 @@ func (w *world) look() (s sight, err error) {
 		return s, err
 	}
 	routes = strings.ReplaceAll(routes, " linkdown", "") // which takes the kernel a while to find out
+	for line := range strings.Lines(routes) {
+		if strings.HasPrefix(line, "127.0.0.1 via ") {
+			s.wsl["route"]++
+		} else {
+			others = append(others, strings.TrimSuffix(line, "\n"))
+		}
+	}
 	sysctls, err := w.lookAtSysctls(&s)
-	s.others += strings.Join(others, "\n") + "\n" + routes + sysctls
+	s.others += strings.Join(others, "\n") + "\n" + sysctls
 	return s, err
+}
+
+// isWSLs reports whether a rule is one of those that WSL adds.
+func isWSLs(r netlink.Rule) bool {
+	if r.Mask != nil || r.Mark != 0 || r.Priority > 2 {
+		return false
+	}
+	return r.Table == 127 || r.Table == 128 || r.Table == unix.RT_TABLE_LOCAL
+}
+
+// lost is what is missing of what WSL has set up for localhost and for containers, ""
+// if nothing is.
+func (w *world) lost(s sight) string {
+	want := map[string]int{}
+	if w.loopback0 == present {
+		want["route"] = 1
+	}
+	for _, proto := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		want[fmt.Sprintf("rule: iif %q proto %d lookup %d", "loopback0", proto, unix.RT_TABLE_LOCAL)] = 1
+		want[fmt.Sprintf("rule: iif %q proto %d lookup %d", "", proto, 127)] = 1
+	}
+	if w.cfg.Mode != lab.Consomme {
+		for _, family := range []string{"ip", "ip6"} {
+			want[family+" filter WSLOUTPUT"], want[family+" nat WSLPOSTROUTING"] = 1, 2
+		}
+	}
+	var missing []string
+	for part, n := range want {
+		if s.wsl[part] < n {
+			missing = append(missing, fmt.Sprintf("missing of WSL's: %s\n", part))
+		}
+	}
+	slices.Sort(missing)
+	return strings.Join(missing, "")
 }
 
 // lookAtSysctls reads those of all links.
@@ -103,8 +153,8 @@ func (s *sight) readRuleset(list string) {
 		return "elements = { " + strings.Join(elements, ", ") + " }"
 	})
 	var table, chain string
-	var others strings.Builder
-	ours := false
+	var others, of strings.Builder // of one table
+	ours, inWSLs := false, false
 	var accepts []string
 	for line := range strings.Lines(list) {
 		text := strings.TrimSpace(line)
@@ -114,8 +164,10 @@ func (s *sight) readRuleset(list string) {
 			if ours = table == "ip wslmirror"; ours {
 				text = "table ip wslmirror {" // nft adds whose it is
 			}
+			of.Reset()
 		case strings.HasPrefix(text, "chain "):
 			chain = f[1]
+			inWSLs = strings.HasPrefix(chain, "WSL") && !ours
 		}
 		switch m := ourAccept.FindStringSubmatch(text); {
 		case text == "":
@@ -123,11 +175,23 @@ func (s *sight) readRuleset(list string) {
 			s.ours = append(s.ours, text)
 		case m != nil:
 			accepts = append(accepts, fmt.Sprintf("accept: %s %s %s %s", table, chain, m[1], m[2]))
+		case inWSLs:
+			if !strings.HasPrefix(text, "chain ") && !strings.HasPrefix(text, "type ") && text != "}" {
+				s.wsl[table+" "+chain]++
+			}
 		default:
-			others.WriteString(line)
+			of.WriteString(line)
 		}
-		if strings.HasPrefix(line, "}") {
-			ours = false
+		switch {
+		case strings.HasPrefix(line, "}"):
+			// A table in which there are only chains of WSL's is WSL's.
+			if strings.Count(of.String(), "\n") > 2 {
+				others.WriteString(of.String())
+			}
+			ours, inWSLs = false, false
+			of.Reset()
+		case text == "}":
+			inWSLs = false
 		}
 	}
 	s.ours = append(s.ours, accepts...)

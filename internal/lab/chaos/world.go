@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
@@ -13,6 +15,31 @@ import (
 const (
 	linuxPort   = 9000
 	windowsPort = 9001
+)
+
+// A wsl is what is known of WSL's own setup.
+type wsl struct {
+	whole bool // it was all there at the last look
+	// known says that a daemon that serves has seen it whole, and due that it should
+	// restore what was lost since.
+	known, due bool
+	losses     []time.Time
+}
+
+// lose notes that a part of WSL's setup is about to be lost.
+//
+// A daemon gives up after two losses of one part within a minute. It is expected to
+// restore only what it must, whatever each loss was.
+func (w *world) lose() {
+	now := time.Now()
+	w.wsl.losses = slices.DeleteFunc(w.wsl.losses, func(t time.Time) bool { return now.Sub(t) > lossesWithin })
+	w.wsl.due = w.wsl.known && w.serving() && w.acting() == len(w.daemons) && len(w.wsl.losses) < mostLosses
+	w.wsl.losses = append(w.wsl.losses, now)
+}
+
+const (
+	mostLosses   = 2
+	lossesWithin = 62 * time.Second
 )
 
 // Where loopback0 is.
@@ -33,7 +60,7 @@ type world struct {
 	dir   string // for the daemons' runtime directories
 
 	loopback0 place
-	wslChains bool // WSL's own are there
+	wsl       wsl
 	shadowed  bool // an ip rule of others comes before ours
 	rpFilter  bool // ufw has set all.rp_filter
 	eth0Open  bool // route_localnet of eth0
@@ -52,7 +79,7 @@ type world struct {
 }
 
 func newWorld(cfg Config) (w *world, err error) {
-	w = &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), wslChains: true, eth0Open: cfg.Mode != lab.Consomme}
+	w = &world{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), wsl: wsl{whole: true}, eth0Open: cfg.Mode != lab.Consomme}
 	if w.dir, err = os.MkdirTemp("", "mirrorlab-chaos-"); err != nil {
 		return nil, err
 	}
@@ -132,5 +159,5 @@ func (w *world) acting() (n int) {
 // whole reports whether every way of the matrix should work, but for what a way
 // itself knows.
 func (w *world) whole() bool {
-	return w.serving() && w.wslChains && w.docker.rules && w.podman.rules && !w.rpFilter
+	return w.serving() && w.wsl.whole && w.docker.rules && w.podman.rules && !w.rpFilter
 }
