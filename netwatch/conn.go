@@ -12,22 +12,34 @@ import (
 )
 
 // A Conn reads links, addresses, routes, neighbours and ip rules of IPv4, which
-// needs no rights, and writes ip rules and route_localnet, which needs
-// CAP_NET_ADMIN. It keeps its socket, because opening one takes longer than
-// reading. It is not for several goroutines at once.
-type Conn struct{ nl *nlconn.Conn }
+// needs no rights, and writes some of them, which needs CAP_NET_ADMIN. It keeps its
+// sockets, because opening one takes longer than reading. It is not for several
+// goroutines at once.
+type Conn struct {
+	nl *nlconn.Conn
+	// strict is for dumps of which the kernel shall leave out what is not asked for.
+	strict *nlconn.Conn
+}
 
-// Open opens the socket, in the network namespace of the calling thread.
+// Open opens the sockets, in the network namespace of the calling thread.
 func Open() (*Conn, error) {
 	nl, err := nlconn.Open(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{nl}, nil
+	strict, err := nlconn.Open(unix.NETLINK_ROUTE, unix.NETLINK_GET_STRICT_CHK)
+	if err != nil {
+		nl.Close()
+		return nil, err
+	}
+	return &Conn{nl, strict}, nil
 }
 
-// Close closes the socket.
-func (c *Conn) Close() { c.nl.Close() }
+// Close closes the sockets.
+func (c *Conn) Close() {
+	c.nl.Close()
+	c.strict.Close()
+}
 
 // Links reads all links.
 func (c *Conn) Links() ([]Link, error) {
@@ -61,6 +73,20 @@ func (c *Conn) Rules() ([]Rule, error) {
 // Routes reads the routes of IPv4 of all tables.
 func (c *Conn) Routes() ([]Route, error) {
 	return read(c, "routes", unix.RTM_GETROUTE, ipv4(), decodeRoute)
+}
+
+// RoutesOf reads the routes of IPv4 of one table. What it costs does not depend on
+// how many there are in others.
+func (c *Conn) RoutesOf(table uint32) ([]Route, error) {
+	request := nlconn.AppendUint32(ipv4(), unix.RTA_TABLE, table)
+	list, err := nlconn.List(c.strict, unix.RTM_GETROUTE, request, decodeRoute)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil // nobody has added a route to it yet
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read routes of table %d: %w", table, err)
+	}
+	return list, nil
 }
 
 // Neighbours reads the neighbours of IPv4.

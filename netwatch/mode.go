@@ -74,7 +74,7 @@ func (c *Conn) Mode(loopback0 Link) (Mode, error) {
 	if err != nil {
 		return "", err
 	}
-	routes, err := c.Routes()
+	routes, err := c.RoutesOf(hostTable)
 	if err != nil {
 		return "", err
 	}
@@ -82,12 +82,12 @@ func (c *Conn) Mode(loopback0 Link) (Mode, error) {
 }
 
 // modeOf tells the mode by the MAC address and the IPv4 addresses of loopback0, and
-// by all routes. WSL gives loopback0 an address in consomme alone.
-func modeOf(mac []byte, prefixes []netip.Prefix, routes []Route) Mode {
+// by the routes of hostTable. WSL gives loopback0 an address in consomme alone.
+func modeOf(mac []byte, prefixes []netip.Prefix, toHost []Route) Mode {
 	switch {
 	case bytes.Equal(mac, consommeMAC), slices.ContainsFunc(prefixes, ofWSL):
 		return Consomme
-	case slices.ContainsFunc(routes, func(r Route) bool { return r.Table == hostTable }):
+	case len(toHost) > 0:
 		return MirroredHAL
 	}
 	return Mirrored

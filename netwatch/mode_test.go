@@ -16,7 +16,6 @@ func TestModeOf(t *testing.T) {
 		}
 		return prefixes
 	}
-	localhost := Route{Table: 127, Type: unix.RTN_UNICAST, To: netip.MustParsePrefix("127.0.0.1/32"), Link: 2}
 	lan := Route{Table: 128, Type: unix.RTN_UNICAST, To: netip.MustParsePrefix("192.0.2.2/32"), Link: 3}
 	for name, test := range map[string]struct {
 		mac      []byte
@@ -24,21 +23,19 @@ func TestModeOf(t *testing.T) {
 		routes   []Route
 		want     Mode
 	}{
-		"mirrored":                        {windows, nil, []Route{localhost}, Mirrored},
-		"mirrored, the link just came":    {windows, nil, nil, Mirrored},
-		"hostAddressLoopback":             {windows, nil, []Route{localhost, lan}, MirroredHAL},
-		"hostAddressLoopback, no link up": {windows, nil, []Route{lan}, MirroredHAL},
-		"consomme":                        {own, addr("169.254.73.250/28"), []Route{localhost}, Consomme},
-		"consomme, the link just came":    {own, nil, nil, Consomme},
-		"consomme, another MAC":           {windows, addr("169.254.73.250/28"), []Route{localhost}, Consomme},
-		"virtioproxy":                     {own, addr("169.254.73.153/30"), []Route{localhost}, Consomme},
-		"consomme, a route in table 128":  {own, addr("169.254.73.250/28"), []Route{localhost, lan}, Consomme},
+		"mirrored":                       {windows, nil, nil, Mirrored},
+		"hostAddressLoopback":            {windows, nil, []Route{lan}, MirroredHAL},
+		"consomme":                       {own, addr("169.254.73.250/28"), nil, Consomme},
+		"consomme, the link just came":   {own, nil, nil, Consomme},
+		"consomme, another MAC":          {windows, addr("169.254.73.250/28"), nil, Consomme},
+		"virtioproxy":                    {own, addr("169.254.73.153/30"), nil, Consomme},
+		"consomme, a route in table 128": {own, addr("169.254.73.250/28"), []Route{lan}, Consomme},
 
 		// What others put there is not WSL's.
-		"mirrored, self-assigned":      {windows, addr("169.254.8.9/16"), []Route{localhost}, Mirrored},
-		"mirrored, a user's localhost": {windows, addr("127.0.0.1/8"), []Route{localhost}, Mirrored},
-		"mirrored, a user's address":   {windows, addr("10.1.2.3/24"), []Route{localhost}, Mirrored},
-		"mirrored, a host of a user's": {windows, addr("169.254.73.152/32"), []Route{localhost, lan}, MirroredHAL},
+		"mirrored, self-assigned":      {windows, addr("169.254.8.9/16"), nil, Mirrored},
+		"mirrored, a user's localhost": {windows, addr("127.0.0.1/8"), nil, Mirrored},
+		"mirrored, a user's address":   {windows, addr("10.1.2.3/24"), nil, Mirrored},
+		"mirrored, a host of a user's": {windows, addr("169.254.73.152/32"), []Route{lan}, MirroredHAL},
 		"a link without a MAC address": {nil, nil, nil, Mirrored},
 	} {
 		if got := modeOf(test.mac, test.prefixes, test.routes); got != test.want {

@@ -15,7 +15,7 @@ import (
 
 // What is read is printed as "ip rule" prints it.
 func TestRules(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
+	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	for _, args := range []string{
 		"pref 5 not from 10.0.0.0/8 to 192.0.2.7 fwmark 0x1/0xff iif eth0 oif lo lookup 99",
 		"pref 6 tos 0x10 lookup main suppress_prefixlength 0",
@@ -35,10 +35,10 @@ func TestRules(t *testing.T) {
 	for _, r := range rules {
 		got = append(got, r.String())
 	}
-	want := `0: from all iif loopback0 ipproto tcp lookup local
-0: from all iif loopback0 ipproto udp lookup local
-0: from all iif eth0 ipproto tcp lookup local
+	want := `0: from all iif eth0 ipproto tcp lookup local
 0: from all iif eth0 ipproto udp lookup local
+0: from all iif loopback0 ipproto tcp lookup local
+0: from all iif loopback0 ipproto udp lookup local
 1: from all ipproto tcp lookup 127
 1: from all ipproto udp lookup 127
 1: from all ipproto tcp lookup 128
@@ -62,7 +62,7 @@ func TestRules(t *testing.T) {
 }
 
 func TestRoutesAndNeighbours(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
+	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	if _, err := b.WSL.Run("ip", "route", "add", "throw", "198.51.100.0/24", "table", "500"); err != nil {
 		t.Fatal(err)
 	}

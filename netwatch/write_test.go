@@ -27,7 +27,7 @@ func mustRules(t *testing.T, c *netwatch.Conn) []netwatch.Rule {
 // Every rule that "ip rule" can add and that can be read is written the same, and
 // deleted again. What cannot be written is refused.
 func TestWriteRules(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
+	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	conn := open(t, b.WSL)
 	before := mustRules(t, conn)
 	for _, args := range []string{
@@ -78,7 +78,7 @@ func TestWriteRules(t *testing.T) {
 
 // The routes are those that the bench's ip rules, which are WSL's, lead to.
 func TestRoute(t *testing.T) {
-	b := labtest.New(t, lab.Options{})
+	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	for _, args := range []string{
 		"rule add pref 3 fwmark 0x77 lookup 77", "rule add pref 3 ipproto tcp dport 4711 lookup 78",
 		"route add prohibit 198.51.100.1 table 77", "route add blackhole 198.51.100.2 table 77",

@@ -24,9 +24,9 @@ Commands:
   shell    Run $SHELL in "WSL" until it exits, with the command 'windows' to run
            other commands in "Windows". What it leaves running ends with it.
   matrix   Ask every way to a container of every real engine: with nothing, with
-           the blanket rule that people type by hand, and with wslmirror, in each
-           networking mode. It takes a minute, and the first time some more to
-           build the engines.
+           the blanket rule that people type by hand, and with wslmirror, in
+           each networking mode. It takes a minute, and the first time some more
+           to build the engines.
              --markdown          as the README and docs/bench.md have it
              --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni

@@ -249,23 +249,13 @@ func (o *observer) readWSL(host netwatch.Link, rules []netwatch.Rule) (w WSL, er
 	if !host.Present() {
 		return w, nil
 	}
-	// One question, where a dump of all routes would have many answers. By another
-	// answer rules or the route may be lost, or somebody has a rule ahead of WSL's.
-	answer, err := o.net.Route(netwatch.RouteQuery{Dst: ruleset.Localhost, Proto: unix.IPPROTO_TCP})
+	routes, err := o.net.RoutesOf(loopbackTable)
 	if err != nil {
 		return w, err
 	}
 	to := netip.PrefixFrom(ruleset.Localhost, ruleset.Localhost.BitLen())
-	w.Route = netwatch.Route{Table: loopbackTable, Type: unix.RTN_UNICAST, To: to, Via: answer.Via, Link: answer.Oif}
-	if answer.Table != loopbackTable {
-		routes, err := o.net.Routes()
-		if err != nil {
-			return w, err
-		}
-		w.Route = netwatch.Route{}
-		if i := slices.IndexFunc(routes, func(r netwatch.Route) bool { return r.Table == loopbackTable && r.To == to }); i >= 0 {
-			w.Route = routes[i]
-		}
+	if i := slices.IndexFunc(routes, func(r netwatch.Route) bool { return r.To == to }); i >= 0 {
+		w.Route = routes[i]
 	}
 	gateway := w.Route.Via
 	if !gateway.IsValid() {

@@ -47,9 +47,10 @@ type Conn struct {
 const answerSize = 64 << 10
 
 // Open opens a socket of a protocol, for example unix.NETLINK_ROUTE, in the
-// network namespace of the calling thread.
-func Open(protocol int) (*Conn, error) {
-	c := &Conn{open: func() (socket, error) { return openSocket(protocol) }}
+// network namespace of the calling thread. options are of the level SOL_NETLINK, for
+// example unix.NETLINK_GET_STRICT_CHK, which has the kernel filter dumps.
+func Open(protocol int, options ...int) (*Conn, error) {
+	c := &Conn{open: func() (socket, error) { return openSocket(protocol, options...) }}
 	if err := c.connect(); err != nil {
 		return nil, err
 	}

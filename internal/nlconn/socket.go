@@ -22,7 +22,9 @@ type socket interface {
 // they have CAP_NET_ADMIN, cannot send to this one (netlink_getsockbyportid in
 // net/netlink/af_netlink.c). It does not call bind(2), which WSL intercepts and
 // which takes 11 ms there: connect(2) chooses a port as well.
-func openSocket(protocol int) (socket, error) {
+//
+// options are of the level SOL_NETLINK.
+func openSocket(protocol int, options ...int) (socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("open netlink: socket", err)
@@ -30,6 +32,12 @@ func openSocket(protocol int) (socket, error) {
 	if err := unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("open netlink: connect", err)
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, o, 1); err != nil {
+			unix.Close(fd)
+			return nil, os.NewSyscallError("open netlink: setsockopt", err)
+		}
 	}
 	return os.NewFile(uintptr(fd), "netlink"), nil
 }
