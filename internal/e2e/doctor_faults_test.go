@@ -78,7 +78,8 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := labtest.New(t, lab.Options{})
-			d := start(t, b.WSL)
+			// With repair it would restore what is lost of WSL's.
+			d := start(t, b.WSL, "--repair=false")
 			d.awaitState(status.Active)
 			publishes(t, b, d)
 			if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {

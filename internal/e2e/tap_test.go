@@ -212,7 +212,7 @@ func (p *tap) respond(r response) error {
 
 // describe says what a call is, and "" of those that are not to fail.
 func (p *tap) describe(n *notif) string {
-	name := p.numbers[int(n.nr)]
+	name := p.name(n)
 	switch name {
 	case "execve", "execveat":
 		return ""
@@ -247,6 +247,17 @@ func (p *tap) describe(n *notif) string {
 	return name
 }
 
+// name is the name of a system call. read and write of a netlink socket are the same to
+// the kernel as recvfrom and sendto, and have the same arguments.
+func (p *tap) name(n *notif) string {
+	name := p.numbers[int(n.nr)]
+	same := map[string]string{"read": "recvfrom", "write": "sendto"}[name]
+	if same != "" && p.domain(int(n.args[0])) == unix.AF_NETLINK {
+		return same
+	}
+	return name
+}
+
 // domain is the address family of a socket of the program's.
 func (p *tap) domain(fd int) int {
 	fd, err := unix.PidfdGetfd(p.pidfd, fd, 0)
@@ -263,7 +274,7 @@ func (p *tap) domain(fd int) int {
 
 // message is where the bytes are that a call sends.
 func (p *tap) message(n *notif) (at uintptr, size uint64) {
-	if p.numbers[int(n.nr)] == "sendto" {
+	if p.name(n) == "sendto" {
 		return uintptr(n.args[1]), n.args[2]
 	}
 	var msg unix.Msghdr
@@ -305,7 +316,7 @@ func (p *tap) firstOfBatch(n *notif) uint16 {
 
 // spoil gives a netlink message a type that the kernel refuses.
 func (p *tap) spoil(n *notif) bool {
-	if name := p.numbers[int(n.nr)]; name != "sendto" && name != "sendmsg" || p.messageType(n) == 0 {
+	if name := p.name(n); name != "sendto" && name != "sendmsg" || p.messageType(n) == 0 {
 		return false
 	}
 	at, _ := p.message(n)

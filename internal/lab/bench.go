@@ -83,6 +83,9 @@ func (b *Bench) build(opts Options) error {
 	if b.LAN, err = b.addHost("LAN"); err != nil {
 		return err
 	}
+	if err := b.setPorts(); err != nil { // which the tracker must know
+		return err
+	}
 	if b.owner, err = newOwner(b, opts.Tracker); err != nil {
 		return err
 	}

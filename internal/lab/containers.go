@@ -113,7 +113,7 @@ func (h *Host) Hold(proto, addr string) (c io.Closer, err error) {
 		if proto == "udp" {
 			c, err = net.ListenPacket("udp4", addr)
 		} else {
-			c, err = net.Listen("tcp4", addr)
+			c, err = listen(addr)
 		}
 		return err
 	})

@@ -28,7 +28,7 @@ func newProxy(h *Host, proto, addr, backend string) (*proxy, error) {
 	err := h.Do(func() error {
 		switch proto {
 		case "tcp":
-			l, err := net.Listen("tcp4", addr)
+			l, err := listen(addr)
 			if err != nil {
 				return err
 			}

@@ -28,8 +28,10 @@ type Observed struct {
 	// route_localnet is on because of us: see restoreMarker.
 	ReplyRule bool
 	Markers   []string
-	// WSL is what there is of WSL's, and Lost what was seen of it and is gone.
+	// WSL is what there is of WSL's, and Lost what was seen of it and is gone. Settling
+	// says that something has gone in this very moment, and may come back.
 	WSL, Lost WSL
+	Settling  bool
 
 	// What follows is only for the status: the mode, what our rules have counted, and
 	// the ports for connections of Linux, as WSL's own rules have them.
@@ -59,6 +61,8 @@ type Desired struct {
 	// More says that this is one step of several: what comes next depends on what is
 	// there after it.
 	More bool
+	// Wait says that what should be cannot be told yet.
+	Wait bool
 }
 
 // Policy is what the user has chosen.
@@ -86,7 +90,8 @@ func decide(o Observed, p Policy) Desired {
 	}
 	d := Desired{State: status.Active, ReplyRule: p.Repair, Remove: o.Foreign.Present}
 	if p.Repair {
-		d.Add, d.Remove, d.Restore = o.Foreign.Add, o.Foreign.Remove, o.Lost
+		d.Add, d.Remove = o.Foreign.Add, o.Foreign.Remove
+		d.Restore, d.Wait = o.Lost, o.Settling
 	}
 	spec := nft.Spec{
 		Index: o.Host.Index, EngineServed: o.Rules.EngineServed, Guarded: guarded(o),

@@ -52,7 +52,7 @@ func TestNothingLeaks(t *testing.T) {
 	err := b.WSL.Do(func() error {
 		log := logrus.New()
 		log.SetOutput(io.Discard)
-		s := newSystem("loopback0", true, log, func() {})
+		s := newSystem("loopback0", Policy{Repair: true, Direct: true}, log, func() {})
 		pass := func(present bool) {
 			t.Helper()
 			obs, err := s.observe(false)

@@ -95,7 +95,7 @@ func New(cfg Config) *Daemon {
 	watcher.Broken = func(source string, err error) {
 		cfg.Log.WithError(err).WithField("source", source).Warn("events were lost, subscribing again")
 	}
-	return newDaemon(cfg, watcher, newSystem(cfg.Interface, cfg.Policy.Direct, cfg.Log, watcher.Wake))
+	return newDaemon(cfg, watcher, newSystem(cfg.Interface, cfg.Policy, cfg.Log, watcher.Wake))
 }
 
 func newDaemon(cfg Config, watcher *netwatch.Watcher, k kernel) *Daemon {
@@ -274,7 +274,7 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	switch {
 	case err != nil:
 		return d.pause(failed, lastBackOff, fresh)
-	case c.want.More:
+	case c.want.More, c.want.Wait:
 		return d.pause(unfinished, lastBackOff, fresh)
 	case unshown != nil && unpublished != nil:
 		return d.pause(noBeacon, lastBackOff, fresh)

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,8 +33,10 @@ type observer struct {
 	net   *netwatch.Conn  // nil until it is needed, and after an error
 	rules *ruleset.Reader // likewise
 	last  reading
-	// memory is not a cache: see WSL.
-	memory memory
+	// restores has it look for what is lost of WSL's, by the memory of what was there,
+	// which is no cache: see WSL.
+	restores bool
+	memory   memory
 }
 
 // A reading is what was read of one generation of the ruleset, seen from one
@@ -86,8 +89,10 @@ func (o *observer) read() (seen Observed, err error) {
 		return seen, err
 	}
 	seen.ReplyRule, seen.Markers = ours(rules)
-	if seen.WSL, err = o.readWSL(seen.Host, rules); err != nil {
-		return seen, err
+	if o.restores {
+		if seen.WSL, err = o.readWSL(seen.Host, rules); err != nil {
+			return seen, err
+		}
 	}
 	var bridges []ruleset.Bridge
 	if o.direct || len(seen.Markers) > 0 {
@@ -100,9 +105,11 @@ func (o *observer) read() (seen Observed, err error) {
 	}
 	seen.Rules, seen.Foreign, seen.Generation = o.last.analysis, o.last.foreign, o.last.generation
 	seen.SourcePorts = o.last.sourcePorts
-	seen.WSL.Chains = o.last.wslChains
-	o.memory.learn(seen)
-	seen.Lost = o.memory.lost(seen)
+	if o.restores {
+		seen.WSL.Chains = o.last.wslChains
+		o.memory.learn(seen)
+		seen.Lost, seen.Settling = o.memory.settled(o.memory.lost(seen), time.Now())
+	}
 	// The kernel removes a table without another generation when its owner has gone.
 	if seen.Table.Owner, seen.Table.Present, err = o.rules.Owner(nft.TableName); err != nil || !seen.Table.Present {
 		return seen, err
@@ -133,7 +140,9 @@ func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error
 		next.table = nft.TableOf(rs)
 		next.sourcePorts[0], next.sourcePorts[1] = rs.SourcePorts()
 		var err error
-		next.wslChains, err = o.rules.WSLChains()
+		if o.restores {
+			next.wslChains, err = o.rules.WSLChains()
+		}
 		return err
 	})
 	if err == nil {

@@ -20,8 +20,8 @@ type system struct {
 	log   logrus.FieldLogger
 }
 
-func newSystem(host string, direct bool, log logrus.FieldLogger, wake func()) *system {
-	return &system{observer: observer{host: host, direct: direct}, lease: lease{wake: wake}, log: log}
+func newSystem(host string, p Policy, log logrus.FieldLogger, wake func()) *system {
+	return &system{observer: observer{host: host, direct: p.Direct, restores: p.Repair}, lease: lease{wake: wake}, log: log}
 }
 
 // observe reads what is there; see observer.observe.
@@ -164,6 +164,7 @@ func (s *system) evict(match func(conntrack.Flow) bool) {
 // The table goes last, since it guards what is open. But if a daemon stands by,
 // the table goes before the rest, and that one takes over the rest as it is.
 func (s *system) undo() error {
+	s.observer.restores = false
 	_ = s.lease.follow(0)
 	shut := false
 	tear := func(next func(Observed) Desired) func() error {
@@ -272,7 +273,7 @@ func isTransient(err error) bool {
 func Cleanup() error {
 	log := logrus.New()
 	log.SetLevel(logrus.ErrorLevel)
-	s := newSystem("", true, log, func() {})
+	s := newSystem("", Policy{Direct: true}, log, func() {})
 	shut := false
 	err := insist(func() error {
 		did, err := s.leave(teardown)

@@ -45,6 +45,8 @@ type memory struct {
 	host  int            // the index of the host then
 	// losses is when each thing was restored, by its name for people.
 	losses map[string][]time.Time
+	// since is when something was missing first, zero if nothing is.
+	since time.Time
 }
 
 // learn remembers what is there as it should be: chains that have rules, and the ip
@@ -105,6 +107,26 @@ func (m *memory) lost(o Observed) (lost WSL) {
 		}
 	}
 	return lost
+}
+
+// settle is how long something must be missing before it is restored. Who flushes
+// does so step by step, and "ip route flush" goes on for as long as it finds something.
+const settle = 50 * time.Millisecond
+
+// settled is what is lost and will not come back by itself. waits says that something
+// is missing for too short a time to tell.
+func (m *memory) settled(lost WSL, now time.Time) (gone WSL, waits bool) {
+	switch {
+	case lost.empty():
+		m.since = time.Time{}
+		return lost, false
+	case m.since.IsZero():
+		m.since = now
+	}
+	if now.Sub(m.since) < settle {
+		return WSL{}, true
+	}
+	return lost, false
 }
 
 // lostRules are those of the ip rules that are missing, none if all those for

@@ -143,6 +143,27 @@ func TestTires(t *testing.T) {
 	}
 }
 
+// What is missing for a moment may be on its way back.
+func TestSettled(t *testing.T) {
+	var m memory
+	now := time.Now()
+	lost := booted().WSL
+	for _, step := range []struct {
+		after time.Duration
+		lost  WSL
+		gone  bool
+		waits bool
+	}{
+		{0, WSL{}, false, false}, {time.Hour, lost, false, true}, {time.Hour + settle - 1, lost, false, true},
+		{time.Hour + settle, lost, true, false}, {time.Hour + settle + 1, WSL{}, false, false},
+		{2 * time.Hour, lost, false, true}, {2*time.Hour + 1, WSL{}, false, false}, {2*time.Hour + settle, lost, false, true},
+	} {
+		if gone, waits := m.settled(step.lost, now.Add(step.after)); !gone.empty() != step.gone || waits != step.waits {
+			t.Errorf("after %v: gone %v, waits %v", step.after, !gone.empty(), waits)
+		}
+	}
+}
+
 // Doubled rules are one, and rules of others are none of WSL's.
 func TestWSLRules(t *testing.T) {
 	ours := booted().WSL.Rules
