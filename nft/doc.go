@@ -1,5 +1,5 @@
-// Package nft holds wslmirror's one nftables table, and the rules of ours in the
-// tables of others, by netlink, without the nft program.
+// Package nft holds wslmirror's one nftables table, the rules of ours in the tables of
+// others, and the chains of WSL's that are restored, by netlink, without the nft program.
 //
 // Beware of these:
 //

@@ -11,8 +11,8 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// restoredComment is by which people recognize a rule of WSL's that we have restored.
-const restoredComment = "restored by wslmirror"
+// RestoredComment is by which people recognize a rule of WSL's that we have restored.
+const RestoredComment = "restored by wslmirror"
 
 // restoreChain adds a chain of WSL's again, with its table if that has gone too.
 func restoreChain(conn *nftables.Conn, w ruleset.WSLChain) {
@@ -28,7 +28,7 @@ func restoreChain(conn *nftables.Conn, w ruleset.WSLChain) {
 	for _, r := range w.Rules {
 		conn.AddRule(&nftables.Rule{
 			Table: table, Chain: chain, Exprs: r.Exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, restoredComment),
+			UserData: userdata.AppendString(nil, userdata.TypeComment, RestoredComment),
 		})
 	}
 }

@@ -1,5 +1,5 @@
-// Command mirrorlab is the bench as a program: WSL2's mirrored networking mode
-// in network namespaces, to see the fault and its cure without Windows.
+// Command mirrorlab is the bench as a program: WSL2's modes with a shared localhost in
+// network namespaces, to see the fault and its cure without Windows.
 package main
 
 import (

@@ -10,6 +10,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
@@ -17,12 +18,15 @@ func checkWSLChains(o *Observation) Check {
 	if o.Ruleset.Err != nil {
 		return unseen("WSL's own nftables chains", o.Ruleset.Err)
 	}
-	var have, lack []string
+	var have, lack, restored []string
 	var missing []ruleset.WSLChain
 	grave := Warning // nothing but IPv6
 	for _, c := range o.Ruleset.Value.WSL {
 		if len(c.Rules) > 0 {
 			have = append(have, c.String())
+			if slices.ContainsFunc(c.Rules, func(r ruleset.Rule) bool { return r.Comment == nft.RestoredComment }) {
+				restored = append(restored, c.String())
+			}
 			continue
 		}
 		if c.Name == "WSLPOSTROUTING" && o.Net.Err == nil && len(o.nics()) == 0 {
@@ -33,7 +37,10 @@ func checkWSLChains(o *Observation) Check {
 			grave = Fault
 		}
 	}
-	if len(missing) == 0 {
+	switch {
+	case len(missing) == 0 && len(restored) > 0:
+		return ok("%s; %s: %s", strings.Join(have, ", "), nft.RestoredComment, strings.Join(restored, ", "))
+	case len(missing) == 0:
 		return ok("%s", strings.Join(have, ", "))
 	}
 	c := Check{Verdict: grave, Seen: "WSL's own nftables chains are gone, or empty: " + strings.Join(lack, ", ")}

@@ -250,6 +250,7 @@ func TestChecks(t *testing.T) {
 		{"guard", func(o obs) { o.Sysctls.Value["all"] = Conf{RouteLocalnet: 1} }, Warning, "on docker0"},
 		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = nil }), Fault, `oif "eth0" tcp sport 1-65535 meta mark != 0x00000001 counter masquerade to :44620-48715`},
 		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[3].Rules = nil }), Warning, "ip6 nat"},
+		{"wsl-chains", setRuleset(func(r *Ruleset) { r.WSL[1].Rules = []ruleset.Rule{{Comment: "restored by wslmirror"}} }), OK, "; restored by wslmirror: ip nat WSLPOSTROUTING"},
 		{"wsl-chains", lost(func(o obs) {}), Fault, "masquerade to :44620-48715"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Err = errHidden }), Fault, "wsl.exe --shutdown"},
 		{"wsl-chains", lost(func(o obs) { o.Block.Value.Range = ports.Range{First: 32768, Last: 60999} }), Fault, "wsl.exe --shutdown"},

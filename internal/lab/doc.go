@@ -1,6 +1,6 @@
-// Package lab is the bench: the network of WSL2's mirrored mode, rebuilt in
-// network namespaces, so that the fault and its cure can be seen on any Linux
-// machine and without Windows.
+// Package lab is the bench: the network of WSL2's modes with a shared localhost
+// ([Mode]), rebuilt in network namespaces, so that the fault and its cure can be seen
+// on any Linux machine and without Windows.
 //
 //	LAN ── eth0 ─┐                      docker0 ── container
 //	             │                      │
@@ -18,7 +18,7 @@
 // of [Docker], the real one.
 //
 // The bench is trusted because it shows, with nothing of wslmirror running,
-// what users report; its tests hold it to that. Where it is simpler than
+// what users report; its tests hold it to that (docs/bench.md). Where it is simpler than
 // Windows: it has no IPv6 between the two, only one port number decides who
 // owns a connection (not the address it was bound to), a Windows program cannot
 // reach a Windows server on 127.0.0.1, and a datagram that must be split

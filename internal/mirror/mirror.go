@@ -1,9 +1,10 @@
 // Package mirror is the daemon: it observes the kernel, decides what should be
 // there, and applies the difference.
 //
-// It holds no state of its own that matters. Events only wake it; each time it
-// reads everything again. So it does not matter which events were lost, in
-// which order they came, or what was changed behind its back.
+// It holds no state of its own that matters, but what it has seen of WSL's setup
+// ([WSL]). Events only wake it; each time it reads everything again. So it does not
+// matter which events were lost, in which order they came, or what was changed behind
+// its back.
 package mirror
 
 import (

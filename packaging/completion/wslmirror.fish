@@ -14,7 +14,7 @@ complete -c wslmirror -l help -d 'Print a summary'
 
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l interface -x -a '(command ls /sys/class/net 2>/dev/null)' -d 'Where packets from Windows arrive'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l path -x -a 'proxy direct' -d 'The way to a published port'
-complete -c wslmirror -n '__fish_seen_subcommand_from run' -l repair=false -d 'Leave alone what Linux itself cannot reach'
+complete -c wslmirror -n '__fish_seen_subcommand_from run' -l repair=false -d 'Repair nothing for Linux, restore nothing of WSL'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l log-level -x -a 'error warning info debug' -d 'Least important messages to log'
 complete -c wslmirror -n '__fish_seen_subcommand_from run status ports doctor' -l runtime-dir -x -a '(__fish_complete_directories)' -d 'Directory of the state'
 complete -c wslmirror -n '__fish_seen_subcommand_from status ports doctor' -l json -d 'Write JSON'

@@ -26,7 +26,7 @@ run)
 	_arguments \
 		'--interface[where packets from Windows arrive]:interface:_net_interfaces' \
 		'--path[the way to a published port]:path:(proxy direct)' \
-		'--repair=false[leave alone what Linux itself cannot reach]' \
+		'--repair=false[repair nothing for Linux, restore nothing of WSL]' \
 		'--runtime-dir[directory of the state]:directory:_directories' \
 		'--log-level[least important messages to log]:level:(error warning info debug)' \
 		'(- *)--help[print a summary]'
