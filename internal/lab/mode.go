@@ -88,6 +88,9 @@ func (b *Bench) boot(loopback0 bool) error {
 	if err := b.setPorts(); err != nil {
 		return err
 	}
+	if err := b.loseRefusals(); err != nil {
+		return err
+	}
 	if b.mode != Consomme {
 		if err := b.mirrorNIC(eth0, wslAddr.Addr()); err != nil {
 			return err
