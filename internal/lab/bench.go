@@ -22,6 +22,7 @@ type Options struct {
 	NoLoopback0 bool
 	// Tracker has Windows learn the ports of Linux as it does in a real WSL, from the
 	// calls to bind(). Nil means that Windows knows each bound socket, which is faster.
+	// Its Consomme is that of Mode. A bench with a tracker keeps its mode.
 	Tracker *tracker.Options
 }
 
@@ -81,6 +82,9 @@ func (b *Bench) build(opts Options) error {
 		return err
 	}
 	if b.LAN, err = b.addHost("LAN"); err != nil {
+		return err
+	}
+	if err := b.setPorts(); err != nil { // the owner wants to know them
 		return err
 	}
 	if b.owner, err = newOwner(b, opts.Tracker); err != nil {
