@@ -22,6 +22,7 @@ type Options struct {
 	NoLoopback0 bool
 	// Tracker has Windows learn the ports of Linux as it does in a real WSL, from the
 	// calls to bind(). Nil means that Windows knows each bound socket, which is faster.
+	// Its Consomme is that of Mode. A bench with a tracker keeps its mode.
 	Tracker *tracker.Options
 }
 

@@ -118,7 +118,7 @@ func (d *Distro) run(stdin io.Reader, args ...string) (string, error) {
 	default:
 	}
 	enter := []string{"--target", strconv.Itoa(d.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"}
-	out, err := runIn(distroTimeout, nil, stdin, "nsenter", append(enter, args...)...)
+	out, err := d.host.runIn(distroTimeout, nil, stdin, "nsenter", append(enter, args...)...)
 	if err != nil {
 		err = fmt.Errorf("in %s: %w", d.Name, err)
 	}

@@ -69,7 +69,7 @@ func (h *Host) startDocker(script string, args ...string) (*Docker, error) {
 	return newDocker(&Docker{
 		host: h,
 		docker: func(stdin io.Reader, args ...string) (string, error) {
-			return runIn(dockerTimeout, &syscall.SysProcAttr{Chroot: root}, stdin, "/usr/bin/docker", args...)
+			return h.runIn(dockerTimeout, &syscall.SysProcAttr{Chroot: root}, stdin, "/usr/bin/docker", args...)
 		},
 		stop: func() error { return errors.Join(p.Close(), closeCgroup(cgroup)) },
 	})

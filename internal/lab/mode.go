@@ -79,13 +79,16 @@ func (b *Bench) SetMode(m Mode) error {
 		}
 	}
 	b.mode = m
+	if err := b.setPorts(); err != nil {
+		return err
+	}
 	return b.boot(true)
 }
 
-// boot does what WSL does when it starts, but for the addresses and routes of
-// the LAN.
+// boot does what WSL does when it starts, but for the source ports and for the
+// addresses and routes of the LAN.
 func (b *Bench) boot(loopback0 bool) error {
-	if err := b.setPorts(); err != nil {
+	if err := b.loseRefusals(); err != nil {
 		return err
 	}
 	if b.mode != Consomme {

@@ -79,7 +79,7 @@ func (h *Host) StartPodman(network PodmanNetwork) (*Podman, error) {
 	d, err := newDocker(&Docker{
 		host: h,
 		docker: func(stdin io.Reader, args ...string) (string, error) {
-			return runIn(dockerTimeout, nil, stdin, "nsenter", append(enter, args...)...)
+			return h.runIn(dockerTimeout, nil, stdin, "nsenter", append(enter, args...)...)
 		},
 		stop: p.Close,
 	})

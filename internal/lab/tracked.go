@@ -8,7 +8,11 @@ type trackedPorts struct{ tracker *tracker.Tracker }
 // trackPorts puts all that starts in WSL from now on under a port tracker.
 func (o *owner) trackPorts(opts tracker.Options) error {
 	b := o.bench
-	t, err := tracker.New(opts, b.WSL.NetNS(), b.FirstPort, b.LastPort, func() {
+	first, last := b.FirstPort, b.LastPort
+	if opts.Consomme = b.mode == Consomme; opts.Consomme {
+		first, last = 1, 0 // there is no block
+	}
+	t, err := tracker.New(opts, b.WSL.NetNS(), first, last, func() {
 		_ = o.refresh() // a lasting error meets the next client
 	})
 	if err != nil {

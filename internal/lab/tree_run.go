@@ -101,8 +101,9 @@ func (p *Process) awaitReady(notify *net.UnixConn, timeout time.Duration) error 
 
 // runIn runs a program inside what startOnTree started, to its end and for at
 // most timeout, and returns what it printed on both its outputs. The caller
-// says how to get inside: by attr, or by a program that enters.
-func runIn(timeout time.Duration, attr *syscall.SysProcAttr, stdin io.Reader, name string, args ...string) (string, error) {
+// says how to get inside: by attr, or by a program that enters. It starts from the
+// host, so that a port tracker hears of what it binds.
+func (h *Host) runIn(timeout time.Duration, attr *syscall.SysProcAttr, stdin io.Reader, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -111,7 +112,11 @@ func runIn(timeout time.Duration, attr *syscall.SysProcAttr, stdin io.Reader, na
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
 	cmd.Stdin = stdin
 	cmd.WaitDelay = time.Second // for a child that outlives it and holds its outputs
-	out, err := cmd.CombinedOutput()
+	var out []byte
+	err := h.Do(func() (err error) {
+		out, err = cmd.CombinedOutput()
+		return err
+	})
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}

@@ -21,7 +21,11 @@ import (
 
 func newBench(t *testing.T, opts tracker.Options) *lab.Bench {
 	t.Helper()
-	return labtest.New(t, lab.Options{Tracker: &opts})
+	mode := lab.Mirrored
+	if opts.Consomme {
+		mode = lab.Consomme
+	}
+	return labtest.New(t, lab.Options{Mode: mode, Tracker: &opts})
 }
 
 func sockaddr(addr string) (family int, sa unix.Sockaddr) {
