@@ -23,8 +23,8 @@ Commands:
                                  "direct", which is faster: the kernel sends
                                  the packets to the container itself
              --repair=false      leave alone what Linux's own clients cannot
-                                 reach, and what Docker drops because
-                                 loopback0 came late
+                                 reach, what Docker drops because loopback0
+                                 came late, and what others remove of WSL's
              --runtime-dir DIR   where the state is published (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
   status   Say what the daemon is doing. Any user may ask.

@@ -224,7 +224,7 @@ func checkPublished(o *Observation) Check {
 	case len(silent) == 0:
 		return ok("published: %d, each held by a socket", len(published))
 	}
-	c := fault("published, but nobody in Linux listens there: %s", portNames(silent)).
+	c := fault("published, but no listener there of which Windows learns: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
 	if o.consomme() {
 		c.Why += " And " + ports.Silent + "."

@@ -3,7 +3,6 @@ package mirror
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -65,12 +64,7 @@ func (m *memory) learn(o Observed) {
 			continue
 		}
 		m.Chains = slices.DeleteFunc(m.Chains, func(k ruleset.WSLChain) bool { return k.String() == c.String() })
-		m.Chains = append(m.Chains, c)
-		// The links of a rule are there, or were when it was seen first.
-		if m.links == nil {
-			m.links = map[int]string{}
-		}
-		maps.Copy(m.links, names)
+		m.Chains, m.links = append(m.Chains, c), names
 	}
 	if isWhole(o.WSL.Rules, o.Host.Name) && len(lostRules(m.Rules, o)) == 0 {
 		m.Rules = o.WSL.Rules
