@@ -61,6 +61,7 @@ func (s *Server) Close() error {
 // connection of a load generator.
 func listen(addr string) (net.Listener, error) {
 	c := net.ListenConfig{KeepAlive: -1}
+	c.SetMultipathTCP(false) // Windows never hears of such sockets
 	return c.Listen(context.Background(), "tcp4", addr)
 }
 

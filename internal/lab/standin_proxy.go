@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -28,7 +29,9 @@ func newProxy(h *Host, proto, addr, backend string) (*proxy, error) {
 	err := h.Do(func() error {
 		switch proto {
 		case "tcp":
-			l, err := net.Listen("tcp4", addr)
+			var c net.ListenConfig
+			c.SetMultipathTCP(false) // docker-proxy gets a plain socket from dockerd
+			l, err := c.Listen(context.Background(), "tcp4", addr)
 			if err != nil {
 				return err
 			}
