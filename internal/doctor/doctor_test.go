@@ -176,6 +176,10 @@ func TestChecks(t *testing.T) {
 	sure, unsure := func(*Drop) {}, func(d *Drop) { d.Sure = false }
 	bound := func(o obs) { o.Listeners.Value[0].Bound = true }
 	nat := func(o obs) { o.Net.Value.Links, o.Guest.Mode = o.Net.Value.Links[:1], "nat" }
+	replugged := func(o obs) { // as WSL leaves its rules when loopback0 comes again
+		tcp := o.Net.Value.Rules[5]
+		o.Net.Value.Rules = append(slices.Delete(o.Net.Value.Rules, 2, 3), tcp)
+	}
 	consomme := func(wslinfo string) func(obs) {
 		return func(o obs) {
 			o.Net.Value.Mode, o.Guest.Mode = netwatch.Consomme, wslinfo
@@ -283,6 +287,14 @@ func TestChecks(t *testing.T) {
 		}, Warning, "0.0.0.0:8300"},
 		{"mptcp", func(o obs) { o.Listeners.Err = errHidden }, Unknown, "hidden"},
 		{"ip-rules", func(o obs) { o.Net.Value.Rules = append(o.Net.Value.Rules, o.Net.Value.Rules[5]) }, Warning, "sudo ip rule del pref 1 from all ipproto tcp lookup 127"},
+		{"ip-rules", replugged, Warning, "rules of WSL are missing: 0: from all iif eth0 ipproto tcp lookup local; rules are there more than once: 1: from all ipproto tcp lookup 127"},
+		{"ip-rules", replugged, Warning, "sudo ip rule add pref 0 from all iif eth0 ipproto tcp lookup local\nsudo ip rule del pref 1 from all ipproto tcp lookup 127"},
+		{"ip-rules", func(o obs) { o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 3, 4) }, Warning, "sudo ip rule add pref 0 from all iif eth0 ipproto udp lookup local"},
+		{"ip-rules", func(o obs) { o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 2, 4) }, OK, "10 rules"}, // eth0 is not mirrored
+		{"ip-rules", func(o obs) { // the link has gone, and its rule has stayed
+			o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 3, 4)
+			o.Net.Value.Links = slices.Delete(o.Net.Value.Links, 2, 3)
+		}, OK, "11 rules"},
 		{"podman", func(o obs) { podman("6.1.1", false)(o); o.Guest.Release = "6.18.1-microsoft" }, OK, "Windows sees"},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, `"44620 48715"`},
 		{"port-range", func(o obs) { o.Block.Value.First = 32768 }, Fault, "/etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d\n"},
@@ -359,7 +371,7 @@ func TestChecks(t *testing.T) {
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("[::]:8080") }, OK, ""},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Proto = "udp" }, Fault, "8080/tcp"},
 		{"published-ports", vpn, Warning, "not passed on to Windows: 53/udp (ip vpn dns)\n#"},
-		{"published-ports", both(vpn, func(o obs) { o.Listeners.Value = nil }), Fault, "listens there: 8080/tcp (docker)\nsocat"},
+		{"published-ports", both(vpn, func(o obs) { o.Listeners.Value = nil }), Fault, "Windows learns: 8080/tcp (docker)\nsocat"},
 		{"published-ports", user, OK, "published: 1"},
 		{"published-ports", func(o obs) { o.Listeners.Err = errHidden }, Unknown, "hidden"},
 		{"published-ports", func(o obs) { o.Listeners.Err = ports.ErrNoUDP }, Unknown, "udp_diag"},

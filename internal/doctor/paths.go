@@ -87,21 +87,50 @@ func checkRules(o *Observation) Check {
 		return warning("ahead of WSL's rules comes %q, which takes some packets elsewhere", list(some)).because(whyRules, "").
 			do("# if whoever added it does not need it there, have it added behind WSL's, with preference 3")
 	}
-	var extra []netwatch.Rule
-	for i, r := range n.Rules {
-		if r.Priority <= 2 && r.Protocol != ruleProtocol && slices.Contains(n.Rules[:i], r) {
-			extra = append(extra, r)
+	lost, extra := n.lostByWSL(o.nics()), n.doubled()
+	if len(lost)+len(extra) > 0 {
+		var seen []string
+		if len(lost) > 0 {
+			seen = append(seen, fmt.Sprintf("rules of WSL are missing: %s", list(lost)))
 		}
-	}
-	if len(extra) > 0 {
-		c := warning("rules are there more than once: %s", list(extra)).
+		if len(extra) > 0 {
+			seen = append(seen, fmt.Sprintf("rules are there more than once: %s", list(extra)))
+		}
+		c := warning("%s", strings.Join(seen, "; ")).
 			because("WSL has added its rules again when its link came back, and each further time it deletes one that is needed.", "")
+		for _, r := range lost {
+			c = c.do("sudo ip rule add " + arguments(r))
+		}
 		for _, r := range extra {
 			c = c.do("sudo ip rule del " + arguments(r))
 		}
 		return c
 	}
 	return ok("%d rules, and the kernel sends packets to localhost as WSL's rules say", len(n.Rules))
+}
+
+// lostByWSL are the rules that are missing of mirrored links. A link that has none of
+// its two is not known to be mirrored.
+func (n Network) lostByWSL(nics []string) (lost []netwatch.Rule) {
+	for _, name := range nics {
+		for _, p := range protocols {
+			r := netwatch.Rule{Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_LOCAL, Iif: name, IPProto: p.number, SuppressPrefix: -1}
+			if n.index(r) < 0 && netwatch.Find(n.Links, name).Present() {
+				lost = append(lost, r)
+			}
+		}
+	}
+	return lost
+}
+
+// doubled are the rules of WSL's that are there already.
+func (n Network) doubled() (extra []netwatch.Rule) {
+	for i, r := range n.Rules {
+		if r.Priority <= 2 && r.Protocol != ruleProtocol && slices.Contains(n.Rules[:i], r) {
+			extra = append(extra, r)
+		}
+	}
+	return extra
 }
 
 // keepsInside reports whether a rule keeps some TCP or UDP in Linux, as the cure for

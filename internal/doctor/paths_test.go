@@ -162,3 +162,27 @@ sudo ip rule add pref 0 from all fwmark 0x1000/0x1000 iif docker0 ipproto tcp lo
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
+
+// What WSL damages when loopback0 comes again is named, also where no packet misses it
+// yet, and what doctor says cures it.
+func TestRulesAfterAReplug(t *testing.T) {
+	for _, mode := range []lab.Mode{lab.Mirrored, lab.MirroredHAL} {
+		b := labtest.New(t, lab.Options{Mode: mode})
+		if err := b.ReplugLoopback0(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // with hostAddressLoopback the missing rule comes first
+			c := rulesOn(t, b.WSL)
+			if c.Verdict == OK {
+				break
+			}
+			if c.Verdict != Warning || !strings.Contains(c.Seen, "iif eth0 ipproto tcp") && mode == lab.Mirrored {
+				t.Errorf("%s: %+v", mode, c)
+			}
+			runOn(t, b.WSL, strings.Split(c.Do, "\n")...)
+		}
+		if c := rulesOn(t, b.WSL); c.Verdict != OK {
+			t.Errorf("%s: cured: %+v", mode, c)
+		}
+	}
+}

@@ -33,7 +33,6 @@ func TestModes(t *testing.T) {
 }
 
 func testMode(t *testing.T, mode lab.Mode, isWSL bool) {
-	t.Setenv("GODEBUG", "multipathtcp=0") // Windows hears of the engine's sockets
 	b := labtest.New(t, lab.Options{Mode: mode})
 	d := start(t, b.WSL)
 	if s := d.awaitState(status.Active); s.Mode != mode.String() {
