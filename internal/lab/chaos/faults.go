@@ -157,7 +157,8 @@ var ruleFaults = []fault{
 		_, err := w.bench.WSL.Run("ip", "route", "flush", "table", "127")
 		return err
 	}, others | cuts},
-	{"WSL starts anew", 15, func(w *world) bool { return !w.wsl.whole && w.loopback0 == present }, func(w *world) error {
+	{"WSL starts anew", 10, func(w *world) bool { return w.wsl.hit && w.loopback0 == present }, func(w *world) error {
+		w.wsl.hit = false
 		if s, err := w.look(); err != nil || w.lost(s) == "" {
 			return err // it was restored in the meantime
 		}

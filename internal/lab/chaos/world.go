@@ -20,6 +20,9 @@ const (
 // A wsl is what is known of WSL's own setup.
 type wsl struct {
 	whole bool // it was all there at the last look
+	// hit says that a part was lost since WSL has started. The seed determines it, and
+	// not what was restored.
+	hit bool
 	// known says that a daemon that serves has seen it whole, and due that it should
 	// restore what was lost since.
 	known, due bool
@@ -34,7 +37,7 @@ func (w *world) lose() {
 	now := time.Now()
 	w.wsl.losses = slices.DeleteFunc(w.wsl.losses, func(t time.Time) bool { return now.Sub(t) > lossesWithin })
 	w.wsl.due = w.wsl.known && w.serving() && w.acting() == len(w.daemons) && len(w.wsl.losses) < mostLosses
-	w.wsl.losses = append(w.wsl.losses, now)
+	w.wsl.losses, w.wsl.hit = append(w.wsl.losses, now), true
 }
 
 const (
