@@ -233,8 +233,12 @@ func (s setting) fill(ctx context.Context, b *lab.Bench, mode lab.Mode, program 
 				&cell.linux.tcp: {b.WSL, "tcp"}, &cell.linux.udp: {b.WSL, "udp"},
 			} {
 				asking.Go(func() {
-					// Twice, because the machine may be busy: what hangs does so again.
-					for range 2 {
+					// The machine may be busy: what hangs does so again.
+					tries := 2
+					if column >= withPathProxy {
+						tries = 5 // for here it would be a fault
+					}
+					for range tries {
 						answer, err := from.host.Ask(from.proto, "127.0.0.1:"+p.port, patience)
 						if *to = err == nil && answer == p.container; *to {
 							break

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // foreign is what other programs have done beside the engines.
@@ -72,8 +75,12 @@ var foreignFaults = []fault{
 	{"a stranger takes the beacon's name", 20, func(w *world) bool { return len(w.daemons) == 0 && w.foreign.squatter == nil }, func(w *world) error {
 		var l net.Listener
 		err := w.bench.WSL.Do(func() (err error) {
-			l, err = net.Listen("unix", "@wslmirror")
-			return err
+			// A socket that was closed keeps its name until nobody waits in it any more.
+			for deadline := w.deadline(); ; time.Sleep(time.Millisecond) {
+				if l, err = net.Listen("unix", "@wslmirror"); !errors.Is(err, unix.EADDRINUSE) || time.Now().After(deadline) {
+					return err
+				}
+			}
 		})
 		if err != nil {
 			return err
