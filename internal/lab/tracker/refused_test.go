@@ -1,7 +1,9 @@
 package tracker_test
 
 import (
+	"context"
 	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -75,4 +77,34 @@ func TestKernelRefusesPrivilege(t *testing.T) {
 		advance(t, b, 6*time.Second)
 		knows(t, b, p, false)
 	}
+}
+
+// Windows hears of an MPTCP listener's port if another program tries to bind it: the
+// kernel refuses, and the tracker finds the listener's TCP socket.
+func TestKernelRefusesBesideMPTCP(t *testing.T) {
+	b := newBench(t, tracker.Options{})
+	var l net.Listener
+	err := b.WSL.Do(func() (err error) {
+		l, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", "0.0.0.0:8000")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := port("tcp", 8000)
+	advance(t, b, 0)
+	knows(t, b, p, false)
+	if _, err := open(t, b, "tcp", "0.0.0.0:8000", unix.Bind); err != unix.EADDRINUSE {
+		t.Fatalf("bind: %v", err)
+	}
+	advance(t, b, more)
+	knows(t, b, p, true)
+	advance(t, b, more)
+	knows(t, b, p, true)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	advance(t, b, 0)
+	knows(t, b, p, false)
 }
