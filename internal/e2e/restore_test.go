@@ -103,10 +103,16 @@ func TestRestoresWhatWSLSetUp(t *testing.T) {
 			want = wslSetup(t, b.WSL)
 			d := start(t, b.WSL)
 			d.awaitState(status.Active)
+			var last string
+			defer func() {
+				if t.Failed() {
+					t.Logf("it is\n%s\nand was\n%s", last, want)
+				}
+			}()
 			// Twice, because what was restored is what is lost the second time.
 			for range 2 {
 				lose(t, b)
-				labtest.Eventually(t, "all is as WSL has set it up", func() bool { return wslSetup(t, b.WSL) == want })
+				labtest.Eventually(t, "all is as WSL has set it up", func() bool { last = wslSetup(t, b.WSL); return last == want })
 			}
 			d.stop(unix.SIGTERM)
 			if got := wslSetup(t, b.WSL); got != want {
