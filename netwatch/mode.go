@@ -43,14 +43,15 @@ func (m Mode) Mirrors() bool { return m == Mirrored || m == MirroredHAL }
 // Shares reports whether Windows and Linux share localhost.
 func (m Mode) Shares() bool { return m.Mirrors() || m == Consomme }
 
+// The tables of WSL's (NetworkManager.cpp).
 const (
-	// hostTable has routes to the addresses of the LAN, and only if
-	// hostAddressLoopback is on (WSL's NetworkManager.cpp).
-	hostTable = 128
-	// selfAssigned is the length of the prefix of an address that a program like
-	// NetworkManager assigns to a link without DHCP (RFC 3927).
-	selfAssigned = 16
+	LoopbackTable = 127 // how 127.0.0.1 reaches Windows
+	HostTable     = 128 // the same for addresses of the LAN, only with hostAddressLoopback
 )
+
+// selfAssigned is the length of the prefix of an address that a program like
+// NetworkManager assigns to a link without DHCP (RFC 3927).
+const selfAssigned = 16
 
 // consommeMAC is what a link to Windows' user mode network has as its address. It is
 // a property of the device (WSL's ConsommeNetworking.cpp, and VirtioNetworking.cpp
@@ -74,7 +75,7 @@ func (c *Conn) Mode(loopback0 Link) (Mode, error) {
 	if err != nil {
 		return "", err
 	}
-	routes, err := c.RoutesOf(hostTable)
+	routes, err := c.RoutesOf(HostTable)
 	if err != nil {
 		return "", err
 	}
@@ -82,7 +83,7 @@ func (c *Conn) Mode(loopback0 Link) (Mode, error) {
 }
 
 // modeOf tells the mode by the MAC address and the IPv4 addresses of loopback0, and
-// by the routes of hostTable. WSL gives loopback0 an address in consomme alone.
+// by the routes of HostTable. WSL gives loopback0 an address in consomme alone.
 func modeOf(mac []byte, prefixes []netip.Prefix, toHost []Route) Mode {
 	switch {
 	case bytes.Equal(mac, consommeMAC), slices.ContainsFunc(prefixes, ofWSL):

@@ -70,8 +70,8 @@ const (
 	adviceNotWSL = `  This is not WSL: there is nothing for wslmirror to repair.
 `
 	adviceNAT = `  The networking mode is nat, where Windows passes localhost on by itself:
-  there is nothing for wslmirror to repair. For a mode with a shared localhost, write in
-  %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
+  there is nothing for wslmirror to repair. For a mode with a shared localhost,
+  write in %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
 `
@@ -81,8 +81,8 @@ const (
   'wsl --update' and restart Windows.
 `
 	adviceOther = `  The networking mode is %MODE%, in which there is nothing for wslmirror to
-  repair. For a mode with a shared localhost, write in %UserProfile%\.wslconfig in Windows, and
-  then run 'wsl --shutdown' there:
+  repair. For a mode with a shared localhost, write in %UserProfile%\.wslconfig in
+  Windows, and then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
 `
@@ -99,12 +99,14 @@ const (
       sudo systemctl restart wslmirror
 `
 	adviceStart = `  Windows and Linux share localhost here (networking mode %MODE%), so a port
-  that a container publishes may not answer on localhost in Windows. To start wslmirror, now and at every boot:
+  that a container publishes may not answer on localhost in Windows. To start
+  wslmirror, now and at every boot:
       sudo systemctl enable --now wslmirror
 `
 	adviceStartByHand = `  Windows and Linux share localhost here (networking mode %MODE%), so a port
-  that a container publishes may not answer on localhost in Windows. This distribution runs without systemd. Either
-  turn it on, in /etc/wsl.conf, and then run 'wsl --shutdown' in Windows:
+  that a container publishes may not answer on localhost in Windows. This
+  distribution runs without systemd. Either turn it on, in /etc/wsl.conf, and then
+  run 'wsl --shutdown' in Windows:
       [boot]
       systemd=true
   or start wslmirror by hand:

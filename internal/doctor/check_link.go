@@ -16,12 +16,6 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// What WSL sets up (src/linux/init/NetworkManager.cpp).
-const (
-	loopbackTable = 127 // the way to Windows for 127.0.0.1
-	localTable    = 128 // the same for the addresses of the LAN
-)
-
 // restart brings WSL's network back as it is after boot.
 const restart = "wsl.exe --shutdown   # ends all distributions; then start WSL again"
 
@@ -50,11 +44,12 @@ func checkLoopback0(o *Observation) Check {
 
 // checkTracker: WSL's port tracker decides each bind() of the VM.
 func checkTracker(o *Observation) Check {
-	for _, err := range []error{o.Net.Err, o.Ruleset.Err, o.Listeners.Err} {
-		if errors.Is(err, unix.ENOSYS) {
-			return fault("WSL's port tracker has ended: bind() fails with %q in all programs", unix.ENOSYS.Error()).
-				because("No program can open a port until WSL is started anew.", "").do(restart)
-		}
+	switch {
+	case errors.Is(o.Bind.Err, unix.ENOSYS):
+		return fault("WSL's port tracker has ended: bind() fails with %q in all programs", unix.ENOSYS.Error()).
+			because("No program can open a port until WSL is started anew.", "").do(restart)
+	case o.Bind.Err != nil:
+		return unseen("whether bind() works", o.Bind.Err)
 	}
 	return ok("bind() works")
 }
@@ -127,7 +122,7 @@ func checkMPTCP(o *Observation) Check {
 // toWindows is the route of table 127.
 func (o *Observation) toWindows() (r netwatch.Route, found bool) {
 	i := slices.IndexFunc(o.Net.Value.Routes, func(r netwatch.Route) bool {
-		return r.Table == loopbackTable && r.To == netip.PrefixFrom(ruleset.Localhost, 32)
+		return r.Table == netwatch.LoopbackTable && r.To == netip.PrefixFrom(ruleset.Localhost, 32)
 	})
 	if i < 0 {
 		return r, false
@@ -184,7 +179,7 @@ func (o *Observation) lanRoutes() (routed, all []address) {
 			}
 			all = append(all, a)
 			if slices.ContainsFunc(n.Routes, func(r netwatch.Route) bool {
-				return r.Table == localTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == link
+				return r.Table == netwatch.HostTable && r.To == netip.PrefixFrom(a.Addr, 32) && r.Link == link
 			}) {
 				routed = append(routed, a)
 			}

@@ -271,7 +271,7 @@ func TestChecks(t *testing.T) {
 		{"container-to-windows", consomme(""), NotApplicable, "consomme"},
 		{"wsl", consomme("mirrored"), OK, "networking mode consomme"},
 		{"wsl", func(o obs) { nat(o); o.Guest.Mode = "consomme" }, OK, "there is no loopback0"},
-		{"port-tracker", func(o obs) { o.Ruleset.Err = unix.ENOSYS }, Fault, "wsl.exe --shutdown"},
+		{"port-tracker", func(o obs) { o.Bind.Err = unix.ENOSYS }, Fault, "wsl.exe --shutdown"},
 		{"nics", func(o obs) { o.Net.Value.Links[2].Up = false; delete(o.Net.Value.Prefixes, 3) }, Warning, "eth0: down and without addresses"},
 		{"gist-chain", setRuleset(func(r *Ruleset) { r.Gist = true }), Warning, "nft delete chain ip nat WSLPREROUTING"},
 		{"gist-chain", user, Unknown, "hidden"},

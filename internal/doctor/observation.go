@@ -34,6 +34,8 @@ type Observation struct {
 	// UFW says that ufw is installed.
 	UFW bool
 
+	// Bind is the error of a bind() that asks for no port.
+	Bind    Seen[struct{}]
 	Net     Seen[Network]
 	Sysctls Seen[map[string]Conf] // by link, and "all"
 

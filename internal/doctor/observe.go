@@ -72,6 +72,7 @@ func observe(ctx context.Context, cfg Config) *Observation {
 		look(s, &o.Service, func() (Service, error) { return cfg.Service(ctx) })
 	}
 	look(s, &o.Net, func() (Network, error) { return readNetwork(cfg.Iface) })
+	look(s, &o.Bind, bind)
 	look(s, &o.Sysctls, f.sysctls)
 	look(s, &o.Listeners, ports.Listeners)
 	look(s, &o.Legacy, f.legacyTables)
@@ -190,9 +191,16 @@ func readRuleset(iface string) (out Ruleset, err error) {
 	if err != nil {
 		return out, err
 	}
-	by := ruleset.Iface{Name: iface}
-	// By a socket that is there: to open one of netlink costs a bind().
-	by.Index, _ = linkIndex(iface) // 0: there is none
+	c, err := netwatch.Open()
+	if err != nil {
+		return out, err
+	}
+	defer c.Close()
+	links, err := c.Links()
+	if err != nil {
+		return out, err
+	}
+	by := ruleset.Iface{Name: iface, Index: netwatch.Find(links, iface).Index}
 	_, err = r.Read(func(rs *ruleset.Ruleset) error {
 		out = Ruleset{WSL: wsl, Published: rs.Analyse(by, nil).Published}
 		out.Ours.Table = nft.TableOf(rs)
@@ -225,21 +233,14 @@ func readRuleset(iface string) (out Ruleset, err error) {
 	return out, err
 }
 
-// linkIndex is the index of a link, without netlink.
-func linkIndex(name string) (int, error) {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+// bind binds a netlink socket, which WSL's port tracker allows or not as that of a port.
+func bind() (none struct{}, err error) {
+	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	defer unix.Close(s)
-	request, err := unix.NewIfreq(name)
-	if err == nil {
-		err = unix.IoctlIfreq(s, unix.SIOCGIFINDEX, request)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return int(request.Uint32()), nil
+	return none, unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 func drop(rs *ruleset.Ruleset, r ruleset.Refusal) Drop {

@@ -50,13 +50,13 @@ func (n Network) paths(iface string) (list []Path) {
 				Path{What: what + " from Linux", Query: netwatch.RouteQuery{Src: dst, Dst: dst, Proto: p.number}, Rule: out})
 		}
 	}
-	both("localhost", netwatch.Find(n.Links, iface).Index, ruleset.Localhost, loopbackTable)
+	both("localhost", netwatch.Find(n.Links, iface).Index, ruleset.Localhost, netwatch.LoopbackTable)
 	// What is neither TCP nor UDP stays inside.
 	list = append(list, Path{What: "ping to localhost", Query: netwatch.RouteQuery{Dst: ruleset.Localhost, Proto: unix.IPPROTO_ICMP},
 		Rule: rule(2, unix.RT_TABLE_LOCAL, "", 0)})
 	for _, r := range n.Routes {
-		if r.Table == localTable && r.To.IsSingleIP() && r.Link != 0 {
-			both(r.To.Addr().String(), r.Link, r.To.Addr(), localTable)
+		if r.Table == netwatch.HostTable && r.To.IsSingleIP() && r.Link != 0 {
+			both(r.To.Addr().String(), r.Link, r.To.Addr(), netwatch.HostTable)
 		}
 	}
 	return list

@@ -43,5 +43,5 @@ func TestFewBinds(t *testing.T) {
 		d = launch(t, b.WSL, must(t, plain).Command)
 		d.awaitState(status.Active)
 	})
-	count("doctor", 0, func() { diagnose(t, b.WSL, d.dir) })
+	count("doctor", 1, func() { diagnose(t, b.WSL, d.dir) })
 }

@@ -28,7 +28,8 @@ func wslSetup(t *testing.T, h *lab.Host) string {
 		var lines []string
 		for line := range strings.Lines(out) {
 			if keep == nil || keep.MatchString(line) {
-				lines = append(lines, strings.ReplaceAll(line, ` comment "restored by wslmirror"`, ""))
+				line = strings.ReplaceAll(line, ` comment "restored by wslmirror"`, "")
+				lines = append(lines, strings.ReplaceAll(line, " linkdown", "")) // a veth takes a moment to see its carrier
 			}
 		}
 		if keep != nil {

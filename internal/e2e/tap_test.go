@@ -19,6 +19,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/lab/notify"
 )
 
 // A tap sits between the daemon and the kernel, at the only place where all meet:
@@ -135,39 +136,17 @@ func (p *tap) find(proc *lab.Process) error {
 	return errors.New("the program has no tap")
 }
 
-// notif and response are struct seccomp_notif and seccomp_notif_resp.
-type notif struct {
-	id         uint64
-	pid, flags uint32
-	nr         int32
-	arch       uint32
-	ip         uint64
-	args       [6]uint64
-}
-
-type response struct {
-	id    uint64
-	val   int64
-	errno int32
-	flags uint32
-}
-
-func (p *tap) ioctl(request uintptr, at unsafe.Pointer) unix.Errno {
-	_, _, err := unix.Syscall(unix.SYS_IOCTL, uintptr(p.listener), request, uintptr(at))
-	return err
-}
-
 // answer answers one call.
 func (p *tap) answer() error {
-	var n notif
-	switch err := p.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)); err {
-	case 0:
+	n, err := notify.Receive(p.listener)
+	switch err {
+	case nil:
 	case unix.ENOENT, unix.EINTR: // it was interrupted, and comes again
 		return nil
 	default:
 		return err
 	}
-	r, wait := response{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}, time.Duration(0)
+	r, wait := notify.Answer{ID: n.ID, Flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}, time.Duration(0)
 	if call := p.describe(&n); call != "" {
 		p.mu.Lock()
 		p.seen = append(p.seen, call)
@@ -180,14 +159,14 @@ func (p *tap) answer() error {
 			case errno == swallowed:
 				if p.messageType(&n) != 0 {
 					_, size := p.message(&n)
-					r.flags, r.val = 0, int64(size)
+					r.Flags, r.Value = 0, int64(size)
 					p.hit = append(p.hit, call+" swallowed")
 				}
 			case errno == held:
 				wait = holdFor
 				p.hit = append(p.hit, call+" held")
 			case errno != 0:
-				r.flags, r.errno = 0, -int32(errno)
+				r.Flags, r.Errno = 0, -int32(errno)
 				p.hit = append(p.hit, call+" "+unix.ErrnoName(errno))
 			}
 		}
@@ -203,25 +182,25 @@ func (p *tap) answer() error {
 	return nil
 }
 
-func (p *tap) respond(r response) error {
-	if err := p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)); err != 0 && err != unix.ENOENT {
+func (p *tap) respond(a notify.Answer) error {
+	if err := notify.Send(p.listener, a); err != nil && err != unix.ENOENT {
 		return err
 	}
 	return nil
 }
 
 // describe says what a call is, and "" of those that are not to fail.
-func (p *tap) describe(n *notif) string {
+func (p *tap) describe(n *notify.Call) string {
 	name := p.name(n)
 	switch name {
 	case "execve", "execveat":
 		return ""
 	case "socket":
-		return fmt.Sprintf("socket %d/%d", n.args[0], n.args[2])
+		return fmt.Sprintf("socket %d/%d", n.Args[0], n.Args[2])
 	case "read", "write", "epoll_ctl", "ioctl":
-		fd := n.args[0]
+		fd := n.Args[0]
 		if name == "epoll_ctl" {
-			fd = n.args[2]
+			fd = n.Args[2]
 		}
 		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd))
 		kind, _, _ := strings.Cut(to, ":")
@@ -232,7 +211,7 @@ func (p *tap) describe(n *notif) string {
 	case "getsockname":
 		// The package net panics where this fails of a unix socket, and the kernel
 		// has no reason why it should (unix_getname in net/unix/af_unix.c).
-		if p.domain(int(n.args[0])) == unix.AF_UNIX {
+		if p.domain(int(n.Args[0])) == unix.AF_UNIX {
 			return ""
 		}
 	case "sendto", "sendmsg":
@@ -249,10 +228,10 @@ func (p *tap) describe(n *notif) string {
 
 // name is the name of a system call. read and write of a netlink socket are the same to
 // the kernel as recvfrom and sendto, and have the same arguments.
-func (p *tap) name(n *notif) string {
-	name := p.numbers[int(n.nr)]
+func (p *tap) name(n *notify.Call) string {
+	name := p.numbers[int(n.Number)]
 	same := map[string]string{"read": "recvfrom", "write": "sendto"}[name]
-	if same != "" && p.domain(int(n.args[0])) == unix.AF_NETLINK {
+	if same != "" && p.domain(int(n.Args[0])) == unix.AF_NETLINK {
 		return same
 	}
 	return name
@@ -273,19 +252,19 @@ func (p *tap) domain(fd int) int {
 }
 
 // message is where the bytes are that a call sends.
-func (p *tap) message(n *notif) (at uintptr, size uint64) {
+func (p *tap) message(n *notify.Call) (at uintptr, size uint64) {
 	if p.name(n) == "sendto" {
-		return uintptr(n.args[1]), n.args[2]
+		return uintptr(n.Args[1]), n.Args[2]
 	}
 	var msg unix.Msghdr
 	var iov unix.Iovec
-	p.copy(uintptr(n.args[1]), unsafe.Slice((*byte)(unsafe.Pointer(&msg)), unsafe.Sizeof(msg)), unix.ProcessVMReadv)
+	p.copy(uintptr(n.Args[1]), unsafe.Slice((*byte)(unsafe.Pointer(&msg)), unsafe.Sizeof(msg)), unix.ProcessVMReadv)
 	p.copy(uintptr(unsafe.Pointer(msg.Iov)), unsafe.Slice((*byte)(unsafe.Pointer(&iov)), unsafe.Sizeof(iov)), unix.ProcessVMReadv)
 	return uintptr(unsafe.Pointer(iov.Base)), iov.Len
 }
 
 // messageType is the type of a netlink message.
-func (p *tap) messageType(n *notif) uint16 {
+func (p *tap) messageType(n *notify.Call) uint16 {
 	at, size := p.message(n)
 	b := make([]byte, unix.SizeofNlMsghdr)
 	if size < uint64(len(b)) || !p.copy(at, b, unix.ProcessVMReadv) || binary.NativeEndian.Uint32(b) > uint32(size) {
@@ -300,7 +279,7 @@ const batch = "batch"
 // firstOfBatch is the type of the message after the one that begins a batch, which
 // says what the batch is for; 0 if it is none. RTM_NEWLINK has the number of
 // NFNL_MSG_BATCH_BEGIN, and is longer.
-func (p *tap) firstOfBatch(n *notif) uint16 {
+func (p *tap) firstOfBatch(n *notify.Call) uint16 {
 	at, size := p.message(n)
 	const least = unix.SizeofNlMsghdr + 4 // struct nfgenmsg; and perhaps NFNL_BATCH_GENID
 	b := make([]byte, max(least, min(size, least+8+unix.SizeofNlMsghdr)))
@@ -315,7 +294,7 @@ func (p *tap) firstOfBatch(n *notif) uint16 {
 }
 
 // spoil gives a netlink message a type that the kernel refuses.
-func (p *tap) spoil(n *notif) bool {
+func (p *tap) spoil(n *notify.Call) bool {
 	if name := p.name(n); name != "sendto" && name != "sendmsg" || p.messageType(n) == 0 {
 		return false
 	}

@@ -106,9 +106,9 @@ func (o *observer) read() (seen Observed, err error) {
 	seen.Rules, seen.Foreign, seen.Generation = o.last.analysis, o.last.foreign, o.last.generation
 	seen.SourcePorts = o.last.sourcePorts
 	if o.restores {
-		seen.WSL.Chains = o.last.wslChains
+		seen.WSL = append(seen.WSL, o.wslChains(seen.Links)...)
 		o.memory.learn(seen)
-		seen.Lost, seen.Settling = o.memory.settled(o.memory.lost(seen), time.Now())
+		seen.Lost, seen.Settling = o.memory.settled(o.memory.missing(seen), time.Now())
 	}
 	// The kernel removes a table without another generation when its owner has gone.
 	if seen.Table.Owner, seen.Table.Present, err = o.rules.Owner(nft.TableName); err != nil || !seen.Table.Present {

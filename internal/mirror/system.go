@@ -21,7 +21,10 @@ type system struct {
 }
 
 func newSystem(host string, p Policy, log logrus.FieldLogger, wake func()) *system {
-	return &system{observer: observer{host: host, direct: p.Direct, restores: p.Repair}, lease: lease{wake: wake}, log: log}
+	return &system{
+		observer: observer{host: host, direct: p.Direct, restores: p.Repair, memory: memory{losses: map[string][]time.Time{}}},
+		lease:    lease{wake: wake}, log: log,
+	}
 }
 
 // observe reads what is there; see observer.observe.

@@ -20,87 +20,118 @@ import (
 // outside world. What is lost cannot be observed any more, so it is the one thing
 // that the loop remembers. A daemon that starts later does not know it, and does
 // not make it up.
-type WSL struct {
-	Chains []ruleset.WSLChain
-	// Rules are WSL's ip rules, each of them once.
-	Rules []netwatch.Rule
-	// Route is the route to 127.0.0.1 of table 127, and Gateway is the neighbour that it
-	// names. They are zero where there is none.
-	Route   netwatch.Route
-	Gateway netwatch.Neighbour
+type WSL []part
+
+// A part is a chain, an ip rule, the route of table 127, or the neighbour that the
+// route names.
+type part struct {
+	name string // for people, and to tell parts apart
+	is   any    // chain, netwatch.Rule, netwatch.Route or netwatch.Neighbour
 }
 
-// loopbackTable and localTable are tables of WSL's, for 127.0.0.1 and for addresses
-// of the LAN.
-const (
-	loopbackTable = 127
-	localTable    = 128
-)
+// A chain is one of WSL's, with the names that links had by their indexes when it was
+// seen.
+type chain struct {
+	ruleset.WSLChain
+	links map[int]string
+}
+
+func (w WSL) has(name string) bool {
+	return slices.ContainsFunc(w, func(p part) bool { return p.name == name })
+}
+
+func (w WSL) without(which func(part) bool) WSL { return slices.DeleteFunc(slices.Clone(w), which) }
+
+// String is for people.
+func (w WSL) String() string {
+	var names []string
+	rules := 0
+	for _, p := range w {
+		if isRule(p) {
+			rules++
+		} else {
+			names = append(names, p.name)
+		}
+	}
+	if rules > 0 {
+		names = append(names, fmt.Sprintf("ip rules: %d", rules))
+	}
+	return strings.Join(names, ", ")
+}
+
+func isRule(p part) bool {
+	_, ok := p.is.(netwatch.Rule)
+	return ok
+}
+
+func isChain(p part) bool {
+	_, ok := p.is.(chain)
+	return ok
+}
 
 // A memory is what was seen of WSL's.
 type memory struct {
-	WSL
-	links map[int]string // the names of the links then
-	host  int            // the index of the host then
-	// losses is when each thing was restored, by its name for people.
-	losses map[string][]time.Time
-	// since is when something was missing first, zero if nothing is.
-	since time.Time
+	known  WSL
+	host   int                    // the index of the host then
+	losses map[string][]time.Time // when each part was restored, by its name
+	since  time.Time              // when something was missing first; zero if nothing is
 }
 
 // learn remembers what is there as it should be: chains that have rules, and the ip
 // rules if none of those for localhost has been lost. A new loopback0 is WSL's to set
-// up, so what was seen of an old one is forgotten.
+// up, so of an old one only the chains are remembered.
 func (m *memory) learn(o Observed) {
 	if o.Host.Index != m.host {
-		m.host, m.Rules, m.Route, m.Gateway = o.Host.Index, nil, netwatch.Route{}, netwatch.Neighbour{}
+		m.host, m.known = o.Host.Index, m.known.without(func(p part) bool { return !isChain(p) })
 	}
-	names := map[int]string{}
-	for _, l := range o.Links {
-		names[l.Index] = l.Name
+	rules := o.rulesAreWhole() && !slices.ContainsFunc(m.missing(o), isRule)
+	if rules {
+		m.known = m.known.without(isRule) // those of a NIC may have gone with it
 	}
-	for _, c := range o.WSL.Chains {
-		if !nft.Restorable(c) {
+	for _, p := range o.WSL {
+		if c, ok := p.is.(chain); ok && !nft.Restorable(c.WSLChain) || isRule(p) && !rules {
 			continue
 		}
-		m.Chains = slices.DeleteFunc(m.Chains, func(k ruleset.WSLChain) bool { return k.String() == c.String() })
-		m.Chains, m.links = append(m.Chains, c), names
-	}
-	if isWhole(o.WSL.Rules, o.Host.Name) && len(lostRules(m.Rules, o)) == 0 {
-		m.Rules = o.WSL.Rules
-	}
-	if r := o.WSL.Route; r.Link == o.Host.Index && r.Via.IsValid() {
-		m.Route = r
-	}
-	if o.WSL.Gateway.MAC != "" {
-		m.Gateway = o.WSL.Gateway
+		m.known = append(m.known.without(func(k part) bool { return k.name == p.name }), p)
 	}
 }
 
-// lost is what was seen and is not there any more, for the links that are there.
-func (m *memory) lost(o Observed) (lost WSL) {
+// missing is what was seen and is not there any more, for the links that are there.
+// Of the ip rules it is none if those for localhost are there: WSL removes the rules of
+// a NIC with the NIC.
+func (m *memory) missing(o Observed) (missing WSL) {
 	if !o.Host.Present() {
-		return lost
+		return nil
 	}
 	indexes := map[string]int{}
 	for _, l := range o.Links {
 		indexes[l.Name] = l.Index
 	}
-	for _, c := range m.Chains {
-		if !slices.ContainsFunc(o.WSL.Chains, func(is ruleset.WSLChain) bool { return is.Present && is.String() == c.String() }) {
-			lost.Chains = append(lost.Chains, nft.Relink(c, m.links, indexes))
+	forLocalhost := false
+	for _, p := range m.known {
+		if o.WSL.has(p.name) {
+			continue
 		}
+		switch is := p.is.(type) {
+		case chain:
+			is.WSLChain = nft.Relink(is.WSLChain, is.links, indexes)
+			p.is = is
+		case netwatch.Rule:
+			if is.Iif != "" && indexes[is.Iif] == 0 {
+				continue
+			}
+			forLocalhost = forLocalhost || is.Iif == "" || is.Iif == o.Host.Name
+		default:
+			if !o.Host.Up {
+				continue // routes and neighbours come with the link
+			}
+		}
+		missing = append(missing, p)
 	}
-	lost.Rules = lostRules(m.Rules, o)
-	if o.Host.Up && m.Route.Via.IsValid() {
-		if !o.WSL.Route.Via.IsValid() {
-			lost.Route = m.Route
-		}
-		if o.WSL.Gateway.MAC == "" {
-			lost.Gateway = m.Gateway
-		}
+	if !forLocalhost {
+		return missing.without(isRule)
 	}
-	return lost
+	return missing
 }
 
 // settle is how long something must be missing before it is restored. Who flushes
@@ -109,35 +140,18 @@ const settle = 50 * time.Millisecond
 
 // settled is what is lost and will not come back by itself. waits says that something
 // is missing for too short a time to tell.
-func (m *memory) settled(lost WSL, now time.Time) (gone WSL, waits bool) {
+func (m *memory) settled(missing WSL, now time.Time) (lost WSL, waits bool) {
 	switch {
-	case lost.empty():
+	case len(missing) == 0:
 		m.since = time.Time{}
-		return lost, false
+		return nil, false
 	case m.since.IsZero():
 		m.since = now
 	}
 	if now.Sub(m.since) < settle {
-		return WSL{}, true
+		return nil, true
 	}
-	return lost, false
-}
-
-// lostRules are those of the ip rules that are missing, none if all those for
-// localhost are there: WSL removes the rules of a NIC with the NIC.
-func lostRules(known []netwatch.Rule, o Observed) (lost []netwatch.Rule) {
-	forLocalhost := false
-	for _, r := range known {
-		if slices.Contains(o.WSL.Rules, r) || r.Iif != "" && !netwatch.Find(o.Links, r.Iif).Present() {
-			continue
-		}
-		lost = append(lost, r)
-		forLocalhost = forLocalhost || r.Iif == "" || r.Iif == o.Host.Name
-	}
-	if !forLocalhost {
-		return nil
-	}
-	return lost
+	return missing, false
 }
 
 // wslRules are the rules that WSL adds (AddMirroredLoopbackRoutingRules in
@@ -154,7 +168,7 @@ func wslRules(rules []netwatch.Rule) (list []netwatch.Rule) {
 		case 0:
 			ours = r.Table == unix.RT_TABLE_LOCAL && mirrored && r.Iif != ""
 		case 1:
-			ours = (r.Table == loopbackTable || r.Table == localTable) && mirrored && r.Iif == ""
+			ours = (r.Table == netwatch.LoopbackTable || r.Table == netwatch.HostTable) && mirrored && r.Iif == ""
 		case 2:
 			ours = r.Table == unix.RT_TABLE_LOCAL && r.IPProto == 0 && r.Iif == ""
 		}
@@ -165,16 +179,14 @@ func wslRules(rules []netwatch.Rule) (list []netwatch.Rule) {
 	return list
 }
 
-// isWhole reports whether the rules are there by which TCP and UDP for 127.0.0.1 go to
-// Windows and come back by the link.
-func isWhole(rules []netwatch.Rule, host string) bool {
+// rulesAreWhole reports whether the rules are there by which TCP and UDP for 127.0.0.1
+// go to Windows and come back by the link.
+func (o Observed) rulesAreWhole() bool {
 	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		for _, want := range []struct {
-			iif   string
-			table uint32
-		}{{host, unix.RT_TABLE_LOCAL}, {"", loopbackTable}} {
-			if !slices.ContainsFunc(rules, func(r netwatch.Rule) bool {
-				return r.Iif == want.iif && r.Table == want.table && r.IPProto == proto
+		for iif, table := range map[string]uint32{o.Host.Name: unix.RT_TABLE_LOCAL, "": netwatch.LoopbackTable} {
+			if !slices.ContainsFunc(o.WSL, func(p part) bool {
+				r, ok := p.is.(netwatch.Rule)
+				return ok && r.Iif == iif && r.Table == table && r.IPProto == proto
 			}) {
 				return false
 			}
@@ -183,132 +195,115 @@ func isWhole(rules []netwatch.Rule, host string) bool {
 	return true
 }
 
-// empty reports whether nothing is lost.
-func (w WSL) empty() bool {
-	return len(w.Chains)+len(w.Rules) == 0 && !w.Route.Via.IsValid() && w.Gateway.MAC == ""
-}
-
-// String is for people.
-func (w WSL) String() string {
-	var names []string
-	for _, c := range w.Chains {
-		names = append(names, c.String())
-	}
-	if len(w.Rules) > 0 {
-		names = append(names, fmt.Sprintf("%d ip rules", len(w.Rules)))
-	}
-	if w.Route.Via.IsValid() {
-		names = append(names, fmt.Sprintf("the route of table %d", w.Route.Table))
-	}
-	if w.Gateway.MAC != "" {
-		names = append(names, "the neighbour "+w.Gateway.Addr.String())
-	}
-	return strings.Join(names, ", ")
-}
-
 // Somebody who removes again and again what is restored wants it so.
 const (
 	mostLosses   = 2
 	lossesWithin = time.Minute
 )
 
-// tires splits lost into what is restored once more, and what was lost so often
+// tires splits lost into what is restored once more, and what was restored so often
 // lately that it is not. That is forgotten, until somebody else has restored it.
 func (m *memory) tires(lost WSL, now time.Time) (again, tired WSL) {
-	if m.losses == nil {
-		m.losses = map[string][]time.Time{}
-	}
-	often := func(name string) bool {
-		m.losses[name] = slices.DeleteFunc(m.losses[name], func(t time.Time) bool { return now.Sub(t) >= lossesWithin })
-		if len(m.losses[name]) >= mostLosses {
-			return true
-		}
-		m.losses[name] = append(m.losses[name], now)
-		return false
-	}
-	for _, c := range lost.Chains {
-		if often(c.String()) {
-			tired.Chains = append(tired.Chains, c)
-			m.Chains = slices.DeleteFunc(m.Chains, func(k ruleset.WSLChain) bool { return k.String() == c.String() })
+	for _, p := range lost {
+		m.losses[p.name] = slices.DeleteFunc(m.losses[p.name], func(t time.Time) bool { return now.Sub(t) >= lossesWithin })
+		if len(m.losses[p.name]) < mostLosses {
+			again = append(again, p)
 		} else {
-			again.Chains = append(again.Chains, c)
+			tired = append(tired, p)
 		}
 	}
-	for _, r := range lost.Rules {
-		if often(r.String()) {
-			tired.Rules = append(tired.Rules, r)
-			m.Rules = slices.DeleteFunc(slices.Clone(m.Rules), func(k netwatch.Rule) bool { return k == r })
-		} else {
-			again.Rules = append(again.Rules, r)
-		}
-	}
-	if lost.Route.Via.IsValid() {
-		if often("route") {
-			tired.Route, m.Route = lost.Route, netwatch.Route{}
-		} else {
-			again.Route = lost.Route
-		}
-	}
-	if lost.Gateway.MAC != "" {
-		if often("gateway") {
-			tired.Gateway, m.Gateway = lost.Gateway, netwatch.Neighbour{}
-		} else {
-			again.Gateway = lost.Gateway
-		}
-	}
+	m.known = m.known.without(func(p part) bool { return tired.has(p.name) })
 	return again, tired
+}
+
+// count notes what was restored.
+func (m *memory) count(restored WSL, now time.Time) {
+	for _, p := range restored {
+		m.losses[p.name] = append(m.losses[p.name], now)
+	}
 }
 
 // readWSL reads what there is of WSL's, but for the chains.
 func (o *observer) readWSL(host netwatch.Link, rules []netwatch.Rule) (w WSL, err error) {
-	w.Rules = wslRules(rules)
+	for _, r := range wslRules(rules) {
+		w = append(w, part{"ip rule " + r.String(), r})
+	}
 	if !host.Present() {
 		return w, nil
 	}
-	routes, err := o.net.RoutesOf(loopbackTable)
+	routes, err := o.net.RoutesOf(netwatch.LoopbackTable)
 	if err != nil {
 		return w, err
 	}
-	to := netip.PrefixFrom(ruleset.Localhost, ruleset.Localhost.BitLen())
-	if i := slices.IndexFunc(routes, func(r netwatch.Route) bool { return r.To == to }); i >= 0 {
-		w.Route = routes[i]
+	var gateway netip.Addr
+	for _, p := range o.memory.known {
+		if r, ok := p.is.(netwatch.Route); ok {
+			gateway = r.Via
+		}
 	}
-	gateway := w.Route.Via
+	for _, r := range routes {
+		if r.To == netip.PrefixFrom(ruleset.Localhost, 32) && r.Link == host.Index && r.Via.IsValid() {
+			w, gateway = append(w, part{"the route of table 127", r}), r.Via
+		}
+	}
 	if !gateway.IsValid() {
-		gateway = o.memory.Route.Via
+		return w, nil
 	}
-	if gateway.IsValid() {
-		w.Gateway, err = o.net.Neighbour(host.Index, gateway)
-	}
-	if w.Gateway.State&unix.NUD_PERMANENT == 0 {
-		w.Gateway.MAC = ""
+	n, err := o.net.Neighbour(host.Index, gateway)
+	if n.State&unix.NUD_PERMANENT != 0 {
+		w = append(w, part{"the neighbour " + gateway.String(), n})
 	}
 	return w, err
 }
 
+// wslChains are the chains of WSL's that are there.
+func (o *observer) wslChains(links []netwatch.Link) (w WSL) {
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	for _, c := range o.last.wslChains {
+		if c.Present {
+			w = append(w, part{c.String(), chain{c, names}})
+		}
+	}
+	return w
+}
+
 // restore adds what was lost of WSL's.
 func (s *system) restore(obs Observed, lost WSL) error {
-	if lost.empty() {
+	if len(lost) == 0 {
 		return nil
 	}
 	again, tired := s.memory.tires(lost, time.Now())
-	if !tired.empty() {
+	if len(tired) > 0 {
 		s.log.Warnf("lost for the third time within a minute, and not restored any more: %s", tired)
 	}
-	err := nft.ForeignChange{Restore: again.Chains}.Apply(obs.Generation)
+	var change nft.ForeignChange
+	for _, p := range again {
+		if c, ok := p.is.(chain); ok {
+			change.Restore = append(change.Restore, c.WSLChain)
+		}
+	}
+	err := change.Apply(obs.Generation)
 	if errors.Is(err, nft.ErrChanged) {
-		again.Chains, err = nil, nil // an event tells of it
+		again, err = again.without(isChain), nil // an event tells of it
 	}
-	for _, r := range again.Rules {
-		err = errors.Join(err, s.net.AddRule(r))
+	for _, p := range again {
+		switch is := p.is.(type) {
+		case netwatch.Rule:
+			err = errors.Join(err, s.net.AddRule(is))
+		case netwatch.Neighbour:
+			err = errors.Join(err, s.net.SetNeighbour(is))
+		}
 	}
-	if again.Gateway.MAC != "" {
-		err = errors.Join(err, s.net.SetNeighbour(again.Gateway))
+	for _, p := range again { // by way of the neighbour
+		if r, ok := p.is.(netwatch.Route); ok {
+			err = errors.Join(err, s.net.AddRoute(r))
+		}
 	}
-	if again.Route.Via.IsValid() {
-		err = errors.Join(err, s.net.AddRoute(again.Route))
-	}
-	if err == nil && !again.empty() {
+	s.memory.count(again, time.Now())
+	if err == nil && len(again) > 0 {
 		s.log.Warnf("restored what somebody has removed of WSL's: %s", again)
 	}
 	return err

@@ -28,60 +28,61 @@ func booted() Observed {
 		Links: []netwatch.Link{{Name: "lo", Index: 1}, {Name: "loopback0", Index: 2, Up: true}, {Name: "eth0", Index: 3, Up: true}},
 		Host:  netwatch.Link{Name: "loopback0", Index: 2, Up: true},
 		WSL: WSL{
-			Chains: []ruleset.WSLChain{
-				{Family: "ip", Table: "nat", Name: "WSLPOSTROUTING", Present: true, Rules: []ruleset.Rule{masquerade(3), masquerade(3)}},
-			},
-			Route:   netwatch.Route{Table: 127, Link: 2, Via: netip.MustParseAddr("169.254.73.249")},
-			Gateway: netwatch.Neighbour{Link: 2, MAC: "000000"},
+			{"postrouting", chain{
+				ruleset.WSLChain{Present: true, Rules: []ruleset.Rule{masquerade(3), masquerade(3)}},
+				map[int]string{1: "lo", 2: "loopback0", 3: "eth0"},
+			}},
+			{"route", netwatch.Route{Table: 127, Link: 2, Via: netip.MustParseAddr("169.254.73.249")}},
+			{"gateway", netwatch.Neighbour{Link: 2, MAC: "000000"}},
 		},
 	}
-	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		o.WSL.Rules = append(o.WSL.Rules,
-			wslRule(0, "loopback0", proto, unix.RT_TABLE_LOCAL), wslRule(0, "eth0", proto, unix.RT_TABLE_LOCAL),
-			wslRule(1, "", proto, 127), wslRule(1, "", proto, 128))
+	for _, r := range wslRules(bootedRules()) {
+		o.WSL = append(o.WSL, part{r.String(), r})
 	}
-	o.WSL.Rules = append(o.WSL.Rules, wslRule(2, "", 0, unix.RT_TABLE_LOCAL))
 	return o
 }
 
-func without(rules []netwatch.Rule, which func(netwatch.Rule) bool) (list []netwatch.Rule) {
-	for _, r := range rules {
-		if !which(r) {
-			list = append(list, r)
-		}
+func bootedRules() (rules []netwatch.Rule) {
+	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		rules = append(rules,
+			wslRule(0, "loopback0", proto, unix.RT_TABLE_LOCAL), wslRule(0, "eth0", proto, unix.RT_TABLE_LOCAL),
+			wslRule(1, "", proto, 127), wslRule(1, "", proto, 128))
 	}
-	return list
+	return append(rules, wslRule(2, "", 0, unix.RT_TABLE_LOCAL))
+}
+
+// withoutRules has the rules lost for which which is true.
+func (o *Observed) withoutRules(which func(netwatch.Rule) bool) {
+	o.WSL = o.WSL.without(func(p part) bool {
+		r, ok := p.is.(netwatch.Rule)
+		return ok && which(r)
+	})
 }
 
 func TestLost(t *testing.T) {
-	gone := func(o *Observed) { o.WSL = WSL{} }
+	gone := func(o *Observed) { o.WSL = nil }
 	tests := map[string]struct {
-		change                func(*Observed)
-		chains, rules         int // that are lost
-		masquerades           int // rules of the chain that is restored
-		index                 byte
-		route, gateway, again bool
+		change      func(*Observed)
+		lost        string
+		masquerades int  // rules of the chain that is restored
+		index       byte // of their link
 	}{
-		"nothing": {change: func(*Observed) {}},
-		"all":     {change: gone, chains: 1, rules: 9, masquerades: 2, index: 3, route: true, gateway: true},
-		"all, and a NIC": {change: func(o *Observed) { gone(o); o.Links = o.Links[:2] },
-			chains: 1, rules: 7, route: true, gateway: true},
-		"all, and a NIC has another index": {change: func(o *Observed) { gone(o); o.Links[2].Index = 9 },
-			chains: 1, rules: 9, masquerades: 2, index: 9, route: true, gateway: true},
-		"all, and loopback0":         {change: func(o *Observed) { gone(o); o.Host = netwatch.Link{Name: "loopback0"} }},
-		"all, and loopback0 is anew": {change: func(o *Observed) { gone(o); o.Host.Index = 9 }, chains: 1, masquerades: 2, index: 3},
-		"all, and loopback0 is down": {change: func(o *Observed) { gone(o); o.Host.Up = false }, chains: 1, rules: 9, masquerades: 2, index: 3},
-		"rules of a chain":           {change: func(o *Observed) { o.WSL.Chains[0].Rules = nil }},
-		"rules of a NIC": {change: func(o *Observed) {
-			o.WSL.Rules = without(o.WSL.Rules, func(r netwatch.Rule) bool { return r.Iif == "eth0" })
-		}},
-		"a rule for localhost": {change: func(o *Observed) {
-			o.WSL.Rules = without(o.WSL.Rules, func(r netwatch.Rule) bool { return r.Iif == "loopback0" && r.IPProto == unix.IPPROTO_UDP })
-		}, rules: 1},
-		"the rules of priority 1": {change: func(o *Observed) {
-			o.WSL.Rules = without(o.WSL.Rules, func(r netwatch.Rule) bool { return r.Priority == 1 })
-		}, rules: 4},
-		"the route": {change: func(o *Observed) { o.WSL.Route = netwatch.Route{} }, route: true},
+		"nothing":                          {change: func(*Observed) {}},
+		"all":                              {gone, "postrouting, route, gateway, ip rules: 9", 2, 3},
+		"all, and a NIC":                   {func(o *Observed) { gone(o); o.Links = o.Links[:2] }, "postrouting, route, gateway, ip rules: 7", 0, 0},
+		"all, and a NIC has another index": {func(o *Observed) { gone(o); o.Links[2].Index = 9 }, "postrouting, route, gateway, ip rules: 9", 2, 9},
+		"all, and loopback0":               {func(o *Observed) { gone(o); o.Host = netwatch.Link{Name: "loopback0"} }, "", 0, 0},
+		"all, and loopback0 is anew":       {func(o *Observed) { gone(o); o.Host.Index = 9 }, "postrouting", 2, 3},
+		"all, and loopback0 is down":       {func(o *Observed) { gone(o); o.Host.Up = false }, "postrouting, ip rules: 9", 2, 3},
+		"rules of a chain": {func(o *Observed) {
+			o.WSL[0].is = chain{ruleset.WSLChain{Present: true}, nil}
+		}, "", 0, 0},
+		"rules of a NIC": {func(o *Observed) { o.withoutRules(func(r netwatch.Rule) bool { return r.Iif == "eth0" }) }, "", 0, 0},
+		"a rule for localhost": {func(o *Observed) {
+			o.withoutRules(func(r netwatch.Rule) bool { return r.Iif == "loopback0" && r.IPProto == unix.IPPROTO_UDP })
+		}, "ip rules: 1", 0, 0},
+		"the rules of priority 1": {func(o *Observed) { o.withoutRules(func(r netwatch.Rule) bool { return r.Priority == 1 }) }, "ip rules: 4", 0, 0},
+		"the route":               {func(o *Observed) { o.WSL = o.WSL.without(func(p part) bool { return p.name == "route" }) }, "route", 0, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -89,13 +90,17 @@ func TestLost(t *testing.T) {
 			m.learn(booted())
 			o := booted()
 			test.change(&o)
-			m.learn(o)
 			for range 2 { // to look again changes nothing
-				got := m.lost(o)
-				if len(got.Chains) != test.chains || len(got.Rules) != test.rules || got.Route.Via.IsValid() != test.route || (got.Gateway.MAC != "") != test.gateway {
-					t.Fatalf("lost: %s", got)
+				m.learn(o)
+				missing := m.missing(o)
+				if missing.String() != test.lost {
+					t.Fatalf("lost: %s", missing)
 				}
-				for _, c := range got.Chains {
+				for _, p := range missing {
+					c, ok := p.is.(chain)
+					if !ok {
+						continue
+					}
 					if len(c.Rules) != test.masquerades {
 						t.Errorf("%d rules", len(c.Rules))
 					}
@@ -105,41 +110,55 @@ func TestLost(t *testing.T) {
 						}
 					}
 				}
-				m.learn(o)
 			}
 		})
 	}
 }
 
-// What is lost again and again is forgotten, and each thing for itself.
-func TestTires(t *testing.T) {
+// What WSL removes by itself is not known any more when all is lost later.
+func TestLearnsWhatWSLRemoves(t *testing.T) {
 	var m memory
+	o := booted()
+	m.learn(o)
+	o.withoutRules(func(r netwatch.Rule) bool { return r.Iif == "eth0" })
+	m.learn(o)
+	o.WSL = nil
+	m.learn(o)
+	if got := m.missing(o).String(); got != "postrouting, route, gateway, ip rules: 7" {
+		t.Errorf("lost: %s", got)
+	}
+}
+
+// What is lost again and again is forgotten, and each part for itself.
+func TestTires(t *testing.T) {
+	m := memory{losses: map[string][]time.Time{}}
 	now := time.Now()
-	all := booted()
+	all, gone := booted(), booted()
 	m.learn(all)
-	gone := booted()
-	gone.WSL = WSL{}
-	lost := m.lost(gone)
+	gone.WSL = nil
+	lost := m.missing(gone)
 	for i := range 2 {
-		if again, tired := m.tires(lost, now.Add(time.Duration(i)*time.Second)); !tired.empty() || !reflect.DeepEqual(again, lost) {
+		again, tired := m.tires(lost, now)
+		if len(tired) > 0 || !reflect.DeepEqual(again, lost) {
 			t.Fatalf("loss %d: tired of %s", i+1, tired)
 		}
+		m.tires(lost, now) // what came to nothing, since others changed the ruleset, does not count
+		m.count(again, now.Add(time.Duration(i)*time.Second))
 	}
-	gone.WSL.Rules = all.WSL.Rules
-	again, tired := m.tires(m.lost(gone), now.Add(59*time.Second))
-	if !again.empty() || len(tired.Chains) != 1 || len(tired.Rules) != 0 || !tired.Route.Via.IsValid() {
+	gone.WSL = all.WSL.without(func(p part) bool { return !isRule(p) })
+	if again, tired := m.tires(m.missing(gone), now.Add(59*time.Second)); len(again) > 0 || tired.String() != "postrouting, route, gateway" {
 		t.Errorf("again %s, tired of %s", again, tired)
 	}
-	if lost := m.lost(gone); !lost.empty() {
-		t.Errorf("it is not forgotten: %s", lost)
+	if missing := m.missing(gone); len(missing) > 0 {
+		t.Errorf("it is not forgotten: %s", missing)
 	}
-	gone.WSL.Rules = nil
-	if again, tired := m.tires(m.lost(gone), now.Add(62*time.Second)); !tired.empty() || len(again.Rules) != 9 {
+	gone.WSL = nil
+	if again, tired := m.tires(m.missing(gone), now.Add(62*time.Second)); len(tired) > 0 || again.String() != "ip rules: 9" {
 		t.Errorf("after a minute: again %s, tired of %s", again, tired)
 	}
 	m.learn(all)
-	if lost := m.lost(gone); len(lost.Chains) != 1 {
-		t.Errorf("it is not known again: %s", lost)
+	if missing := m.missing(gone); !missing.has("postrouting") {
+		t.Errorf("it is not known again: %s", missing)
 	}
 }
 
@@ -154,19 +173,19 @@ func TestSettled(t *testing.T) {
 		gone  bool
 		waits bool
 	}{
-		{0, WSL{}, false, false}, {time.Hour, lost, false, true}, {time.Hour + settle - 1, lost, false, true},
-		{time.Hour + settle, lost, true, false}, {time.Hour + settle + 1, WSL{}, false, false},
-		{2 * time.Hour, lost, false, true}, {2*time.Hour + 1, WSL{}, false, false}, {2*time.Hour + settle, lost, false, true},
+		{0, nil, false, false}, {time.Hour, lost, false, true}, {time.Hour + settle - 1, lost, false, true},
+		{time.Hour + settle, lost, true, false}, {time.Hour + settle + 1, nil, false, false},
+		{2 * time.Hour, lost, false, true}, {2*time.Hour + 1, nil, false, false}, {2*time.Hour + settle, lost, false, true},
 	} {
-		if gone, waits := m.settled(step.lost, now.Add(step.after)); !gone.empty() != step.gone || waits != step.waits {
-			t.Errorf("after %v: gone %v, waits %v", step.after, !gone.empty(), waits)
+		if gone, waits := m.settled(step.lost, now.Add(step.after)); len(gone) > 0 != step.gone || waits != step.waits {
+			t.Errorf("after %v: gone %v, waits %v", step.after, len(gone) > 0, waits)
 		}
 	}
 }
 
 // Doubled rules are one, and rules of others are none of WSL's.
 func TestWSLRules(t *testing.T) {
-	ours := booted().WSL.Rules
+	ours := bootedRules()
 	others := []netwatch.Rule{
 		ReplyRule, {Priority: 32766, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_MAIN, SuppressPrefix: -1},
 		{Priority: 0, Action: unix.FR_ACT_TO_TBL, Table: unix.RT_TABLE_LOCAL, IPProto: unix.IPPROTO_TCP, SuppressPrefix: -1, Other: true},

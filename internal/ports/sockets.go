@@ -55,7 +55,6 @@ var ErrNoUDP = errors.New("this kernel does not list the sockets of UDP: it has 
 // Sockets are all sockets of TCP and UDP in this network namespace, whoever they
 // belong to: all distributions of a VM share one. Beside them may come ErrNoUDP.
 func Sockets() ([]Socket, error) {
-	// One socket for all: each costs a bind(), which is slow in WSL.
 	c, err := nlconn.Open(unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("list sockets: %w", err)

@@ -8,9 +8,10 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab/notify"
 )
 
 // A request is what a call means for Windows.
@@ -22,7 +23,7 @@ type request struct {
 }
 
 // answer answers a call, unless the tracker is dead.
-func (t *Tracker) answer(fd int, n *notif) (alive bool) {
+func (t *Tracker) answer(fd int, n *notify.Call) (alive bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dead {
@@ -34,11 +35,11 @@ func (t *Tracker) answer(fd int, n *notif) (alive bool) {
 		r.Result = t.ledger.request(Binding{r.proto, r.Addr}, t.now())
 	}
 	t.calls = append(t.calls, r.Call)
-	a := response{id: n.id, errno: -r.Result}
+	a := notify.Answer{ID: n.ID, Errno: -r.Result}
 	if r.Result == 0 {
-		a.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+		a.Flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 	}
-	_ = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a)) // it fails if the thread was killed
+	_ = notify.Send(fd, a) // it fails if the thread was killed
 	if r.proto != 0 && r.late {
 		t.findPort(r)
 	}
@@ -61,20 +62,20 @@ func (t *Tracker) findPort(r request) {
 }
 
 // read says what a call is about. What cannot be read goes on, and the kernel judges it.
-func (t *Tracker) read(n *notif) request {
-	pid := process(n.pid)
-	r := request{Call: Call{Name: "bind", PID: pid}, socket: duplicate(pid, int(n.args[0]))}
+func (t *Tracker) read(n *notify.Call) request {
+	pid := process(n.PID)
+	r := request{Call: Call{Name: "bind", PID: pid}, socket: duplicate(pid, int(n.Args[0]))}
 	r.Socket = protocol(r.socket)
-	if n.nr == unix.SYS_LISTEN {
+	if n.Number == unix.SYS_LISTEN {
 		r.Name, r.Addr = "listen", sockName(r.socket)
 	} else {
-		r.Addr = sockAddr(int(n.pid), uintptr(n.args[1]), n.args[2])
+		r.Addr = sockAddr(int(n.PID), uintptr(n.Args[1]), n.Args[2])
 		if !r.Addr.IsValid() {
 			return r
 		}
 	}
 	// A thread may be in another namespace than its process.
-	if netns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.pid)); err != nil || netns != t.netns {
+	if netns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.PID)); err != nil || netns != t.netns {
 		return r
 	}
 	switch r.Socket {
@@ -87,7 +88,7 @@ func (t *Tracker) read(n *notif) request {
 	}
 	if r.late = r.Addr.Port() == 0; r.late && !t.opts.Version.has(trapsListen) {
 		// Then it opens only the first thread of a process, and not at all before 2.7.1.
-		if !t.opts.Version.has(findsPortZero) || int(n.pid) != pid {
+		if !t.opts.Version.has(findsPortZero) || int(n.PID) != pid {
 			r.proto = 0
 		}
 	}

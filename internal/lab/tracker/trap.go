@@ -8,6 +8,8 @@ import (
 
 	"github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab/notify"
 )
 
 // Enter puts the calling thread under the trap, with the programs that it starts from
@@ -67,30 +69,6 @@ func installTrap(calls []string) (fd int, err error) {
 	return int(r), nil
 }
 
-// notif and response are struct seccomp_notif and seccomp_notif_resp.
-type notif struct {
-	id         uint64
-	pid, flags uint32 // the thread's, as seen from here
-	nr         int32
-	arch       uint32
-	ip         uint64
-	args       [6]uint64
-}
-
-type response struct {
-	id    uint64
-	val   int64
-	errno int32
-	flags uint32
-}
-
-func ioctl(fd int, request uintptr, at unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(at)); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
 // serve answers until nobody is under the trap any more, or the tracker is dead.
 func (t *Tracker) serve(trap *os.File) {
 	conn, err := trap.SyscallConn()
@@ -117,8 +95,8 @@ func (t *Tracker) answerAll(fd int) (done bool) {
 		case fds[0].Revents&unix.POLLIN == 0:
 			return true
 		}
-		var n notif
-		if ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)) != nil {
+		n, err := notify.Receive(fd)
+		if err != nil {
 			continue // the thread was killed meanwhile
 		}
 		if !t.answer(fd, &n) {
