@@ -468,3 +468,14 @@ func TestLookEnds(t *testing.T) {
 		}
 	})
 }
+
+// Bound sockets show since Linux 6.8.
+func TestShowsBound(t *testing.T) {
+	for release, want := range map[string]bool{
+		"6.7.12": false, "6.8.0": true, "6.18.44-wsl": true, "7.0.1": true, "5.15.153.1-microsoft-standard-WSL2": false, "?": false,
+	} {
+		if got := showsBound(release); got != want {
+			t.Errorf("%s: %v", release, got)
+		}
+	}
+}

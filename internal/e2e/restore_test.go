@@ -81,8 +81,8 @@ func removeBy(commands ...string) func(*testing.T, *lab.Bench) {
 
 // The ways in which WSL's setup is lost, each of them for ever without wslmirror.
 var losses = map[string]func(*testing.T, *lab.Bench){
-	"flush ruleset":      removeBy("nft flush ruleset"),
-	"table nat":          removeBy("nft delete table ip nat", "nft delete table ip6 nat"),
+	"chains, by a flush": removeBy("nft flush ruleset"),
+	"chains of nat":      removeBy("nft delete table ip nat", "nft delete table ip6 nat"),
 	"one chain":          removeBy("nft flush chain ip filter WSLOUTPUT", "nft delete chain ip filter WSLOUTPUT"),
 	"ip rules":           removeBy("ip rule flush"),
 	"ip rules at once":   removeBy("ip -4 rule del iif loopback0 ipproto tcp lookup local", "ip -4 rule del pref 1 ipproto udp lookup 127"),
@@ -115,6 +115,9 @@ func TestRestoresWhatWSLSetUp(t *testing.T) {
 				lose(t, b)
 				labtest.Eventually(t, "all is as WSL has set it up", func() bool { last = wslSetup(t, b.WSL); return last == want })
 			}
+			if marks := strings.Contains(ruleset(t, b.WSL), `comment "restored by wslmirror"`); marks != strings.Contains(name, "chain") {
+				t.Errorf("rules with our comment: %v", marks)
+			}
 			d.stop(unix.SIGTERM)
 			if got := wslSetup(t, b.WSL); got != want {
 				t.Errorf("after the end of the daemon:\n%s\nwant\n%s", got, want)
@@ -144,7 +147,7 @@ func TestContainersReachTheLANAfterAFlush(t *testing.T) {
 	if err := ask(); err != nil {
 		t.Fatal(err)
 	}
-	losses["flush ruleset"](t, b)
+	losses["chains, by a flush"](t, b)
 	if ask() == nil {
 		t.Fatal("the container needs no chain of WSL's")
 	}
@@ -152,7 +155,7 @@ func TestContainersReachTheLANAfterAFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, b.WSL).awaitState(status.Active)
-	losses["flush ruleset"](t, b)
+	losses["chains, by a flush"](t, b)
 	labtest.Eventually(t, "the container reaches the LAN", func() bool { return ask() == nil })
 }
 
@@ -170,7 +173,7 @@ func TestRestoresNothingElse(t *testing.T) {
 	}
 	t.Run("never seen", func(t *testing.T) {
 		b := labtest.New(t, lab.Options{})
-		losses["flush ruleset"](t, b)
+		losses["chains, by a flush"](t, b)
 		losses["ip rules at once"](t, b)
 		unchanged(t, start(t, b.WSL), b)
 	})
@@ -179,7 +182,7 @@ func TestRestoresNothingElse(t *testing.T) {
 		d := start(t, b.WSL)
 		d.awaitState(status.Active)
 		d.stop(unix.SIGTERM)
-		losses["flush ruleset"](t, b)
+		losses["chains, by a flush"](t, b)
 		unchanged(t, start(t, b.WSL), b)
 	})
 	t.Run("without repair", func(t *testing.T) {
@@ -187,7 +190,7 @@ func TestRestoresNothingElse(t *testing.T) {
 		want := wslSetup(t, b.WSL)
 		d := start(t, b.WSL, "--repair=false")
 		d.awaitState(status.Active)
-		losses["flush ruleset"](t, b)
+		losses["chains, by a flush"](t, b)
 		losses["ip rules"](t, b)
 		before := wslSetup(t, b.WSL)
 		// Its own table it repairs: so it has looked, and been about to act.
@@ -213,10 +216,10 @@ func TestTiresOfRestoring(t *testing.T) {
 	d := start(t, b.WSL)
 	d.awaitState(status.Active)
 	for range 2 {
-		losses["flush ruleset"](t, b)
+		losses["chains, by a flush"](t, b)
 		labtest.Eventually(t, "the chains are restored", func() bool { return wslSetup(t, b.WSL) == want })
 	}
-	losses["flush ruleset"](t, b)
+	losses["chains, by a flush"](t, b)
 	looks(t, b)
 	if wslSetup(t, b.WSL) == want {
 		t.Error("restored for the third time")
@@ -241,7 +244,7 @@ func TestTakesOverRestoring(t *testing.T) {
 	second := start(t, b.WSL)
 	second.awaitState(status.Standby)
 	first.proc.Stop(unix.SIGKILL)
-	losses["flush ruleset"](t, b)
+	losses["chains, by a flush"](t, b)
 	second.awaitState(status.Active)
 	labtest.Eventually(t, "the chains are restored", func() bool { return wslSetup(t, b.WSL) == want })
 }
