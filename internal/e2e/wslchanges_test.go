@@ -58,7 +58,7 @@ func TestFollowsWSLsOwnChanges(t *testing.T) {
 						d.awaitState(status.Active) // it has seen the change
 					}
 					before := wslSetup(t, b.WSL)
-					losses["flush ruleset"](t, b)
+					losses["chains, by a flush"](t, b)
 					labtest.Eventually(t, "the chains are restored", func() bool { return wslSetup(t, b.WSL) == before })
 					if order == "flush, change" {
 						do(b)
@@ -87,7 +87,7 @@ func TestNICAfterAFlush(t *testing.T) {
 		if with {
 			start(t, b.WSL).awaitState(status.Active)
 		}
-		losses["flush ruleset"](t, b)
+		losses["chains, by a flush"](t, b)
 		if with {
 			labtest.Eventually(t, "the chains are restored", func() bool { return wslSetup(t, b.WSL) == before })
 		}
