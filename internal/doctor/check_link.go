@@ -112,9 +112,9 @@ func checkMPTCP(o *Observation) Check {
 		}
 	}
 	if len(names) == 0 {
-		return ok("nobody listens by MPTCP")
+		return ok("no MPTCP listeners")
 	}
-	return warning("Windows never learns of listeners by MPTCP: %s", shortened(names)).
+	return warning("Windows never learns of MPTCP listeners: %s", shortened(names)).
 		because("WSL does not announce such sockets. Programs in Go ask for MPTCP by themselves since Go 1.24.", "").
 		do("sudo sysctl -w net.mptcp.enabled=0   # and start the program anew; for one in Go, GODEBUG=multipathtcp=0 does as well")
 }
