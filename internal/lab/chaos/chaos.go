@@ -189,7 +189,11 @@ func (r *runner) burst() error {
 	}
 	if n == 1 && r.judged && time.Since(r.flooded) > recovery && (f.kind&damages != 0 || restores || !slices.Equal(before, r.w.expected())) {
 		if took, ok := r.changes.took(began, f.kind&others != 0); ok {
-			r.res.Times.add(f.name, took)
+			name := f.name
+			if restores {
+				name = restored
+			}
+			r.res.Times.add(name, took)
 		}
 	}
 	if kinds&others == 0 && r.last.others != was.others {
