@@ -157,6 +157,7 @@ func (r *runner) burst() error {
 			}
 		}
 		r.res.Steps++
+		r.w.step++
 		r.recent = append(r.recent, f.name)
 		r.recent = r.recent[max(0, len(r.recent)-12):]
 		if r.w.cfg.Told != nil {

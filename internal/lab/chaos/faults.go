@@ -141,7 +141,7 @@ func (e *engine) bridgesThat(up bool) (list []*bridge) {
 }
 
 var ruleFaults = []fault{
-	{"nft flush ruleset", 2, always, func(w *world) error {
+	{"nft flush ruleset", 8, (*world).mayLose, func(w *world) error {
 		w.lose()
 		w.docker.rules, w.podman.rules = false, false
 		w.foreign.redirects, w.foreign.blocklist = false, false // the table that is owned stays
@@ -150,7 +150,7 @@ var ruleFaults = []fault{
 		}
 		return w.nft(canaryTable)
 	}, others | cuts},
-	{"WSL's rule for loopback0 deleted", 1, loopback0Is(present), func(w *world) error {
+	{"WSL's rule for loopback0 deleted", 4, func(w *world) bool { return w.loopback0 == present && w.mayLose() }, func(w *world) error {
 		w.lose()
 		rule := netlink.NewRule()
 		rule.Priority, rule.IifName, rule.IPProto, rule.Table = 0, "loopback0", unix.IPPROTO_TCP, unix.RT_TABLE_LOCAL
@@ -160,7 +160,7 @@ var ruleFaults = []fault{
 			}
 		}
 	}, others | cuts},
-	{"table 127 flushed", 1, loopback0Is(present), func(w *world) error {
+	{"table 127 flushed", 4, func(w *world) bool { return w.loopback0 == present && w.mayLose() }, func(w *world) error {
 		w.lose()
 		_, err := w.bench.WSL.Run("ip", "route", "flush", "table", "127")
 		return err

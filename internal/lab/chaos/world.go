@@ -23,6 +23,9 @@ type wsl struct {
 	// hit says that a part was lost since WSL has started. The seed determines it, and
 	// not what was restored.
 	hit bool
+	// next is the step from which on a part may be lost again. wslmirror tires of
+	// restoring what is lost all the time, and then there would be nothing to see.
+	next int
 	// known says that a daemon that serves has seen it whole, and due that it should
 	// restore what was lost since.
 	known, due bool
@@ -37,8 +40,14 @@ func (w *world) lose() {
 	now := time.Now()
 	w.wsl.losses = slices.DeleteFunc(w.wsl.losses, func(t time.Time) bool { return now.Sub(t) > lossesWithin })
 	w.wsl.due = w.wsl.known && w.serving() && w.acting() == len(w.daemons) && len(w.wsl.losses) < mostLosses
-	w.wsl.losses, w.wsl.hit = append(w.wsl.losses, now), true
+	w.wsl.losses, w.wsl.hit, w.wsl.next = append(w.wsl.losses, now), true, w.step+lossEvery
 }
+
+// mayLose reports whether a part of WSL's setup may be lost again.
+func (w *world) mayLose() bool { return w.step >= w.wsl.next }
+
+// lossEvery is in steps, of which a world has about three a second: two losses a minute.
+const lossEvery = 120
 
 const (
 	mostLosses   = 2
@@ -62,6 +71,7 @@ type world struct {
 	rng   *rand.Rand
 	dir   string // for the daemons' runtime directories
 
+	step      int // how many faults there were
 	loopback0 place
 	wsl       wsl
 	shadowed  bool // an ip rule of others comes before ours
