@@ -70,6 +70,15 @@ var foreignFaults = []fault{
 	{"the owner of a table has gone", 8, func(w *world) bool { return w.foreign.owned != nil }, func(w *world) error {
 		err := w.foreign.owned.Close()
 		w.foreign.owned = nil
+		// The kernel removes the table after the socket was closed.
+		for deadline := w.deadline(); err == nil; time.Sleep(time.Millisecond) {
+			if _, gone := w.bench.WSL.Run("nft", "list", "table", "ip", "firewall"); gone != nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				err = errors.New("the table of a process that has gone is still there")
+			}
+		}
 		return err
 	}, others},
 	{"a stranger takes the beacon's name", 20, func(w *world) bool { return len(w.daemons) == 0 && w.foreign.squatter == nil }, func(w *world) error {
