@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -83,7 +83,7 @@ func checkUnsent(o *Observation) Check {
 	if o.Unsent.Err != nil {
 		return unseen("where the kernel sends packets", o.Unsent.Err)
 	}
-	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP) {
+	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP) {
 		return unseen("who listens", o.Listeners.Err)
 	}
 	var names, commands []string
@@ -102,7 +102,7 @@ func checkUnsent(o *Observation) Check {
 // checkMPTCP looks for listeners that WSL's port tracker cannot handle
 // (GnsPortTracker.cpp).
 func checkMPTCP(o *Observation) Check {
-	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP) {
+	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP) {
 		return unseen("who listens", o.Listeners.Err)
 	}
 	var names []string

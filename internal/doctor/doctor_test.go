@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
@@ -374,8 +375,8 @@ func TestChecks(t *testing.T) {
 		{"published-ports", both(vpn, func(o obs) { o.Listeners.Value = nil }), Fault, "Windows learns: 8080/tcp (docker)\nsocat"},
 		{"published-ports", user, OK, "published: 1"},
 		{"published-ports", func(o obs) { o.Listeners.Err = errHidden }, Unknown, "hidden"},
-		{"published-ports", func(o obs) { o.Listeners.Err = ports.ErrNoUDP }, Unknown, "udp_diag"},
-		{"published-ports", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: ports.ErrNoUDP} }, Fault, "8080/tcp"},
+		{"published-ports", func(o obs) { o.Listeners.Err = sockdiag.ErrNoUDP }, Unknown, "udp_diag"},
+		{"published-ports", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: sockdiag.ErrNoUDP} }, Fault, "8080/tcp"},
 		{"published-ports", both(noDaemon, user), Unknown, "hidden"},
 		{"published-ports", setRuleset(func(r *Ruleset) { r.Published = nil }), NotApplicable, ""},
 		{"docker", func(o obs) { o.Docker.Version.Err = errHidden }, OK, "version not seen"},
