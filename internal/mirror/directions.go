@@ -47,7 +47,7 @@ func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
 	_, last := sourcePorts(obs)
 	switch {
 	case p.ToWindows.Empty():
-		return "--to-windows names no port"
+		return status.NoPorts
 	case last == 0:
 		return "the source ports that Windows expects are not known: WSL's chain WSLPOSTROUTING is gone"
 	case ports.Empty():

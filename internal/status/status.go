@@ -98,6 +98,9 @@ type Direction struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
+// NoPorts is the Reason of ContainersToWindows where nobody has asked for it.
+const NoPorts = "--to-windows names no port"
+
 // The names of directions.
 const (
 	FromWindows         = "from-windows"          // to ports that containers publish
