@@ -33,7 +33,7 @@ func host(t *testing.T) (*lab.Host, int) {
 }
 
 // in runs fn inside h, where it may not call t.Fatal.
-func in(t *testing.T, h *lab.Host, fn func() error) {
+func in(t testing.TB, h *lab.Host, fn func() error) {
 	t.Helper()
 	if err := h.Do(fn); err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func in(t *testing.T, h *lab.Host, fn func() error) {
 }
 
 // install opens a TableOwner in h and installs table with it.
-func install(t *testing.T, h *lab.Host, table Table) *TableOwner {
+func install(t testing.TB, h *lab.Host, table Table) *TableOwner {
 	t.Helper()
 	var owner *TableOwner
 	old := read(t, h)
@@ -56,7 +56,7 @@ func install(t *testing.T, h *lab.Host, table Table) *TableOwner {
 }
 
 // look has analyse look at the ruleset of h.
-func look(t *testing.T, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Ruleset) error) (generation uint32) {
+func look(t testing.TB, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Ruleset) error) (generation uint32) {
 	t.Helper()
 	in(t, h, func() error {
 		r, err := ruleset.OpenReader(TableName)
@@ -70,7 +70,7 @@ func look(t *testing.T, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Rule
 	return generation
 }
 
-func read(t *testing.T, h *lab.Host) (ours OurTable) {
+func read(t testing.TB, h *lab.Host) (ours OurTable) {
 	t.Helper()
 	look(t, h, func(r *ruleset.Reader, rs *ruleset.Ruleset) (err error) {
 		ours.Table = TableOf(rs)
