@@ -81,6 +81,7 @@ func TestLayers(t *testing.T) {
 		{"internal/nlconn", nil, []string{module, netlink, byHand}, nil},
 		{"internal/text", nil, []string{module, netlink, nftables, "net/http"}, nil},
 		{"internal/conntrack", nil, []string{module, netlink, byHand}, []string{nlconn}},
+		{"internal/sockdiag", nil, []string{module, netlink, byHand}, []string{nlconn}},
 		{"nft", nil, []string{systemd, module + "/systemd", module + "/internal", module + "/netwatch"}, []string{nlconn}},
 		{"netwatch", nil, []string{nftables, systemd, byHand, module + "/internal", module + "/nft"}, []string{nlconn, text}},
 		{"systemd", nil, []string{nftables, netlink, module + "/internal", module + "/nft"}, []string{text}},
