@@ -24,7 +24,7 @@ func TestMatrix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := matrix(context.Background(), wslmirror, lab.Modes, "", newProgress(os.Stderr))
+	rows, err := matrix(context.Background(), wslmirror, lab.Modes, settings(), newProgress(os.Stderr))
 	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		t.Fatal(err)
 	}
