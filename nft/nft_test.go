@@ -33,7 +33,7 @@ func host(t *testing.T) (*lab.Host, int) {
 }
 
 // in runs fn inside h, where it may not call t.Fatal.
-func in(t *testing.T, h *lab.Host, fn func() error) {
+func in(t testing.TB, h *lab.Host, fn func() error) {
 	t.Helper()
 	if err := h.Do(fn); err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func in(t *testing.T, h *lab.Host, fn func() error) {
 }
 
 // install opens a TableOwner in h and installs table with it.
-func install(t *testing.T, h *lab.Host, table Table) *TableOwner {
+func install(t testing.TB, h *lab.Host, table Table) *TableOwner {
 	t.Helper()
 	var owner *TableOwner
 	old := read(t, h)
@@ -56,7 +56,7 @@ func install(t *testing.T, h *lab.Host, table Table) *TableOwner {
 }
 
 // look has analyse look at the ruleset of h.
-func look(t *testing.T, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Ruleset) error) (generation uint32) {
+func look(t testing.TB, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Ruleset) error) (generation uint32) {
 	t.Helper()
 	in(t, h, func() error {
 		r, err := ruleset.OpenReader(TableName)
@@ -70,7 +70,7 @@ func look(t *testing.T, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Rule
 	return generation
 }
 
-func read(t *testing.T, h *lab.Host) (ours OurTable) {
+func read(t testing.TB, h *lab.Host) (ours OurTable) {
 	t.Helper()
 	look(t, h, func(r *ruleset.Reader, rs *ruleset.Ruleset) (err error) {
 		ours.Table = TableOf(rs)
@@ -81,11 +81,31 @@ func read(t *testing.T, h *lab.Host) (ours OurTable) {
 }
 
 // mirror is the table of the path proxy, for the link of that index.
-func mirror(index int) Table { return Spec{Index: index, Repair: true}.Table() }
+func mirror(index int) Table { return Spec{Index: index, Repair: true, Refuse: true}.Table() }
 
 // direct is the table of the path direct.
 func direct(index int, targets Targets) Table {
 	return Spec{Index: index, Repair: true, Replies: true, Direct: targets, Guarded: []string{"docker0"}}.Table()
+}
+
+// everything is the table with all that it can have.
+func everything(index int) Table {
+	return Spec{
+		Index: index, Repair: true, Replies: true, Refuse: true, Direct: twoTargets,
+		EngineServed: ports(3000, 3009), Except: ports(22, 22), Own: addrs("192.0.2.2"),
+		Guarded: []string{"docker0", "br-1"},
+		ToWindows: &ToWindows{
+			Ports: ports(11434, 11434), Links: []string{"docker0"}, Addrs: addrs("172.17.0.1", "192.0.2.2"),
+			First: 60700, Last: 60999,
+		},
+	}.Table()
+}
+
+func addrs(list ...string) (addrs []netip.Addr) {
+	for _, a := range list {
+		addrs = append(addrs, netip.MustParseAddr(a))
+	}
+	return addrs
 }
 
 var twoTargets = Targets{
@@ -102,6 +122,8 @@ func TestMirrorGolden(t *testing.T) { testGolden(t, "mirror.nft", mirror) }
 func TestDirectGolden(t *testing.T) {
 	testGolden(t, "direct.nft", func(index int) Table { return direct(index, twoTargets) })
 }
+
+func TestEverythingGolden(t *testing.T) { testGolden(t, "everything.nft", everything) }
 
 func testGolden(t *testing.T, name string, table func(index int) Table) {
 	h, index := host(t)
@@ -149,6 +171,11 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 		if s = read(t, h); !s.Table.Equal(spec.Table()) {
 			t.Errorf("with %s: %+v", served, s)
 		}
+	}
+
+	in(t, h, func() error { return owner.Install(everything(index), s) })
+	if s = read(t, h); !s.Table.Equal(everything(index)) {
+		t.Errorf("with everything: read %+v, want %+v", s.Table, everything(index))
 	}
 
 	// Another table in its place, and none.

@@ -26,19 +26,45 @@ func (t OurTable) Guards(link string) bool {
 // TableOf is the content of our table in a ruleset.
 func TableOf(rs *ruleset.Ruleset) Table { return Table(rs.Own()) }
 
-// Counters are what the rules of WSLPREROUTING have counted that send a packet on.
-// A nat chain sees only the first packet of each flow, so Packets counts
-// connections.
-type Counters struct{ Packets, Bytes uint64 }
+// The comments of the rules that count, each of which is in one rule.
+const (
+	served         = "engine-served"
+	mirrored       = "mirrored"
+	pastProxy      = "past the proxy"
+	pastProxyLinux = "past the proxy, from Linux"
+	fromLinux      = "a flow from Linux"
+	toItself       = "from Linux to its own address"
+	refused        = "asked again: closed"
+	fromContainers = "from containers"
+)
+
+// A Count is what rules have counted. A rule of nat sees only the first packet of each
+// flow, so that of packets is one of connections.
+type Count struct{ Packets, Bytes uint64 }
+
+// Counters are what the rules of our table have counted.
+type Counters struct {
+	// Sent are connections from Windows that a rule of ours has sent on, and Windows
+	// those that an engine serves as well.
+	Sent, Windows Count
+	// Linux are connections of Linux's own clients on localhost, Own those to the
+	// machine's own addresses, Containers those of containers to Windows.
+	Linux, Own, Containers Count
+	// Refused are attempts to connect to a closed port.
+	Refused Count
+}
 
 // ReadCounters reads the counters of our table, which are zero if there is none.
 func ReadCounters(r *ruleset.Reader) (c Counters, err error) {
-	rules, err := r.Rules(unix.NFPROTO_IPV4, TableName, PreroutingChain)
+	rules, err := r.Rules(unix.NFPROTO_IPV4, TableName, "")
 	for _, rule := range rules {
-		if rule.Comment == mirrored || rule.Comment == pastProxy {
+		for _, to := range map[string][]*Count{
+			mirrored: {&c.Sent, &c.Windows}, pastProxy: {&c.Sent, &c.Windows}, served: {&c.Windows},
+			fromLinux: {&c.Linux}, toItself: {&c.Own}, fromContainers: {&c.Containers}, refused: {&c.Refused},
+		}[rule.Comment] {
 			packets, bytes := rule.Counted()
-			c.Packets += packets
-			c.Bytes += bytes
+			to.Packets += packets
+			to.Bytes += bytes
 		}
 	}
 	return c, err

@@ -103,18 +103,57 @@ func (o *TableOwner) addChain(table *nftables.Table, c ruleset.Chain) {
 	}
 }
 
+// keyTypes are the types of the keys of our sets, those of a concatenation in their
+// order.
+var keyTypes = map[string][]nftables.SetDatatype{
+	addressesSet:  {nftables.TypeIPAddr},
+	answeredSet:   {nftables.TypeInetService},
+	askedSet:      {nftables.TypeInetService, nftables.TypeInetService},
+	containersSet: {nftables.TypeIFName},
+	directMap:     {nftables.TypeInetProto, nftables.TypeInetService},
+	exceptSet:     {nftables.TypeInetProto, nftables.TypeInetService},
+	guardedSet:    {nftables.TypeIFName},
+	ownSet:        {nftables.TypeIPAddr},
+	servedSet:     {nftables.TypeInetProto, nftables.TypeInetService},
+	windowsSet:    {nftables.TypeInetProto, nftables.TypeInetService},
+}
+
+func keyType(set string) nftables.SetDatatype {
+	types := keyTypes[set]
+	if len(types) == 1 {
+		return types[0]
+	}
+	return nftables.MustConcatSetType(types...)
+}
+
+// lifetimes are for how long the sets that packets fill have an element.
+var lifetimes = map[string]time.Duration{
+	// A port that has answered is open for as long as a program takes to start again,
+	// however long that is.
+	answeredSet: time.Hour,
+	// A SYN is sent again one second after the first, and three. A client that comes
+	// later is another one.
+	askedSet: 3500 * time.Millisecond,
+}
+
+// mostElements is how many elements such a set has at most: there are as many ports.
+// Nobody is refused when a set is full.
+const mostElements = 1 << 16
+
 // asSet is the set as the library has it.
 func asSet(s ruleset.Set, table *nftables.Table) *nftables.Set {
-	set := &nftables.Set{Table: table, Name: s.Name, Interval: s.Interval, IsMap: s.Map}
-	if s.KeyLen == unix.IFNAMSIZ {
-		// Without its byte order, nft prints the names as empty.
-		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian
-		return set
+	set := &nftables.Set{
+		Table: table, Name: s.Name, KeyType: keyType(s.Name), Concatenation: len(keyTypes[s.Name]) > 1,
+		Interval: s.Interval, IsMap: s.Map,
 	}
-	set.KeyType = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
-	set.Concatenation = true
+	if s.KeyLen == unix.IFNAMSIZ {
+		set.KeyByteOrder = binaryutil.NativeEndian // without it, nft prints the names as empty
+	}
 	if s.Map {
 		set.DataType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+	}
+	if s.Dynamic {
+		set.Dynamic, set.HasTimeout, set.Timeout, set.Size = true, true, lifetimes[s.Name], mostElements
 	}
 	return set
 }

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -31,7 +32,7 @@ func (t Table) Equal(u Table) bool { return reflect.DeepEqual(t, u) }
 // sets, and for chains that only one of them has.
 func (t Table) sameBut(u Table) bool {
 	return slices.EqualFunc(t.Sets, u.Sets, func(a, b ruleset.Set) bool {
-		return a.Name == b.Name && a.KeyLen == b.KeyLen && a.Map == b.Map && a.Interval == b.Interval
+		return a.Name == b.Name && a.KeyLen == b.KeyLen && a.Map == b.Map && a.Interval == b.Interval && a.Dynamic == b.Dynamic
 	}) &&
 		!slices.ContainsFunc(t.Chains, func(c ruleset.Chain) bool {
 			at := u.chain(c.Name)
@@ -95,6 +96,22 @@ func targetMap(name string, targets Targets) ruleset.Set {
 	return s
 }
 
+// addrSet is a set of IPv4 addresses.
+func addrSet(name string, addrs []netip.Addr) ruleset.Set {
+	s := ruleset.Set{Name: name, KeyLen: net.IPv4len}
+	for _, a := range addrs {
+		s.Elements = append(s.Elements, ruleset.Element{Key: string(a.AsSlice())})
+	}
+	slices.SortFunc(s.Elements, byKey)
+	s.Elements = slices.Compact(s.Elements)
+	return s
+}
+
+// dynamicSet is a set that packets fill.
+func dynamicSet(name string) ruleset.Set {
+	return ruleset.Set{Name: name, KeyLen: int(keyType(name).Bytes), Dynamic: true}
+}
+
 func linkSet(name string, links []string) ruleset.Set {
 	s := ruleset.Set{Name: name, KeyLen: unix.IFNAMSIZ}
 	for _, l := range links {
@@ -116,9 +133,25 @@ func (t Table) Guarded() (links []string) {
 }
 
 // EngineServed are the ports that the table leaves to their engines.
-func (t Table) EngineServed() (ports ruleset.Ports) {
+func (t Table) EngineServed() ruleset.Ports { return t.ports(servedSet) }
+
+// Except are the ports that the table leaves alone.
+func (t Table) Except() ruleset.Ports { return t.ports(exceptSet) }
+
+// ToWindows are the ports that the table sends to Windows when containers ask for them,
+// and the addresses at which they do.
+func (t Table) ToWindows() (ports ruleset.Ports, addrs []netip.Addr) {
+	for _, e := range t.set(addressesSet).Elements {
+		if a, ok := netip.AddrFromSlice([]byte(e.Key)); ok {
+			addrs = append(addrs, a)
+		}
+	}
+	return t.ports(windowsSet), addrs
+}
+
+func (t Table) ports(set string) ruleset.Ports {
 	var spans []ruleset.Ports
-	for _, e := range t.set(servedSet).Elements {
+	for _, e := range t.set(set).Elements {
 		spans = append(spans, ruleset.PortRange(portOfKey(e.Key), portOfKey(e.KeyEnd)))
 	}
 	return ruleset.UnionOf(spans...)
@@ -136,11 +169,12 @@ func (t Table) Targets() Targets {
 	return targets
 }
 
-// WithoutTargets is the table with no port sent past its proxy.
-func (t Table) WithoutTargets() Table {
+// Closing is the table with no new flow by a bridge: no port is sent past its proxy or
+// to Windows.
+func (t Table) Closing() Table {
 	t.Sets = slices.Clone(t.Sets)
 	for i := range t.Sets {
-		if t.Sets[i].Name == directMap {
+		if name := t.Sets[i].Name; name == directMap || name == windowsSet {
 			t.Sets[i].Elements = nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
@@ -111,7 +112,7 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	if f.daemon, f.daemonErr = current(dir); f.daemonErr != nil {
 		f.daemon = stopped()
 	}
-	if f.listeners, err = ports.Listeners(); errors.Is(err, ports.ErrNoUDP) {
+	if f.listeners, err = ports.Listeners(); errors.Is(err, sockdiag.ErrNoUDP) {
 		f.socketsErr, err = err, nil
 	}
 	if err == nil {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -17,14 +19,16 @@ import (
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
 // runOptions are the flags of run.
 type runOptions struct {
-	iface, path, dir string
-	repair           bool
-	level            logrus.Level
+	iface, path, dir  string
+	repair            bool
+	toWindows, except ruleset.Ports
+	level             logrus.Level
 }
 
 func parseRun(args []string) (o runOptions, err error) {
@@ -32,6 +36,8 @@ func parseRun(args []string) (o runOptions, err error) {
 	flags.StringVar(&o.iface, "interface", defaultInterface, "")
 	flags.StringVar(&o.path, "path", status.PathProxy, "")
 	flags.BoolVar(&o.repair, "repair", true, "")
+	toWindows := flags.String("to-windows", "", "")
+	except := flags.String("except", "", "")
 	flags.StringVar(&o.dir, "runtime-dir", status.DefaultDir, "")
 	level := flags.String("log-level", "info", "")
 	if err := parse(flags, args); err != nil {
@@ -43,10 +49,53 @@ func parseRun(args []string) (o runOptions, err error) {
 	if o.path != status.PathProxy && o.path != status.PathDirect {
 		return o, usageError("--path: %q is neither proxy nor direct", o.path)
 	}
+	if *toWindows == "all" {
+		return o, usageError("--to-windows: 'all' is not possible, because the kernel does not tell when a program in Linux begins to listen; name the ports")
+	}
+	if o.toWindows, err = parsePorts(*toWindows, unix.IPPROTO_TCP); err != nil {
+		return o, usageError("--to-windows: %w", err)
+	}
+	if o.except, err = parsePorts(*except, unix.IPPROTO_TCP, unix.IPPROTO_UDP); err != nil {
+		return o, usageError("--except: %w", err)
+	}
+	if both := o.toWindows.Intersect(o.except); !both.Empty() {
+		return o, usageError("--to-windows and --except both name %s", both)
+	}
 	if o.level, err = logrus.ParseLevel(*level); err != nil {
 		return o, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
 	}
 	return o, nil
+}
+
+// mostPorts is how many ports an option can name: at each look, the daemon asks the
+// kernel about each of them and each address.
+const mostPorts = 64
+
+// parsePorts reads ports like "8080,53/udp". One that names no protocol is one of each
+// of protocols.
+func parsePorts(list string, protocols ...uint8) (ruleset.Ports, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var ports []ruleset.Port
+	for name := range strings.SplitSeq(list, ",") {
+		number, proto, named := strings.Cut(strings.TrimSpace(name), "/")
+		of := protocols
+		if named {
+			of = map[string][]uint8{"tcp": {unix.IPPROTO_TCP}, "udp": {unix.IPPROTO_UDP}}[proto]
+		}
+		n, err := strconv.ParseUint(number, 10, 16)
+		if err != nil || n == 0 || of == nil {
+			return nil, fmt.Errorf("%q is not a port like 8080 or 53/udp", name)
+		}
+		for _, proto := range of {
+			ports = append(ports, ruleset.Port{Proto: proto, Number: uint16(n)})
+		}
+	}
+	if set := ruleset.PortSet(ports...); set.Len() <= mostPorts {
+		return set, nil
+	}
+	return nil, fmt.Errorf("it names more than %d ports", mostPorts)
 }
 
 // runDaemon is serve. If that fails, systemd is told why.
@@ -90,7 +139,7 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 	pub.serve = func() error { return status.Serve(ctx, o.dir, d.Refresh) }
 	d = mirror.New(mirror.Config{
 		Interface:  o.iface,
-		Policy:     mirror.Policy{Repair: o.repair, Direct: o.path == status.PathDirect},
+		Policy:     mirror.Policy{Repair: o.repair, Direct: o.path == status.PathDirect, ToWindows: o.toWindows, Except: o.except},
 		Log:        log,
 		Publish:    pub.publish,
 		Alive:      func() { pub.complain("notify systemd", notifier.Alive()) },

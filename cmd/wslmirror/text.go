@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -48,7 +49,9 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	}
 	if s.Table.Installed {
 		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))
-		row("counted", "%d new connections, %s in their first packets", s.Rule.Packets, bytesText(s.Rule.Bytes))
+		if len(s.Directions) == 0 { // of a daemon that is older
+			row("counted", "%d new connections, %s in their first packets", s.Rule.Packets, bytesText(s.Rule.Bytes))
+		}
 		row("path", "%s", text.Line(s.Path))
 	}
 	if !s.Since.IsZero() {
@@ -56,12 +59,56 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	}
 	row("version", "%s", text.Line(s.Version))
 	t.Flush()
+	printDirections(&b, s)
 	printPorts(&b, s.Ports)
 	if a := advice(s, here); a != "" {
 		fmt.Fprintf(&b, "\n%s", a)
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// printDirections lists who is helped to reach whom.
+func printDirections(b *bytes.Buffer, s status.Snapshot) {
+	if !s.Table.Installed || len(s.Directions) == 0 {
+		return
+	}
+	names := map[string]string{
+		status.FromWindows: "from Windows", status.FromLinux: "from Linux", status.ClosedPorts: "closed ports",
+		status.OwnAddress: "own address", status.ContainersToWindows: "containers to Windows",
+	}
+	fmt.Fprintln(b)
+	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	fmt.Fprintf(t, "  DIRECTION\tSTATE\tCOUNTED\n")
+	for _, d := range s.Directions {
+		state, counted := "off", ""
+		if d.Active {
+			state, counted = "on", plural(d.Packets, "connection")
+			if d.Name == status.ClosedPorts {
+				counted = fmt.Sprintf("%d refused", d.Packets)
+			}
+		}
+		if len(d.Ports) > 0 {
+			state += ": " + strings.Join(d.Ports, ", ")
+		}
+		if d.Reason != "" {
+			state += " (" + d.Reason + ")"
+		}
+		name, ok := names[d.Name]
+		if !ok {
+			name = d.Name // of a daemon that is younger
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\n", text.Line(name), text.Line(state), counted)
+	}
+	t.Flush()
+}
+
+// plural is n and what there is n of.
+func plural(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // printPorts lists the published ports and the way to each.

@@ -5,6 +5,7 @@ with a shared localhost (mirrored, consomme)
 
 Usage:
   wslmirror run [--interface NAME] [--path proxy|direct] [--repair=false]
+                [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
                 [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--json] [--runtime-dir DIR]
   wslmirror ports [--json] [--runtime-dir DIR]
@@ -23,8 +24,14 @@ Commands:
                                  "direct", which is faster: the kernel sends
                                  the packets to the container itself
              --repair=false      leave alone what Linux's own clients cannot
-                                 reach, what Docker drops because loopback0
-                                 came late, and what others remove of WSL's
+                                 reach, closed ports that do not answer, what
+                                 Docker drops because loopback0 came late, and
+                                 what others remove of WSL's
+             --to-windows PORTS  let containers reach these ports of Windows'
+                                 127.0.0.1, like 11434,9003,53/udp, through
+                                 host.docker.internal or this machine's
+                                 address; every container can then use them
+             --except PORTS      leave these ports alone in every direction
              --runtime-dir DIR   where the state is published (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
   status   Say what the daemon is doing. Any user may ask.

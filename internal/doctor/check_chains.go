@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/nft"
@@ -198,7 +199,7 @@ func checkPublished(o *Observation) Check {
 		return unseen("which ports are published", err)
 	case len(published) == 0:
 		return notApplicable("no engine publishes a port")
-	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP):
+	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP):
 		return unseen("who listens", o.Listeners.Err)
 	}
 	var silent, foreign []status.Port

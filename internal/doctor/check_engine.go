@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/status"
 )
 
 func checkDocker(o *Observation) Check {
@@ -144,38 +146,32 @@ func major(version string) int {
 	return n
 }
 
-func checkHostLoopback(o *Observation) Check {
+// checkContainerToWindows finds out whether containers reach servers on Windows'
+// 127.0.0.1. That they do not is not wrong, so there is nothing to warn of, unless
+// somebody has asked for it.
+func checkContainerToWindows(o *Observation) Check {
 	published, _ := o.published()
 	if o.Podman.Version.Value == "" && !o.runs("dockerd") && len(published) == 0 {
 		return notApplicable("no container engine was found")
 	}
-	address := "this machine's address on the LAN"
-	routed, all := o.lanRoutes()
-	if len(routed) > 0 {
-		address = routed[len(routed)-1].Addr.String()
-	} else if len(all) > 0 {
-		address = all[len(all)-1].Addr.String()
+	const why = "The addresses that containers know of this machine (host.docker.internal, 172.17.0.1) are Linux's, so they never lead to Windows."
+	if o.Status.Err != nil {
+		return unseen("what the daemon does for containers", o.Status.Err)
 	}
-	// Neither is wrong, so there is nothing to warn of.
-	const (
-		why   = "The host-gateway address (172.17.0.1) is not mirrored, so it never leads to Windows."
-		issue = "microsoft/WSL#12626"
-		seen  = "hostAddressLoopback"
-	)
-	conf := o.WSLConfig
-	switch {
-	case len(routed) > 0:
-		// WSL has these routes made only where it is on: more than a file could say.
-		return ok("%s is on: a container reaches Windows by %s", seen, address)
-	case o.Net.Err == nil && len(all) > 0 && conf.Err == nil && conf.Value.HostLoopback:
-		return ok("%s is true in .wslconfig, and not yet in force: containers cannot reach Windows", seen).because(why, issue).do(restart)
-	case conf.Err == nil && conf.Value.HostLoopback:
-		return ok("%s is true in .wslconfig: a container reaches Windows by %s", seen, address)
-	case conf.Err != nil && (o.Net.Err != nil || len(all) == 0):
-		c := unseen(seen+" in .wslconfig", conf.Err)
-		c.Seen += fmt.Sprintf("; if it is true, a container reaches Windows by %s", address)
-		return c.because(why, issue)
+	for _, d := range o.Status.Value.Directions {
+		switch {
+		case d.Name != status.ContainersToWindows:
+		case d.Active:
+			c := ok("containers reach %s of Windows' 127.0.0.1 by this machine's addresses", strings.Join(d.Ports, ", "))
+			if d.Reason != "" {
+				c.Seen += "; " + d.Reason
+			}
+			return c
+		case d.Reason != "" && d.Reason != status.NoPorts:
+			return warning("containers should reach Windows' 127.0.0.1, and do not: %s", d.Reason).because(why, "microsoft/WSL#12626").
+				do("sudo wslmirror ports   # who serves these ports in Linux")
+		}
 	}
-	return ok("%s is off: containers cannot reach Windows; with it they could, by %s", seen, address).because(why, issue).
-		do(`# in %UserProfile%\.wslconfig, in the section [experimental]: hostAddressLoopback=true`, restart)
+	return ok("containers do not reach servers on Windows' 127.0.0.1; wslmirror can let them, port by port").because(why, "microsoft/WSL#12626").
+		do(`# in /etc/default/wslmirror, for port 11434 say: WSLMIRROR_OPTS="--to-windows 11434"`, "sudo systemctl restart wslmirror")
 }

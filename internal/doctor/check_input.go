@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -84,7 +85,7 @@ func (o *Observation) blind() (c Check, is bool) {
 	switch {
 	case o.Ruleset.Err != nil:
 		return unseen("the rules for what comes in", o.Ruleset.Err), true
-	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP):
+	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP):
 		return unseen("who listens", o.Listeners.Err), true
 	}
 	return c, false

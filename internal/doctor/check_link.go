@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -83,7 +83,7 @@ func checkUnsent(o *Observation) Check {
 	if o.Unsent.Err != nil {
 		return unseen("where the kernel sends packets", o.Unsent.Err)
 	}
-	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP) {
+	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP) {
 		return unseen("who listens", o.Listeners.Err)
 	}
 	var names, commands []string
@@ -102,7 +102,7 @@ func checkUnsent(o *Observation) Check {
 // checkMPTCP looks for listeners that WSL's port tracker cannot handle
 // (GnsPortTracker.cpp).
 func checkMPTCP(o *Observation) Check {
-	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, ports.ErrNoUDP) {
+	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP) {
 		return unseen("who listens", o.Listeners.Err)
 	}
 	var names []string
@@ -209,12 +209,24 @@ func checkTable128(o *Observation) Check {
 	case len(all) == 0:
 		return notApplicable("%s has no address", strings.Join(nics, ", "))
 	case len(have) == 0:
-		return notApplicable("it is empty: hostAddressLoopback is off")
+		return o.noHostLoopback()
 	case len(lack) > 0:
 		return warning("table 128 has a route to %s, and none to %s", strings.Join(have, ", "), strings.Join(lack, ", ")).
 			because("Linux does not reach Windows' servers by that address. A network that has just changed settles within seconds.", "").do(restart)
 	}
 	return ok("%s", strings.Join(have, ", "))
+}
+
+// noHostLoopback is what table 128 means that is empty.
+func (o *Observation) noHostLoopback() Check {
+	const does = "Windows and Linux do not reach one another by this machine's addresses of the LAN, only by 127.0.0.1"
+	switch conf := o.WSLConfig; {
+	case conf.Err == nil && conf.Value.HostLoopback:
+		return ok("it is empty, and hostAddressLoopback is true in .wslconfig: that is not yet in force").because(does+".", "").do(restart)
+	default:
+		return ok("it is empty, because hostAddressLoopback is off: %s", does).
+			do(`# to change that, in %UserProfile%\.wslconfig, in the section [experimental]: hostAddressLoopback=true`, restart)
+	}
 }
 
 func checkRPFilter(o *Observation) Check {

@@ -173,7 +173,7 @@ var checks = []check{
 	{"ufw", shared, checkUFW},
 	{"firewalld", shared, checkFirewalld},
 	{"networkmanager", shared, checkNetworkManager},
-	{"container-to-windows", mirrors, checkHostLoopback},
+	{"container-to-windows", shared, checkContainerToWindows},
 }
 
 // The verdicts as functions, to keep the checks short.

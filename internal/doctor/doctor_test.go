@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
@@ -144,6 +145,11 @@ func TestChecks(t *testing.T) {
 		o.Programs.Value = nil
 	},
 		setRuleset(func(r *Ruleset) { r.Ours = nft.OurTable{} }))
+	toWindows := func(active bool, reason string, ports ...string) func(obs) {
+		return func(o obs) {
+			o.Status.Value.Directions = []status.Direction{{Name: status.ContainersToWindows, Active: active, Reason: reason, Ports: ports}}
+		}
+	}
 	noLAN := func(o obs) { o.Net.Value.Routes = slices.Delete(o.Net.Value.Routes, 1, 2) }
 	mode := func(mode, asked string) func(obs) {
 		return func(o obs) {
@@ -228,8 +234,10 @@ func TestChecks(t *testing.T) {
 		{"gateway", func(o obs) { o.Net.Value.Neighbours[0].Link = 3 }, Fault, "no permanent"},
 		{"gateway", hide, Unknown, "hidden"},
 		{"gateway", func(o obs) { o.Net.Value.Routes = nil }, NotApplicable, "no gateway"},
-		{"table-128", noLAN, NotApplicable, "hostAddressLoopback is off"},
-		{"table-128", func(o obs) { o.Net.Value.Routes[1].To = netip.MustParsePrefix("192.168.1.6/32") }, NotApplicable, "it is empty"},
+		{"table-128", noLAN, OK, "hostAddressLoopback=true"},
+		{"table-128", both(noLAN, func(o obs) { o.WSLConfig.Err = errHidden }), OK, "only by 127.0.0.1"},
+		{"table-128", both(noLAN, func(o obs) { o.WSLConfig.Value.HostLoopback = true }), OK, "not yet in force"},
+		{"table-128", func(o obs) { o.Net.Value.Routes[1].To = netip.MustParsePrefix("192.168.1.6/32") }, OK, "it is empty"},
 		{"table-128", func(o obs) { addr(o, 3) }, Warning, "none to 192.168.1.6 on eth0"},
 		{"table-128", func(o obs) { addr(o, 7) }, OK, "192.168.1.5 on eth0"},
 		{"table-128", func(o obs) { o.Net.Value.Prefixes = nil }, NotApplicable, "eth0 has no address"},
@@ -268,7 +276,6 @@ func TestChecks(t *testing.T) {
 		{"wsl-chains", consomme("mirrored"), NotApplicable, "consomme"}, // wslinfo lies
 		{"port-range", consomme(""), NotApplicable, "consomme"},
 		{"table-128", consomme("nat"), NotApplicable, "consomme"},
-		{"container-to-windows", consomme(""), NotApplicable, "consomme"},
 		{"wsl", consomme("mirrored"), OK, "networking mode consomme"},
 		{"wsl", func(o obs) { nat(o); o.Guest.Mode = "consomme" }, OK, "there is no loopback0"},
 		{"port-tracker", func(o obs) { o.Bind.Err = unix.ENOSYS }, Fault, "wsl.exe --shutdown"},
@@ -374,8 +381,8 @@ func TestChecks(t *testing.T) {
 		{"published-ports", both(vpn, func(o obs) { o.Listeners.Value = nil }), Fault, "Windows learns: 8080/tcp (docker)\nsocat"},
 		{"published-ports", user, OK, "published: 1"},
 		{"published-ports", func(o obs) { o.Listeners.Err = errHidden }, Unknown, "hidden"},
-		{"published-ports", func(o obs) { o.Listeners.Err = ports.ErrNoUDP }, Unknown, "udp_diag"},
-		{"published-ports", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: ports.ErrNoUDP} }, Fault, "8080/tcp"},
+		{"published-ports", func(o obs) { o.Listeners.Err = sockdiag.ErrNoUDP }, Unknown, "udp_diag"},
+		{"published-ports", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: sockdiag.ErrNoUDP} }, Fault, "8080/tcp"},
 		{"published-ports", both(noDaemon, user), Unknown, "hidden"},
 		{"published-ports", setRuleset(func(r *Ruleset) { r.Published = nil }), NotApplicable, ""},
 		{"docker", func(o obs) { o.Docker.Version.Err = errHidden }, OK, "version not seen"},
@@ -421,13 +428,13 @@ func TestChecks(t *testing.T) {
 		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Managed.Value = true }), Warning, `unmanaged-devices+=interface-name:loopback0;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wslmirror.conf`},
 		{"networkmanager", both(ran("NetworkManager"), func(o obs) {}), OK, ""},
 		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Managed.Err = errHidden }), Unknown, "hidden"},
-		{"container-to-windows", func(o obs) {}, OK, "is on: a container reaches Windows by 192.168.1.5"},
-		{"container-to-windows", func(o obs) { o.WSLConfig.Err = errHidden }, OK, "is on: a container reaches Windows by 192.168.1.5"},
-		{"container-to-windows", noLAN, OK, "hostAddressLoopback=true"},
-		{"container-to-windows", both(noLAN, func(o obs) { o.WSLConfig.Err = errHidden }), OK, "hostAddressLoopback=true"},
-		{"container-to-windows", both(noLAN, func(o obs) { o.WSLConfig.Value.HostLoopback = true }), OK, "not yet in force"},
-		{"container-to-windows", func(o obs) { hide(o); o.WSLConfig.Value.HostLoopback = true }, OK, "true in .wslconfig: a container reaches Windows by this machine's address"},
-		{"container-to-windows", func(o obs) { hide(o); o.WSLConfig.Err = errHidden }, Unknown, "address on the LAN"},
+		{"container-to-windows", func(o obs) {}, OK, `WSLMIRROR_OPTS="--to-windows 11434"`},
+		{"container-to-windows", consomme(""), OK, `WSLMIRROR_OPTS="--to-windows 11434"`},
+		{"container-to-windows", toWindows(true, "", "11434/tcp", "53/udp"), OK, "reach 11434/tcp, 53/udp of Windows' 127.0.0.1"},
+		{"container-to-windows", toWindows(true, "Linux itself serves 80/tcp", "53/udp"), OK, "Linux itself serves 80/tcp"},
+		{"container-to-windows", toWindows(false, "the block is gone"), Warning, "should reach Windows' 127.0.0.1, and do not: the block is gone"},
+		{"container-to-windows", toWindows(false, status.NoPorts), OK, "port by port"},
+		{"container-to-windows", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
 		{"container-to-windows", func(o obs) { o.Programs.Value, o.Ruleset.Value.Published = nil, nil }, NotApplicable, ""},
 	}
 	for _, test := range tests {

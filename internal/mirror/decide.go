@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/wslmirror/wslmirror/internal/status"
@@ -33,11 +34,20 @@ type Observed struct {
 	WSL, Lost WSL
 	Settling  bool
 
-	// What follows is only for the status: the mode, what our rules have counted, and
-	// the ports for connections of Linux, as WSL's own rules have them.
-	Mode        netwatch.Mode
-	Counters    nft.Counters
+	Mode netwatch.Mode
+	// SourcePorts are the first and last port that WSL has reserved in Windows for
+	// connections of Linux, by its own rules; 0 where there is no such rule.
 	SourcePorts [2]uint16
+	// Own are the addresses of the LAN that WSL sends to Windows as it does with
+	// 127.0.0.1, with hostAddressLoopback.
+	Own []netip.Addr
+	// Addrs are Linux's own addresses but those of 127.0.0.0/8, and Taken the ports of
+	// Policy.ToWindows on which Linux serves one of them. Only that policy needs them.
+	Addrs []netip.Addr
+	Taken ruleset.Ports
+
+	// Counters are what our rules have counted, for the status only.
+	Counters nft.Counters
 }
 
 // Desired is what should be.
@@ -73,6 +83,10 @@ type Policy struct {
 	// Direct sends packets for published ports to the container itself, where
 	// otherwise the engine's proxy would carry them.
 	Direct bool
+	// ToWindows are the ports at which containers reach Windows' 127.0.0.1.
+	ToWindows ruleset.Ports
+	// Except are the ports for which nothing is done.
+	Except ruleset.Ports
 }
 
 // decide is a pure function: the same observation always gives the same answer,
@@ -89,17 +103,23 @@ func decide(o Observed, p Policy) Desired {
 		return d
 	}
 	d := Desired{State: status.Active, ReplyRule: p.Repair, Remove: o.Foreign.Present}
+	spec := nft.Spec{Index: o.Host.Index, EngineServed: o.Rules.EngineServed, Guarded: guarded(o), Except: p.Except}
 	if p.Repair {
-		d.Add, d.Remove = o.Foreign.Add, o.Foreign.Remove
+		d.Add, d.Remove = foreign(o, p)
 		d.Restore, d.Wait = o.Lost, o.Settling
-	}
-	spec := nft.Spec{
-		Index: o.Host.Index, EngineServed: o.Rules.EngineServed, Guarded: guarded(o),
-		Repair: p.Repair, Replies: p.Repair && (p.Direct || replies(o)),
+		spec.Repair, spec.Own = true, o.Own
+		spec.Replies = p.Direct || replies(o)
+		// In consomme Windows' refusal is not known to get lost.
+		spec.Refuse = o.Mode.Mirrors()
 	}
 	var needed []netwatch.Link
 	if p.Direct {
-		spec.Direct, needed = direct(o)
+		spec.Direct, needed = direct(o, p)
+	}
+	if !p.ToWindows.Empty() {
+		var bridges []netwatch.Link
+		spec.ToWindows, bridges = toWindows(o, p)
+		needed = append(needed, bridges...)
 	}
 	d.bridges(o, needed)
 	table := spec.Table()
@@ -115,7 +135,7 @@ func teardown(o Observed) Desired {
 	d := Desired{Remove: o.Foreign.Present}
 	d.bridges(o, nil)
 	if o.Ours && len(d.Shut) > 0 {
-		closing := o.Table.WithoutTargets()
+		closing := o.Table.Closing()
 		d.Table = &closing
 	}
 	return d
@@ -135,13 +155,61 @@ func (d Desired) isNothing(o Observed) bool {
 		len(d.Add)+len(d.Remove)+len(d.Open)+len(d.Shut)+len(d.Unmark) == 0
 }
 
+// foreign is what is to be changed of our rules in the tables of others.
+func foreign(o Observed, p Policy) (add, remove []nft.ForeignRule) {
+	excepted := func(r nft.ForeignRule) bool { return p.Except.Has(r.Port) }
+	add = slices.DeleteFunc(slices.Clone(o.Foreign.Add), excepted)
+	remove = slices.Clone(o.Foreign.Remove)
+	for _, r := range o.Foreign.Present {
+		if excepted(r) && !slices.Contains(remove, r) {
+			remove = append(remove, r)
+		}
+	}
+	return add, remove
+}
+
+// toWindows is how containers reach Windows now, nil if they cannot, and the bridges
+// that are needed. Published ports are their engine's, also where nobody listens.
+func toWindows(o Observed, p Policy) (w *nft.ToWindows, needed []netwatch.Link) {
+	first, last := sourcePorts(o)
+	if last == 0 {
+		return nil, nil
+	}
+	published := o.Rules.EngineServed
+	for _, p := range o.Rules.Published {
+		published = published.Union(ruleset.PortSet(p.Port))
+	}
+	w = &nft.ToWindows{Ports: p.ToWindows.Minus(o.Taken).Minus(published), Addrs: o.Addrs, First: first, Last: last}
+	guarded := guarded(o)
+	for _, l := range o.Links {
+		if l.Kind != "bridge" || !l.Up || !slices.Contains(guarded, l.Name) {
+			continue
+		}
+		needed = append(needed, l)
+		if l.RouteLocalnet { // or the kernel would drop what is sent on
+			w.Links = append(w.Links, l.Name)
+		}
+	}
+	return w, needed
+}
+
+// sourcePorts are the ports that connections of Linux may have on 127.0.0.1, both ends
+// inclusive; 0: they are not known. In consomme, where WSL has reserved none, they are
+// the kernel's own (ip_local_port_range), as they are if nobody changes them.
+func sourcePorts(o Observed) (first, last uint16) {
+	if o.Mode == netwatch.Consomme {
+		return 32768, 60999
+	}
+	return o.SourcePorts[0], o.SourcePorts[1]
+}
+
 // direct is which ports are sent past the proxy now, and the bridges for those
 // that can be.
-func direct(o Observed) (targets nft.Targets, needed []netwatch.Link) {
+func direct(o Observed, policy Policy) (targets nft.Targets, needed []netwatch.Link) {
 	targets = nft.Targets{}
 	for _, p := range o.Rules.Published {
 		via := linkOf(o.Links, p.Via)
-		if p.EngineServed || obstacle(o, p) != "" {
+		if p.EngineServed || policy.Except.Has(p.Port) || obstacle(o, p) != "" {
 			continue
 		}
 		needed = append(needed, via)
@@ -216,8 +284,8 @@ func guarded(o Observed) (names []string) {
 	return names
 }
 
-// replies reports whether a container may reply to a client of 127.0.0.1 without a
-// proxy, by the rules of its engine. An engine that writes its rules anew has none for
+// replies reports whether a container may reply to a client of Linux without a proxy,
+// by the rules of its engine, which always do so for the machine's own addresses. An engine that writes its rules anew has none for
 // a moment, but its bridge is open meanwhile, as it is where the rules cannot be seen
 // (iptables-legacy). On a link that is not open the kernel lets no packet for
 // 127.0.0.1 in (ip_route_input_slow in net/ipv4/route.c).
@@ -225,7 +293,7 @@ func guarded(o Observed) (names []string) {
 // Links that somebody has opened by the sysctl of "all" do not show, since netlink does
 // not tell that one. There, and behind a veth without a bridge, only the rules count.
 func replies(o Observed) bool {
-	return !o.Rules.EngineServed.Empty() || slices.ContainsFunc(o.Links, func(l netwatch.Link) bool {
+	return !o.Rules.EngineServed.Empty() || len(o.Own) > 0 || slices.ContainsFunc(o.Links, func(l netwatch.Link) bool {
 		return l.Kind == "bridge" && l.RouteLocalnet
 	})
 }

@@ -34,27 +34,60 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	same := func(p ruleset.Port, to netip.AddrPort) bool { return m.targets[p] == to }
 	old := before.Targets()
 	maps.DeleteFunc(old, same)
+	was, _ := before.ToWindows()
+	now, addrs := after.ToWindows()
+	c := containersFlows{moved: was.Minus(now).Union(now.Minus(was)), toWindows: now, addrs: addrs}
 	switch {
 	case !before.SameLink(after): // and what began before there was a table
 	case len(old) > 0 || !slices.Equal(served, m.served):
 		// Our rule has kept packets from the ports that engines have just begun to
 		// serve.
 		m.freed = m.served.Minus(served)
-	default:
+	case c.moved.Empty():
 		return nil
+	default:
+		return c.has
 	}
-	return m.has
+	return func(f conntrack.Flow) bool {
+		return (m.has(f) || c.has(f)) && !after.Except().Has(portOf(f))
+	}
 }
 
-// datagrams are the flows of UDP that went past a proxy, when that has come to an
-// end: for as long as a client sends from its port, its flow does not end by itself.
-// Connections of TCP wait for the next daemon.
+// portOf is the port that a flow was for.
+func portOf(f conntrack.Flow) ruleset.Port {
+	return ruleset.Port{Proto: f.Original.Proto, Number: f.Original.Dst.Port()}
+}
+
+// containersFlows matches the flows of UDP for one of Linux's addresses, to ports in
+// moved, that lead to Windows and should not any more, or should and do not. A
+// connection of TCP goes on, and one that was not answered has been refused.
+type containersFlows struct {
+	moved, toWindows ruleset.Ports
+	addrs            []netip.Addr
+}
+
+func (c containersFlows) has(f conntrack.Flow) bool {
+	port := portOf(f)
+	return port.Proto == unix.IPPROTO_UDP && c.moved.Has(port) && slices.Contains(c.addrs, f.Original.Dst.Addr()) &&
+		ledToLocalhost(f) != c.toWindows.Has(port)
+}
+
+// ledToLocalhost reports whether a flow for another address was sent to 127.0.0.1.
+func ledToLocalhost(f conntrack.Flow) bool {
+	return f.Reply.Src.Addr() == ruleset.Localhost && !f.Original.Dst.Addr().IsLoopback()
+}
+
+// datagrams are the flows of UDP that went past a proxy or from a container to Windows,
+// when that has come to an end: for as long as a client sends from its port, its flow
+// does not end by itself. Connections of TCP wait for the next daemon.
 func datagrams(served ruleset.Ports, published []ruleset.Published) func(conntrack.Flow) bool {
 	m := misdirected{served: served, containers: nft.Targets{}}
 	for _, p := range published {
 		m.containers[p.Port] = p.To
 	}
-	return func(f conntrack.Flow) bool { return f.Original.Proto == unix.IPPROTO_UDP && m.has(f) }
+	return func(f conntrack.Flow) bool {
+		return f.Original.Proto == unix.IPPROTO_UDP && (m.has(f) || ledToLocalhost(f))
+	}
 }
 
 // misdirected matches flows from 127.0.0.1 to 127.0.0.1 that lead nowhere: those
@@ -77,7 +110,7 @@ func (m misdirected) has(f conntrack.Flow) bool {
 	if f.Original.Src.Addr() != self || f.Original.Dst.Addr() != self {
 		return false
 	}
-	port := ruleset.Port{Proto: f.Original.Proto, Number: f.Original.Dst.Port()}
+	port := portOf(f)
 	if port.Proto != unix.IPPROTO_TCP && port.Proto != unix.IPPROTO_UDP {
 		return false
 	}

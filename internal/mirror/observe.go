@@ -1,11 +1,13 @@
 package mirror
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -30,9 +32,12 @@ type observer struct {
 	// them, which takes time and only the path direct needs.
 	direct bool
 
-	net   *netwatch.Conn  // nil until it is needed, and after an error
-	rules *ruleset.Reader // likewise
-	last  reading
+	net     *netwatch.Conn  // nil until it is needed, and after an error
+	rules   *ruleset.Reader // likewise
+	sockets *sockdiag.Conn  // likewise
+	last    reading
+	// toWindows are the ports of which it finds out whether Linux serves them.
+	toWindows ruleset.Ports
 	// restores has it look for what is lost of WSL's, by the memory of what was there,
 	// which is no cache: see WSL.
 	restores bool
@@ -83,6 +88,16 @@ func (o *observer) read() (seen Observed, err error) {
 	seen.Host = netwatch.Find(seen.Links, o.host)
 	if seen.Mode, err = o.net.Mode(seen.Host); err != nil {
 		return seen, err
+	}
+	if seen.Mode == netwatch.MirroredHAL {
+		if seen.Own, err = o.own(); err != nil {
+			return seen, err
+		}
+	}
+	if !o.toWindows.Empty() {
+		if seen.Addrs, seen.Taken, err = o.taken(); err != nil {
+			return seen, err
+		}
 	}
 	rules, err := o.net.Rules()
 	if err != nil {
@@ -162,6 +177,54 @@ func (o *observer) bridges(links []netwatch.Link) (bridges []ruleset.Bridge, err
 	return bridges, err
 }
 
+// own are the addresses of the LAN that WSL sends to Windows.
+func (o *observer) own() (addrs []netip.Addr, err error) {
+	routes, err := o.net.RoutesOf(netwatch.HostTable)
+	for _, r := range routes {
+		if r.To.IsSingleIP() {
+			addrs = append(addrs, r.To.Addr())
+		}
+	}
+	return addrs, err
+}
+
+// taken are Linux's addresses, and which of the ports toWindows it serves there or on
+// localhost. Nothing tells when a program begins to listen. If one does later, it is
+// found at the next look, and until then a container reaches it by way of Windows, which
+// knows whose port it is.
+func (o *observer) taken() (addrs []netip.Addr, taken ruleset.Ports, err error) {
+	if o.sockets == nil {
+		if o.sockets, err = sockdiag.Open(); err != nil {
+			return nil, nil, err
+		}
+	}
+	prefixes, err := o.net.Prefixes()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, of := range prefixes {
+		for _, p := range of {
+			if !p.Addr().IsLoopback() {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+	}
+	var found []ruleset.Port
+	for p := range o.toWindows.All() {
+		for _, a := range append(slices.Clip(addrs), ruleset.Localhost) {
+			is, err := o.sockets.Takes(p.Proto, netip.AddrPortFrom(a, p.Number))
+			if err != nil {
+				return nil, nil, err
+			}
+			if is {
+				found = append(found, p)
+				break
+			}
+		}
+	}
+	return addrs, ruleset.PortSet(found...), nil
+}
+
 func ifaceOf(l netwatch.Link) ruleset.Iface { return ruleset.Iface{Name: l.Name, Index: l.Index} }
 
 func (o *observer) close() {
@@ -172,5 +235,9 @@ func (o *observer) close() {
 	if o.rules != nil {
 		o.rules.Close()
 		o.rules = nil
+	}
+	if o.sockets != nil {
+		o.sockets.Close()
+		o.sockets = nil
 	}
 }

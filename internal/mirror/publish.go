@@ -26,13 +26,15 @@ func (d *Daemon) publish(c change, err error) error {
 		Mode:    string(obs.Mode),
 		Path:    status.PathProxy,
 		Table:   status.Table{Family: nft.TableFamily, Name: nft.TableName, Installed: c.serves},
-		Rule:    status.Rule{Packets: obs.Counters.Packets, Bytes: obs.Counters.Bytes},
 		Since:   d.last.Since,
 		Updated: now,
 	}
+	counted := obs.Counters
 	if !obs.Ours {
-		s.Rule = status.Rule{} // what another daemon has counted
+		counted = nft.Counters{} // those are what another daemon has counted
 	}
+	s.Rule = status.Rule(counted.Sent)
+	s.Directions = directions(obs, want, d.cfg.Policy, counted)
 	if d.cfg.Policy.Direct {
 		s.Path = status.PathDirect
 	}

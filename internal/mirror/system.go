@@ -22,8 +22,11 @@ type system struct {
 
 func newSystem(host string, p Policy, log logrus.FieldLogger, wake func()) *system {
 	return &system{
-		observer: observer{host: host, direct: p.Direct, restores: p.Repair, memory: memory{losses: map[string][]time.Time{}}},
-		lease:    lease{wake: wake}, log: log,
+		observer: observer{
+			host: host, direct: p.Direct, toWindows: p.ToWindows,
+			restores: p.Repair, memory: memory{losses: map[string][]time.Time{}},
+		},
+		lease: lease{wake: wake}, log: log,
 	}
 }
 

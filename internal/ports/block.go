@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
@@ -109,8 +110,8 @@ func (b Block) FirstPassLeft() int { return max(0, b.FirstPass-b.Worst.Used) }
 // ReadBlock reads the block and what of it is in use. windows is the range that
 // is reserved in Windows, zero if that is unknown.
 func ReadBlock(windows Range) (Block, error) {
-	sockets, err := Sockets()
-	if err != nil && !errors.Is(err, ErrNoUDP) {
+	sockets, err := sockdiag.Sockets()
+	if err != nil && !errors.Is(err, sockdiag.ErrNoUDP) {
 		return Block{}, err
 	}
 	r, reserved, err := readRange()

@@ -1,3 +1,5 @@
+// Package ports knows what Linux's ports are used for, and explains why one of
+// them cannot be had. It only reads, and opens no connection.
 package ports
 
 import (

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 )
 
 // A Listener is a socket of Linux that waits for clients, or holds a port.
@@ -51,30 +53,30 @@ var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 func (l Listener) HoldsIPv6() bool { return !l.TakesIPv4() }
 
 // Listeners are the sockets that wait for clients, sorted by port. Beside them may
-// come ErrNoUDP.
+// come sockdiag.ErrNoUDP.
 func Listeners() ([]Listener, error) {
-	sockets, err := Sockets()
-	if err != nil && !errors.Is(err, ErrNoUDP) {
+	sockets, err := sockdiag.Sockets()
+	if err != nil && !errors.Is(err, sockdiag.ErrNoUDP) {
 		return nil, err
 	}
 	return listeners(sockets, programs("/proc")), err
 }
 
 // listeners are those among sockets, with the programs that have them.
-func listeners(sockets []Socket, programs map[uint32]process) []Listener {
+func listeners(sockets []sockdiag.Socket, programs map[uint32]process) []Listener {
 	var list []Listener
 	for _, s := range sockets {
 		switch {
 		case s.Local.Port() == 0:
 			continue
-		case s.Proto == "tcp" && (s.State == listening || s.State == closed):
-		case s.Proto == "udp" && s.State == closed: // not connected
+		case s.Proto == "tcp" && (s.State == sockdiag.Listening || s.State == sockdiag.Closed):
+		case s.Proto == "udp" && s.State == sockdiag.Closed: // not connected
 		default:
 			continue
 		}
 		p := programs[s.Inode]
 		list = append(list, Listener{
-			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, MPTCP: s.MPTCP, Bound: s.Proto == "tcp" && s.State == closed,
+			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, MPTCP: s.MPTCP, Bound: s.Proto == "tcp" && s.State == sockdiag.Closed,
 			Program: p.name, PID: p.pid,
 		})
 	}

@@ -1,6 +1,10 @@
 package ports
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
+)
 
 // measure counts what of a range is in use.
 //
@@ -12,7 +16,7 @@ import "net/netip"
 // which one is chance, and that port is not counted on.
 //
 // UDP takes a port from all destinations, in any order.
-func measure(r Range, reserved []Range, again reuse, sockets []Socket, flows []Flow) Block {
+func measure(r Range, reserved []Range, again reuse, sockets []sockdiag.Socket, flows []Flow) Block {
 	b := Block{Range: r, Reserved: reserved}
 	for port := int(r.First); port <= int(r.Last); port++ {
 		if b.IsReserved(uint16(port)) {
@@ -86,8 +90,8 @@ const (
 )
 
 // gives reports whether s is nothing but such a remainder.
-func (r reuse) gives(s Socket) bool {
-	if s.Proto != "tcp" || s.State != timeWait {
+func (r reuse) gives(s sockdiag.Socket) bool {
+	if s.Proto != "tcp" || s.State != sockdiag.TimeWait {
 		return false
 	}
 	return r == always || r == overLoopback && (s.Local.Addr().IsLoopback() || s.Remote.Addr().IsLoopback())

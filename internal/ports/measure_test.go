@@ -1,7 +1,6 @@
 package ports
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -9,10 +8,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 )
 
-func socket(proto string, state uint8, local, remote string) Socket {
-	return Socket{Proto: proto, State: state, Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
+func socket(proto string, state uint8, local, remote string) sockdiag.Socket {
+	return sockdiag.Socket{Proto: proto, State: state, Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
 }
 
 func TestMeasure(t *testing.T) {
@@ -22,13 +23,13 @@ func TestMeasure(t *testing.T) {
 	)
 	local := func(port int) string { return fmt.Sprintf("192.0.2.2:%d", port) }
 	r := between(60700, 60709)
-	sockets := []Socket{
+	sockets := []sockdiag.Socket{
 		socket("tcp", 1, local(60700), one),
 		socket("tcp", 6 /* TIME_WAIT */, local(60702), one),
 		socket("tcp", 1, local(60700), other), // the same port again
 		socket("tcp", 1, local(60710), one),   // not of the block
-		socket("tcp", listening, "0.0.0.0:60701", any),
-		socket("udp", closed, "0.0.0.0:60705", any),
+		socket("tcp", sockdiag.Listening, "0.0.0.0:60701", any),
+		socket("udp", sockdiag.Closed, "0.0.0.0:60705", any),
 	}
 	flows := []Flow{
 		{"tcp", netip.MustParseAddrPort(local(60704)), netip.MustParseAddrPort(one)},
@@ -38,7 +39,7 @@ func TestMeasure(t *testing.T) {
 	tests := map[string]struct {
 		r        Range
 		reserved []Range
-		sockets  []Socket
+		sockets  []sockdiag.Socket
 		flows    []Flow
 		want     Block
 		again    reuse
@@ -120,73 +121,27 @@ func FuzzParseReserved(f *testing.F) {
 	})
 }
 
-// What the kernel sends is not trusted blindly either.
-func FuzzParseSocket(f *testing.F) {
-	f.Add(byte(6), make([]byte, messageLen))
-	f.Add(byte(17), append(make([]byte, messageLen), 5, 0, onlyV6, 0, 1, 0, 0, 0))
-	f.Add(byte(6), append([]byte{10, 10}, make([]byte, messageLen)...))
-	f.Add(byte(6), append(make([]byte, messageLen), 255, 255, onlyV6, 0))
-	f.Fuzz(func(t *testing.T, proto byte, msg []byte) {
-		if s, err := parseSocket(proto, msg); err == nil && (!s.Local.IsValid() || !s.Remote.IsValid()) {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
 func TestReuse(t *testing.T) {
 	const at, to = "192.0.2.2:60700", "203.0.113.1:443"
 	for _, test := range []struct {
 		again reuse
-		s     Socket
+		s     sockdiag.Socket
 		want  bool
 	}{
-		{never, socket("tcp", timeWait, at, to), false},
-		{always, socket("tcp", timeWait, at, to), true},
+		{never, socket("tcp", sockdiag.TimeWait, at, to), false},
+		{always, socket("tcp", sockdiag.TimeWait, at, to), true},
 		{always, socket("tcp", 1, at, to), false},
-		{always, socket("udp", timeWait, at, to), false},
-		{overLoopback, socket("tcp", timeWait, at, to), false},
-		{overLoopback, socket("tcp", timeWait, "127.0.0.1:60700", "127.0.0.1:80"), true},
-		{overLoopback, socket("tcp", timeWait, at, "127.0.0.2:80"), true},
-		{overLoopback, socket("tcp", timeWait, "[::1]:60700", "[::1]:80"), true},
+		{always, socket("udp", sockdiag.TimeWait, at, to), false},
+		{overLoopback, socket("tcp", sockdiag.TimeWait, at, to), false},
+		{overLoopback, socket("tcp", sockdiag.TimeWait, "127.0.0.1:60700", "127.0.0.1:80"), true},
+		{overLoopback, socket("tcp", sockdiag.TimeWait, at, "127.0.0.2:80"), true},
+		{overLoopback, socket("tcp", sockdiag.TimeWait, "[::1]:60700", "[::1]:80"), true},
 		{overLoopback, socket("tcp", 1, "127.0.0.1:60700", "127.0.0.1:80"), false},
 	} {
 		if got := test.again.gives(test.s); got != test.want {
 			t.Errorf("%d, %+v: %v", test.again, test.s, got)
 		}
 	}
-}
-
-// A kernel without a part of what is asked for.
-func TestSocketsOfALesserKernel(t *testing.T) {
-	for name, test := range map[string]struct {
-		lacks func(family, proto byte) error
-		n     int
-		want  error
-	}{
-		"all":     {func(_, _ byte) error { return nil }, 4, nil},
-		"no UDP":  {func(_, proto byte) error { return when(proto == unix.IPPROTO_UDP, unix.ENOENT) }, 2, ErrNoUDP},
-		"no IPv6": {func(family, _ byte) error { return when(family == unix.AF_INET6, unix.ENOENT) }, 2, nil},
-		"nothing": {func(_, _ byte) error { return unix.ENOENT }, 0, unix.ENOENT},
-		"failing": {func(_, proto byte) error { return when(proto == unix.IPPROTO_UDP, unix.EIO) }, 0, unix.EIO},
-	} {
-		got, err := sockets(func(family, proto byte, each func(Socket)) error {
-			if err := test.lacks(family, proto); err != nil {
-				return err
-			}
-			each(Socket{})
-			return nil
-		})
-		if len(got) != test.n || !errors.Is(err, test.want) {
-			t.Errorf("%s: %v, %v", name, got, err)
-		}
-	}
-}
-
-func when(is bool, err error) error {
-	if is {
-		return err
-	}
-	return nil
 }
 
 // Why the flows are not known is said, and nothing else fails for it.

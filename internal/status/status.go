@@ -48,6 +48,8 @@ type Snapshot struct {
 	Path  string `json:"path"`
 	Table Table  `json:"table"`
 	Rule  Rule   `json:"rule"`
+	// Directions are who is helped to reach whom. A daemon that is older has none.
+	Directions []Direction `json:"directions,omitempty"`
 	// Ports are the ports that container engines publish.
 	Ports []Port `json:"ports"`
 	// SourcePorts are the ports that WSL has reserved in Windows for connections
@@ -82,6 +84,31 @@ type Rule struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }
+
+// A Direction is who is helped to reach whom.
+type Direction struct {
+	Name   string `json:"name"`
+	Active bool   `json:"active"`
+	// Reason says why it is not active, or what it leaves out.
+	Reason string `json:"reason,omitempty"`
+	// Ports are those of ContainersToWindows, as in 8080/tcp.
+	Ports []string `json:"ports,omitempty"`
+	// Packets are connections; those of ClosedPorts, connections that were refused.
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// NoPorts is the Reason of ContainersToWindows where nobody has asked for it.
+const NoPorts = "--to-windows names no port"
+
+// The names of directions.
+const (
+	FromWindows         = "from-windows"          // to ports that containers publish
+	FromLinux           = "from-linux"            // the same on localhost
+	ClosedPorts         = "closed-ports"          // of 127.0.0.1 refuse Linux's clients
+	OwnAddress          = "own-address"           // from Linux to its address of the LAN
+	ContainersToWindows = "containers-to-windows" // to servers on Windows' 127.0.0.1
+)
 
 // A Port is a port that a container engine publishes.
 type Port struct {

@@ -16,6 +16,7 @@ const (
 	tableOwner      = 7 // NFTA_TABLE_OWNER
 	setFlagInterval = 0x4
 	setFlagMap      = 0x8
+	setFlagEval     = 0x20
 	setFlagConcat   = 0x80
 	setElemKeyEnd   = 10 // NFTA_SET_ELEM_KEY_END
 	elemFlagEnd     = 0x1

@@ -87,6 +87,8 @@ func newExpr(name string) expr.Any {
 		return new(expr.Counter)
 	case "ct":
 		return new(expr.Ct)
+	case "dynset":
+		return new(expr.Dynset)
 	case "fib":
 		return new(expr.Fib)
 	case "immediate":

@@ -22,6 +22,8 @@ type Set struct {
 	KeyLen   int // bytes
 	Map      bool
 	Interval bool
+	// Dynamic says that packets fill the set: then its elements are not known.
+	Dynamic  bool
 	Elements []Element // sorted by key
 }
 
@@ -45,8 +47,10 @@ func (rs *Ruleset) Own() (t Table) {
 		if id.table != rs.own {
 			continue
 		}
-		rs.readElements(set, math.MaxInt)
-		out := Set{Name: id.name, KeyLen: int(set.keyLen), Map: set.isMap, Interval: set.interval}
+		if !set.dynamic {
+			rs.readElements(set, math.MaxInt)
+		}
+		out := Set{Name: id.name, KeyLen: int(set.keyLen), Map: set.isMap, Interval: set.interval, Dynamic: set.dynamic}
 		for _, e := range set.elements {
 			out.Elements = append(out.Elements, Element{string(e.key), string(e.keyEnd), string(e.value)})
 		}

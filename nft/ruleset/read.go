@@ -144,13 +144,16 @@ func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
 	return owner, true, nil
 }
 
-// Rules are the rules of a chain of the family ip or ip6, none if there is no such
-// chain, with what they have counted.
+// Rules are the rules of a chain of the family ip or ip6, or of the whole table if
+// chain is "", with what they have counted. There are none if there is no such chain.
 func (r *Reader) Rules(family byte, table, chain string) (list []Rule, err error) {
-	msgs, err := r.conn.Dump(message(unix.NFT_MSG_GETRULE), nlconn.AppendText(
-		nlconn.AppendText(request(family), unix.NFTA_RULE_TABLE, table), unix.NFTA_RULE_CHAIN, chain))
+	which := nlconn.AppendText(request(family), unix.NFTA_RULE_TABLE, table)
+	if chain != "" {
+		which = nlconn.AppendText(which, unix.NFTA_RULE_CHAIN, chain)
+	}
+	msgs, err := r.conn.Dump(message(unix.NFT_MSG_GETRULE), which)
 	if err != nil {
-		return nil, fmt.Errorf("read chain %s of table %s: %w", chain, table, err)
+		return nil, fmt.Errorf("read the rules of table %s: %w", table, err)
 	}
 	for _, m := range msgs {
 		id, rule, err := decodeRule(m)

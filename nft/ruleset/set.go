@@ -16,7 +16,9 @@ import (
 type set struct {
 	id                      setID
 	interval, concat, isMap bool
-	keyLen                  uint32
+	// dynamic says that packets fill it.
+	dynamic bool
+	keyLen  uint32
 
 	read     reading
 	elements []element // of a whole one
@@ -45,6 +47,7 @@ func decodeSet(msg []byte) (id setID, s *set, err error) {
 			s.interval = a.Uint32BE()&setFlagInterval != 0
 			s.concat = a.Uint32BE()&setFlagConcat != 0
 			s.isMap = a.Uint32BE()&setFlagMap != 0
+			s.dynamic = a.Uint32BE()&setFlagEval != 0
 		case unix.NFTA_SET_KEY_LEN:
 			s.keyLen = a.Uint32BE()
 		}

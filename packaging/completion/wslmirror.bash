@@ -22,7 +22,7 @@ _wslmirror() {
 			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 			return
 			;;
-		run:*) words='--interface --path --repair=false --runtime-dir --log-level --help' ;;
+		run:*) words='--interface --path --repair=false --to-windows --except --runtime-dir --log-level --help' ;;
 		status:*) words='--json --runtime-dir --help' ;;
 		ports:explain) ;; # a port
 		ports:*)

@@ -27,6 +27,8 @@ run)
 		'--interface[where packets from Windows arrive]:interface:_net_interfaces' \
 		'--path[the way to a published port]:path:(proxy direct)' \
 		'--repair=false[repair nothing for Linux, restore nothing of WSL]' \
+		'--to-windows[let containers reach these ports of Windows]:ports: ' \
+		'--except[leave these ports alone]:ports: ' \
 		'--runtime-dir[directory of the state]:directory:_directories' \
 		'--log-level[least important messages to log]:level:(error warning info debug)' \
 		'(- *)--help[print a summary]'

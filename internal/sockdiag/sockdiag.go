@@ -1,6 +1,5 @@
-// Package ports knows what Linux's ports are used for, and explains why one of
-// them cannot be had. It only reads, and opens no connection.
-package ports
+// Package sockdiag asks the kernel for the sockets of TCP and UDP (sock_diag(7)).
+package sockdiag
 
 import (
 	"encoding/binary"
@@ -10,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/wslmirror/wslmirror/internal/conntrack"
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
@@ -30,9 +28,9 @@ type Socket struct {
 // neither listens nor is connected is closed: it holds the port, and ss does not
 // show it. Linux 6.8 and later show it to who asks for TCP_BOUND_INACTIVE.
 const (
-	timeWait      = 6
-	closed        = 7
-	listening     = 10
+	TimeWait      = 6
+	Closed        = 7
+	Listening     = 10
 	boundInactive = 13
 )
 
@@ -61,6 +59,48 @@ func Sockets() ([]Socket, error) {
 	}
 	defer c.Close()
 	return sockets(func(family, proto byte, each func(Socket)) error { return dump(c, family, proto, each) })
+}
+
+// A Conn asks who takes a packet. It keeps its socket.
+type Conn struct{ nl *nlconn.Conn }
+
+// Open opens the socket, in the network namespace of the calling thread.
+func Open() (*Conn, error) {
+	nl, err := nlconn.Open(unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("ask for sockets: %w", err)
+	}
+	return &Conn{nl}, nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() { c.nl.Close() }
+
+// Takes reports whether a socket takes the first packet of a client of IPv4 to an
+// address and port: one of TCP that listens, or one of UDP that is not connected to
+// another. What it costs does not depend on how many sockets there are.
+func (c *Conn) Takes(proto uint8, at netip.AddrPort) (bool, error) {
+	request := make([]byte, requestLen)
+	request[0], request[1] = unix.AF_INET, proto
+	const source, destination = 8, 10 // offsets of the ports; the addresses are 4 and 20 behind
+	to := source
+	if proto == unix.IPPROTO_UDP {
+		to = destination // udp_dump_one in net/ipv4/udp_diag.c takes them the other way round
+	}
+	addr := at.Addr().As4()
+	binary.BigEndian.PutUint16(request[to:], at.Port())
+	copy(request[map[int]int{source: 12, destination: 28}[to]:], addr[:])
+	for i := requestLen - 8; i < requestLen; i++ {
+		request[i] = 0xff // INET_DIAG_NOCOOKIE: whichever socket it is
+	}
+	_, err := c.nl.Ask(unix.SOCK_DIAG_BY_FAMILY, request)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask for the socket of %s: %w", at, err)
+	}
+	return true, nil
 }
 
 func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, error) {
@@ -130,30 +170,4 @@ func parseSocket(proto byte, msg []byte) (s Socket, err error) {
 		}
 	})
 	return s, err
-}
-
-// A Flow is a connection of a container whose source port the kernel has put
-// into the block of ports of Linux (WSL's masquerade): no socket here has it.
-type Flow struct {
-	Proto         string
-	Local, Remote netip.AddrPort // as they are outside
-}
-
-var protocols = map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}
-
-// Flows are the connections that are masqueraded. It needs CAP_NET_ADMIN: the
-// error is EPERM without.
-func Flows() ([]Flow, error) {
-	var flows []Flow
-	err := conntrack.Each(func(f conntrack.Flow) bool {
-		proto := protocols[f.Original.Proto]
-		if proto != "" && f.Original.Src.Addr() != f.Reply.Dst.Addr() {
-			flows = append(flows, Flow{Proto: proto, Local: f.Reply.Dst, Remote: f.Reply.Src})
-		}
-		return true
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list connections: %w", err)
-	}
-	return flows, nil
 }

@@ -1,0 +1,65 @@
+package mirror
+
+import (
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// directions are who is helped to reach whom, why not, and what was counted of it.
+func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []status.Direction {
+	var toWindows ruleset.Ports
+	if want.Table != nil {
+		toWindows, _ = want.Table.ToWindows()
+	}
+	serves := want.Table != nil && want.State == status.Active
+	direction := func(name, why string, c nft.Count) status.Direction {
+		d := status.Direction{Name: name, Active: serves && why == "", Packets: c.Packets, Bytes: c.Bytes}
+		if serves {
+			d.Reason = why
+		}
+		return d
+	}
+	repair := func(why string) string {
+		if !p.Repair {
+			return "--repair=false"
+		}
+		return why
+	}
+	containers := direction(status.ContainersToWindows, whyNotToWindows(obs, p, toWindows), counted.Containers)
+	for port := range toWindows.All() {
+		containers.Ports = append(containers.Ports, port.String())
+	}
+	if left := p.ToWindows.Minus(toWindows); containers.Active && !left.Empty() {
+		containers.Reason = "Linux itself serves " + left.String()
+	}
+	return []status.Direction{
+		direction(status.FromWindows, "", counted.Windows),
+		direction(status.FromLinux, repair(""), counted.Linux),
+		direction(status.ClosedPorts, repair(when(!obs.Mode.Mirrors(), "outside the mirrored mode they are not known to hang")), counted.Refused),
+		direction(status.OwnAddress, repair(when(len(obs.Own) == 0, "only with hostAddressLoopback in mirrored mode")), counted.Own),
+		containers,
+	}
+}
+
+// whyNotToWindows says why containers do not reach Windows; "" if they do.
+func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
+	_, last := sourcePorts(obs)
+	switch {
+	case p.ToWindows.Empty():
+		return status.NoPorts
+	case last == 0:
+		return "the source ports that Windows expects are not known: WSL's chain WSLPOSTROUTING is gone"
+	case ports.Empty():
+		return "Linux itself serves " + p.ToWindows.String()
+	}
+	return ""
+}
+
+// when is text if is holds, and "" if not.
+func when(is bool, text string) string {
+	if is {
+		return text
+	}
+	return ""
+}
