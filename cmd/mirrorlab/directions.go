@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,9 @@ var directionPorts = []published{
 	{"everywhere", "0.0.0.0", "8080"},
 	{"lan", lanAddress, "8082"},
 }
+
+// closedPatience is how long a client waits for a refusal, which takes a second.
+var closedPatience = lab.Scaled(2 * time.Second)
 
 // A direction is a way from a client to a server.
 type direction struct {
@@ -91,7 +95,7 @@ func directionSettings() (list []setting) {
 // directions fills the rows of some engines.
 func directions(ctx context.Context, program *sandbox.Program, modes []lab.Mode, list []setting, p progress) (rows []directionRow, err error) {
 	err = p.step(fmt.Sprintf("ask %d engines in %d modes", len(list), len(modes)), func() error {
-		rows, err = sideBySide(ctx, list, func(ctx context.Context, s setting) (rows []directionRow, err error) {
+		rows, err = sideBySide(ctx, 5, list, func(ctx context.Context, s setting) (rows []directionRow, err error) {
 			w, err := s.start(modes[0], directionPorts)
 			if err != nil {
 				return nil, err
@@ -171,6 +175,7 @@ func (w *world) directions(mode lab.Mode, inside *lab.Host, named netip.Addr) (l
 		list = append(list,
 			direction{name: "Windows → the LAN address, a server of Linux", from: w.Windows, addr: lanAddress + ":" + portOfLinux, server: w.WSL.Name, tcp: true},
 			direction{name: "Linux → the LAN address, a server of Windows", from: w.WSL, addr: lanAddress + ":" + portShared, server: w.Windows.Name},
+			direction{name: "container → the LAN address, a server of Windows", from: inside, addr: lanAddress + ":" + portShared, server: w.Windows.Name},
 		)
 	}
 	for _, p := range directionPorts {
@@ -214,7 +219,7 @@ func askDirections(ctx context.Context, rows []directionRow, wsl *lab.Host, prog
 func (d direction) isAnswered(proto string, tries int) bool {
 	switch {
 	case d.closed:
-		_, err := d.from.Ask(proto, d.addr, refusalTimeout)
+		_, err := d.from.Ask(proto, d.addr, closedPatience)
 		return errors.Is(err, unix.ECONNREFUSED)
 	case d.server == "":
 		for range tries {

@@ -38,9 +38,9 @@ func directionTable(rows []directionRow) [][]string {
 		marks directionMarks
 	}
 	keys, engines := grouped(rows, func(r directionRow) key { return key{r.name, r.mode, r.marks()} }, func(r directionRow) string { return r.engine })
-	_, all := grouped(rows, func(r directionRow) lab.Mode { return r.mode }, func(r directionRow) string { return r.engine })
+	all, _ := grouped(rows, func(r directionRow) string { return r.engine }, func(directionRow) string { return "" })
 	lines, modes := grouped(keys, func(k key) directionLine {
-		return directionLine{k.name, allOr(engines[k], len(slices.Compact(all[k.mode]))), k.marks}
+		return directionLine{k.name, allOr(engines[k], len(all)), k.marks}
 	}, func(k key) string { return k.mode.String() })
 	names, _ := grouped(rows, func(r directionRow) string { return r.name }, func(directionRow) string { return "" })
 	slices.SortStableFunc(lines, func(a, b directionLine) int {

@@ -76,7 +76,7 @@ func settings() (list []setting) {
 // matrix fills the rows of some engines.
 func matrix(ctx context.Context, program *sandbox.Program, modes []lab.Mode, list []setting, p progress) (rows []matrixRow, err error) {
 	err = p.step(fmt.Sprintf("ask %d engines in %d modes", len(list), len(modes)), func() error {
-		rows, err = sideBySide(ctx, list, func(ctx context.Context, s setting) (rows []matrixRow, err error) {
+		rows, err = sideBySide(ctx, 3, list, func(ctx context.Context, s setting) (rows []matrixRow, err error) {
 			w, err := s.start(modes[0], matrixPorts)
 			if err != nil {
 				return nil, err

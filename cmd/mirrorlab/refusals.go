@@ -16,13 +16,18 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
 
-// How many closed ports are asked, how many of them at a time, and for how long.
+// How many closed ports are asked, and for how long.
 const (
 	closedPorts     = 200
 	firstClosedPort = 10000
-	closedAtOnce    = 50
 	refusalTimeout  = 3 * time.Second
 )
+
+// closedAtOnce is how many are asked at a time while wslmirror runs. The kernel lets
+// about 50 refusals pass at once (net.ipv4.icmp_msgs_burst), less or more at random, and
+// those above wait for the next SYN, which comes a second later or, before Linux 6.5,
+// two.
+const closedAtOnce = 25
 
 // A refusal is how Linux meets closed ports of 127.0.0.1 in a mode.
 type refusal struct {
@@ -55,34 +60,45 @@ func refusalsOf(ctx context.Context, program *sandbox.Program, mode lab.Mode) (r
 		return r, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	if r.without, err = meetClosed(b.WSL); err != nil {
+	atOnce := closedAtOnce
+	if mode != lab.Consomme {
+		atOnce = closedPorts // which all wait for nothing
+	}
+	if r.without, err = meetClosed(b.WSL, atOnce); err != nil {
 		return r, err
 	}
 	d := daemon{host: b.WSL, program: program}
 	if err := d.start(ctx); err != nil {
 		return r, err
 	}
-	if r.with, err = meetClosed(b.WSL); err != nil {
+	if r.with, err = meetClosed(b.WSL, closedAtOnce); err != nil {
 		return r, err
 	}
 	return r, d.stop(ctx)
 }
 
-// meetClosed connects to the closed ports. An error is what is neither a refusal nor a
-// timeout.
-func meetClosed(h *lab.Host) (times refusalTimes, err error) {
+// meetClosed connects to the closed ports, so many at a time. An error is what is neither
+// a refusal nor a timeout.
+func meetClosed(h *lab.Host, atOnce int) (times refusalTimes, err error) {
 	var (
 		mu     sync.Mutex
 		asking sync.WaitGroup
-		free   = make(chan struct{}, closedAtOnce)
+		free   = make(chan struct{}, atOnce)
 	)
 	for port := range closedPorts {
 		asking.Go(func() {
 			free <- struct{}{}
 			defer func() { <-free }()
-			begin := time.Now()
-			_, met := h.Dial("tcp", "", fmt.Sprintf("127.0.0.1:%d", firstClosedPort+port), refusalTimeout)
-			took := time.Since(begin)
+			var took time.Duration
+			met := h.Do(func() error {
+				begin := time.Now()
+				c, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", firstClosedPort+port), refusalTimeout)
+				took = time.Since(begin)
+				if err == nil {
+					c.Close()
+				}
+				return err
+			})
 			mu.Lock()
 			defer mu.Unlock()
 			var network net.Error
@@ -112,9 +128,9 @@ func (t refusalTimes) missing() string {
 	case 0:
 		return ""
 	case closedPorts:
-		return fmt.Sprintf("no answer within %v", refusalTimeout)
+		return fmt.Sprintf("no answer within %.0f s", refusalTimeout.Seconds())
 	default:
-		return fmt.Sprintf("%d of %d without an answer within %v", n, closedPorts, refusalTimeout)
+		return fmt.Sprintf("%d of %d without an answer within %.0f s", n, closedPorts, refusalTimeout.Seconds())
 	}
 }
 

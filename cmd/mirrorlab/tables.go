@@ -90,12 +90,9 @@ func (s setting) String() string {
 	return s.Name
 }
 
-// atOnce is how many engines are asked at a time: most of the time clients wait for
-// answers that do not come.
-const atOnce = 3
-
-// sideBySide collects the rows of the settings, in their order, until one fails.
-func sideBySide[Row any](ctx context.Context, list []setting, fn func(context.Context, setting) ([]Row, error)) ([]Row, error) {
+// sideBySide collects the rows of the settings, in their order, until one fails. So many
+// run at once: most of the time clients wait for answers that do not come.
+func sideBySide[Row any](ctx context.Context, atOnce int, list []setting, fn func(context.Context, setting) ([]Row, error)) ([]Row, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	of := make([][]Row, len(list))
