@@ -219,8 +219,12 @@ func askDirections(ctx context.Context, rows []directionRow, wsl *lab.Host, prog
 func (d direction) isAnswered(proto string, tries int) bool {
 	switch {
 	case d.closed:
-		_, err := d.from.Ask(proto, d.addr, closedPatience)
-		return errors.Is(err, unix.ECONNREFUSED)
+		for range tries {
+			if _, err := d.from.Ask(proto, d.addr, closedPatience); errors.Is(err, unix.ECONNREFUSED) {
+				return true
+			}
+		}
+		return false
 	case d.server == "":
 		for range tries {
 			if _, err := d.from.Ask(proto, d.addr, patience); err == nil {

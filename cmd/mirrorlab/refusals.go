@@ -24,10 +24,10 @@ const (
 )
 
 // closedAtOnce is how many are asked at a time while wslmirror runs. The kernel lets
-// about 50 refusals pass at once (net.ipv4.icmp_msgs_burst), less or more at random, and
-// those above wait for the next SYN, which comes a second later or, before Linux 6.5,
-// two.
-const closedAtOnce = 25
+// about 50 refusals pass at once (net.ipv4.icmp_msgs_burst), less or more at random and in
+// older ones of all namespaces. Those above wait for the next SYN, which comes a second
+// later or, before Linux 6.5, two.
+const closedAtOnce = 16
 
 // A refusal is how Linux meets closed ports of 127.0.0.1 in a mode.
 type refusal struct {
