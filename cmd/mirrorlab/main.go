@@ -50,6 +50,7 @@ var verbs = []verb{
 	{"demo", runDemo},
 	{"shell", runShell},
 	{"matrix", runMatrix},
+	{"directions", runDirections},
 	{"bench", runBench},
 	{"chaos", runChaos},
 	{"soak", runSoak},

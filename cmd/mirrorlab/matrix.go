@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,55 +55,10 @@ func (c matrixCell) lost(other matrixCell) bool {
 }
 
 func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
-	flags := flag.NewFlagSet("matrix", flag.ContinueOnError)
-	program := flags.String("wslmirror", beside("wslmirror"), "")
-	markdown := flags.Bool("markdown", false, "")
-	only := flags.String("engine", "", "")
-	modes := lab.Modes
-	flags.Func("mode", "", func(name string) error {
-		modes = make([]lab.Mode, 1)
-		return modes[0].UnmarshalText([]byte(name))
+	return runTable(ctx, "matrix", args, std, func(ctx context.Context, o tableOptions) (tableText, error) {
+		rows, err := matrix(ctx, o.wslmirror, o.modes, o.settings(settings()), newProgress(std.err))
+		return tableText{renderMatrix(rows), shortMatrix(rows) + "\n" + markdownMatrix(rows), matrixFaults(rows)}, err
 	})
-	if err := parse(flags, args); err != nil {
-		return usageExit(err, std)
-	}
-	wslmirror, err := findProgram("matrix", *program)
-	if err != nil {
-		return exitFailure, err
-	}
-	rows, err := matrix(ctx, wslmirror, modes, *only, newProgress(std.err))
-	if err := errors.Join(err, wslmirror.Close()); err != nil {
-		return exitFailure, err
-	}
-	if len(rows) == 0 {
-		return exitUsage, usageError("--engine: there is no engine %q", *only)
-	}
-	text := renderMatrix(rows)
-	if *markdown {
-		text = shortMatrix(rows) + "\n" + markdownMatrix(rows)
-	}
-	if _, err := fmt.Fprint(std.out, text); err != nil {
-		return exitFailure, err
-	}
-	if faults := matrixFaults(rows); len(faults) > 0 {
-		return exitFailure, errors.New(strings.Join(faults, "\nmirrorlab: "))
-	}
-	return exitOK, nil
-}
-
-// A setting is an engine in its surroundings.
-type setting struct {
-	lab.EngineKind
-	// late says that loopback0 appears only after the engine has started and
-	// published its ports.
-	late bool
-}
-
-func (s setting) String() string {
-	if s.late {
-		return s.Name + ", loopback0 late"
-	}
-	return s.Name
 }
 
 // settings are all engines, and those that look for loopback0 when they start
@@ -112,108 +67,38 @@ func settings() (list []setting) {
 	for _, e := range lab.Engines {
 		list = append(list, setting{EngineKind: e})
 		if strings.HasPrefix(e.Name, "docker-iptables") || strings.HasPrefix(e.Name, "docker-nftables") {
-			list = append(list, setting{e, true})
+			list = append(list, setting{EngineKind: e, late: true})
 		}
 	}
 	return list
 }
 
-// atOnce is how many engines are asked at a time: most of the time clients wait for
-// answers that do not come.
-const atOnce = 3
-
-// matrix fills the rows of all engines, or of one.
-func matrix(ctx context.Context, program *sandbox.Program, modes []lab.Mode, only string, p progress) (rows []matrixRow, err error) {
-	list := slices.DeleteFunc(settings(), func(s setting) bool { return only != "" && only != s.Name })
-	if len(list) == 0 {
-		return nil, nil
-	}
+// matrix fills the rows of some engines.
+func matrix(ctx context.Context, program *sandbox.Program, modes []lab.Mode, list []setting, p progress) (rows []matrixRow, err error) {
 	err = p.step(fmt.Sprintf("ask %d engines in %d modes", len(list), len(modes)), func() error {
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		of := make([][]matrixRow, len(list))
-		free := make(chan struct{}, atOnce)
-		var asking sync.WaitGroup
-		for i, s := range list {
-			asking.Go(func() {
-				free <- struct{}{}
-				defer func() { <-free }()
-				if ctx.Err() != nil {
-					return
-				}
-				var err error
-				if of[i], err = s.rows(ctx, program, modes); err != nil {
-					cancel(fmt.Errorf("%s: %w", s, err))
-				}
-			})
-		}
-		asking.Wait()
-		for _, mode := range modes {
-			for _, r := range slices.Concat(of...) {
-				if r.mode == mode {
-					rows = append(rows, r)
-				}
+		rows, err = sideBySide(ctx, 3, list, func(ctx context.Context, s setting) (rows []matrixRow, err error) {
+			w, err := s.start(modes[0], matrixPorts)
+			if err != nil {
+				return nil, err
 			}
-		}
-		return context.Cause(ctx)
+			defer func() { err = errors.Join(err, w.Close()) }()
+			err = w.inModes(modes, func(m lab.Mode) error {
+				of, err := s.fill(ctx, w.Bench, m, program)
+				rows = append(rows, of...)
+				return err
+			})
+			return rows, err
+		})
+		return err
 	})
+	slices.SortStableFunc(rows, func(a, b matrixRow) int { return cmp.Compare(a.mode, b.mode) })
 	return rows, err
 }
 
-// The ports of the matrix: published on all addresses, and on one. Each has a
-// container of its own, since Docker 29's nftables backend without proxy cannot
-// publish a port of a container twice.
-var matrixPorts = [2]struct{ container, address, port string }{
+// The ports of the matrix: published on all addresses, and on one.
+var matrixPorts = []published{
 	{"everywhere", "0.0.0.0", "8080"},
 	{"localhost", "127.0.0.1", "8081"},
-}
-
-// rows runs the engine on a bench of its own, which changes its mode.
-func (s setting) rows(ctx context.Context, program *sandbox.Program, modes []lab.Mode) (rows []matrixRow, err error) {
-	b, err := lab.New(lab.Options{Mode: modes[0], NoLoopback0: s.late})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, b.Close()) }()
-	engine, err := s.Start(b.WSL)
-	if err != nil {
-		return nil, err
-	}
-	var containers []*lab.Container
-	for _, p := range matrixPorts {
-		publish := p.address + ":" + p.port + ":80/"
-		c, err := engine.Run(p.container, publish+"tcp", publish+"udp")
-		if err != nil {
-			return nil, err
-		}
-		containers = append(containers, c)
-	}
-	// A bridge can change its MAC address when a container joins it, and then the
-	// others answer to the old one for a moment.
-	for _, c := range containers {
-		if err := b.WSL.Await(c); err != nil {
-			return nil, err
-		}
-	}
-	if s.late {
-		if err := b.AddLoopback0(); err != nil {
-			return nil, err
-		}
-	}
-
-	for i, mode := range modes {
-		if i > 0 {
-			if err := b.SetMode(mode); err != nil {
-				return nil, err
-			}
-		}
-		r, err := s.fill(ctx, b, mode, program)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, r...)
-	}
-	return rows, nil
 }
 
 // fill asks in one mode.
@@ -233,17 +118,11 @@ func (s setting) fill(ctx context.Context, b *lab.Bench, mode lab.Mode, program 
 				&cell.linux.tcp: {b.WSL, "tcp"}, &cell.linux.udp: {b.WSL, "udp"},
 			} {
 				asking.Go(func() {
-					// The machine may be busy: what hangs does so again.
-					tries := 2
+					tries := fewTries
 					if column >= withPathProxy {
-						tries = 5 // for here it would be a fault
+						tries = manyTries
 					}
-					for range tries {
-						answer, err := from.host.Ask(from.proto, "127.0.0.1:"+p.port, patience)
-						if *to = err == nil && answer == p.container; *to {
-							break
-						}
-					}
+					*to = isAnswered(from.host, from.proto, "127.0.0.1:"+p.port, p.container, tries)
 				})
 			}
 		}

@@ -24,7 +24,7 @@ func TestMatrix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := matrix(context.Background(), wslmirror, lab.Modes, "", newProgress(os.Stderr))
+	rows, err := matrix(context.Background(), wslmirror, lab.Modes, settings(), newProgress(os.Stderr))
 	if err := errors.Join(err, wslmirror.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -46,25 +46,25 @@ func TestMatrix(t *testing.T) {
 		t.Errorf("%d of %d rows are broken without wslmirror, %d by the blanket rule", broken, len(rows), brokenByBlanket)
 	}
 
-	shows(t, "../../README.md", shortMatrix(rows))
-	shows(t, "../../docs/bench.md", markdownMatrix(rows))
+	shows(t, "matrix", "../../README.md", shortMatrix(rows))
+	shows(t, "matrix", "../../docs/bench.md", markdownMatrix(rows))
 }
 
-// shows has a file show the matrix, or with -update writes it there.
-func shows(t *testing.T, file, want string) {
+// shows has a file show what a verb prints, or with -update writes it there.
+func shows(t *testing.T, verb, file, want string) {
 	t.Helper()
-	const begin, end = "<!-- mirrorlab matrix --markdown -->\n", "<!-- end -->"
+	begin, end := "<!-- mirrorlab "+verb+" --markdown -->\n", "<!-- end -->"
 	before, rest, ok := strings.Cut(readFile(t, file), begin)
 	shown, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the matrix", file)
+		t.Fatalf("%s has no place for what %s prints", file, verb)
 	}
 	if *update {
 		if err := os.WriteFile(file, []byte(before+begin+want+end+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	} else if shown != want {
-		t.Errorf("%s shows\n%s\nand it is\n%s\nupdate it: go test ./cmd/mirrorlab -run Matrix -update", file, shown, want)
+		t.Errorf("%s shows\n%s\nand it is\n%s\nupdate it: go test ./cmd/mirrorlab -run %s -update", file, shown, want, t.Name())
 	}
 }
 

@@ -20,13 +20,6 @@ func (r matrixRow) marks(column int) (windows, linux string) {
 	return mark(c.windows.tcp, c.windows.udp), mark(c.linux.tcp, c.linux.udp)
 }
 
-func tick(ok bool) string {
-	if ok {
-		return "✓"
-	}
-	return "✗"
-}
-
 // renderMatrix is the matrix as text.
 func renderMatrix(rows []matrixRow) string {
 	var b strings.Builder
@@ -49,11 +42,7 @@ func renderMatrix(rows []matrixRow) string {
 		fmt.Fprintf(t, "\t%s\n", r.path)
 	}
 	t.Flush()
-	lines := strings.Split(b.String(), "\n")
-	for i := range lines {
-		lines[i] = strings.TrimRight(lines[i], " ")
-	}
-	return "Who answers to a client on 127.0.0.1? (TCP, UDP)\n\n" + strings.Join(lines, "\n")
+	return "Who answers to a client on 127.0.0.1? (TCP, UDP)\n\n" + trimmed(b.String())
 }
 
 // markdownMatrix is the whole matrix for the docs.

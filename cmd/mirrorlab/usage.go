@@ -7,6 +7,8 @@ Usage:
   mirrorlab shell [--mode MODE]
   mirrorlab matrix [--markdown] [--engine NAME] [--mode MODE]
                    [--wslmirror PATH]
+  mirrorlab directions [--markdown] [--engine NAME] [--mode MODE]
+                       [--wslmirror PATH]
   mirrorlab bench [--mode MODE] [--engine NAME] [--trial NAME] [--only WAY,...]
                   [--rounds N] [--seconds S]
                   [--json | --markdown] [--svg FILE] [--readme FILE]
@@ -30,6 +32,12 @@ Commands:
              --markdown          as the README and docs/bench.md have it
              --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni
+  directions
+           Ask every other way: from containers to Windows, to the machine's own
+           LAN address, to closed ports; with every real engine, without
+           wslmirror and with it, in each networking mode. It takes a minute.
+             --markdown          as docs/directions.md has it
+             --mode, --engine    as for matrix
   bench    Measure the ways to a container, from Windows and from Linux: by
            docker-proxy, direct, and as fast as the kernel can; beside them a
            server without a container, with wslmirror and without. It wants wrk,
@@ -63,20 +71,21 @@ Commands:
              --seed N            what comes and goes (1)
   help     Print this.
 
-MODE is mirrored (the default, but for matrix), mirrored-hal (mirrored with
-hostAddressLoopback=true) or consomme (virtioproxy until WSL 2.9).
+MODE is mirrored (the default, but for matrix and directions), mirrored-hal
+(mirrored with hostAddressLoopback=true) or consomme (virtioproxy until WSL
+2.9).
 
 All need root and a kernel with nf_tables, but no Windows, no WSL, and no
 container engine of the machine. All but the shell run wslmirror with the rights
 of its service, for which they need setpriv and, but for the demo,
 systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
-soak also nft, ip and unshare. The matrix and bench take engines from Debian
-trees and from source, in a cache. The network of this machine is not touched.
-Nothing is left behind, but a folder in $TMPDIR if mirrorlab is killed.
-NO_COLOR turns colours off.
+soak also nft, ip and unshare. The matrix, directions and bench take engines
+from Debian trees and from source, in a cache. The network of this machine is
+not touched. Nothing is left behind, but a folder in $TMPDIR if mirrorlab is
+killed. NO_COLOR turns colours off.
 
 Exit status:
-  0  success; for demo, matrix, chaos and soak: all is as it should be
+  0  success; for all but shell and bench: all is as it should be
   1  failure, or interrupted
   2  wrong usage
   shell has the exit status of its shell

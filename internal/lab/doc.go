@@ -14,6 +14,9 @@
 //	           │         Windows          │   returns to Linux what Linux owns
 //	           └──────────────────────────┘
 //
+// With [MirroredHAL] Windows has the LAN address of WSL too, and reaches WSL by it
+// through eth0: the LAN's end of eth0 hands to Windows what is Windows'.
+//
 // The container is that of [StandIn], which needs nothing but a kernel, or those
 // of [Docker], the real one.
 //

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/vishvananda/netns"
 )
 
 // dockerTimeout bounds everything that dockerd is asked to do. It does each
@@ -40,13 +44,15 @@ type Docker struct {
 	host *Host
 	// docker runs Docker's command line where the daemon is.
 	docker func(stdin io.Reader, args ...string) (string, error)
+	root   string // the daemon's root, as a folder of this machine
 	stop   func() error
 }
 
 // A Container is a running container of [Docker.Run].
 type Container struct {
 	Name string
-	Addr netip.Addr // its own address, on docker0
+	// Addr is its own address, on the bridge, and Gateway the bridge's.
+	Addr, Gateway netip.Addr
 }
 
 // StartDocker starts dockerd in the host's network, with flags as dockerd has
@@ -71,6 +77,7 @@ func (h *Host) startDocker(script string, args ...string) (*Docker, error) {
 		docker: func(stdin io.Reader, args ...string) (string, error) {
 			return h.runIn(dockerTimeout, &syscall.SysProcAttr{Chroot: root}, stdin, "/usr/bin/docker", args...)
 		},
+		root: root,
 		stop: func() error { return errors.Join(p.Close(), closeCgroup(cgroup)) },
 	})
 }
@@ -96,20 +103,31 @@ func (d *Docker) CLI(args ...string) (string, error) { return d.docker(nil, args
 // and waits until it does so on its own address. It is published as Docker's
 // option --publish says, for example "8080:80" or "127.0.0.1:8080:80/udp".
 func (d *Docker) Run(name string, publish ...string) (*Container, error) {
-	args := []string{"run", "--detach", "--name", name, "--sysctl", "net.ipv4.tcp_congestion_control=" + congestionControl}
+	var options []string
 	for _, p := range publish {
-		args = append(args, "--publish", p)
+		options = append(options, "--publish", p)
 	}
+	return d.RunWith(name, options...)
+}
+
+// RunWith is Run with options as either command line has them.
+func (d *Docker) RunWith(name string, options ...string) (*Container, error) {
+	args := []string{"run", "--detach", "--name", name, "--sysctl", "net.ipv4.tcp_congestion_control=" + congestionControl}
+	args = append(args, options...)
 	if _, err := d.CLI(append(args, imageName, "/echo", "-name", name, "-addr", ":80")...); err != nil {
 		return nil, err
 	}
-	out, err := d.CLI("inspect", "--format", "{{.NetworkSettings.IPAddress}}", name)
+	out, err := d.CLI("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}", name)
 	if err != nil {
 		return nil, err
 	}
 	c := &Container{Name: name}
-	if c.Addr, err = netip.ParseAddr(strings.TrimSpace(out)); err != nil {
-		return nil, fmt.Errorf("address of container %s: %w", name, err)
+	addr, gateway, _ := strings.Cut(strings.TrimSpace(out), " ")
+	if c.Addr, err = netip.ParseAddr(addr); err == nil {
+		c.Gateway, err = netip.ParseAddr(gateway)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("addresses of container %s: %w", name, err)
 	}
 	return c, d.host.Await(c)
 }
@@ -128,6 +146,40 @@ func (h *Host) Await(c *Container) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// Enter returns a container as a host, for clients in it, and the names in its
+// /etc/hosts. The host ends with the engine's.
+func (d *Docker) Enter(c *Container) (*Host, map[string]netip.Addr, error) {
+	pid, err := d.CLI("inspect", "--format", "{{.State.Pid}}", c.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	proc := filepath.Join(d.root, "proc", strings.TrimSpace(pid))
+	hosts, err := os.ReadFile(filepath.Join(proc, "root/etc/hosts"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("names in container %s: %w", c.Name, err)
+	}
+	ns, err := netns.GetFromPath(filepath.Join(proc, "ns/net"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("enter container %s: %w", c.Name, err)
+	}
+	h, err := hostAt(c.Name, ns)
+	if err != nil {
+		return nil, nil, err
+	}
+	h.beforeDial = d.host.beforeDial
+	d.host.keep(h)
+	names := map[string]netip.Addr{}
+	for line := range strings.Lines(string(hosts)) {
+		fields := strings.Fields(line)
+		for i, name := range fields {
+			if addr, err := netip.ParseAddr(fields[0]); i > 0 && err == nil {
+				names[name] = addr
+			}
+		}
+	}
+	return h, names, nil
 }
 
 // Remove ends a container and forgets it.

@@ -1,5 +1,7 @@
 package lab
 
+import "net/netip"
+
 // An Engine is a real container engine: [Docker] or [Podman].
 type Engine interface {
 	// Run starts a container that answers with its name on TCP and UDP port
@@ -7,6 +9,11 @@ type Engine interface {
 	// either command line says, for example "8080:80" or
 	// "127.0.0.1:8080:80/udp".
 	Run(name string, publish ...string) (*Container, error)
+	// RunWith is Run with options as either command line has them.
+	RunWith(name string, options ...string) (*Container, error)
+	// Enter returns a container as a host, for clients in it, and the names in its
+	// /etc/hosts. The host ends with the engine's.
+	Enter(c *Container) (*Host, map[string]netip.Addr, error)
 	// Remove ends a container and forgets it.
 	Remove(name string) error
 	// CLI runs the engine's own command line and returns what it printed.

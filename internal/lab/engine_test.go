@@ -185,3 +185,35 @@ func timeless(text []byte) []byte {
 	text = regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAll(text, []byte("packets 0 bytes 0"))
 	return regexp.MustCompile(`\b(CNI-|CNI-DN-)[0-9a-f]{20,}`).ReplaceAll(text, []byte("${1}0"))
 }
+
+// A client in a container has the container's address, and its names.
+func TestEnter(t *testing.T) {
+	labtest.NeedTree(t)
+	for _, kind := range []string{"docker-20.10", "docker-iptables", "podman-netavark", "podman-netavark-nftables", "podman-cni"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			engine := labtest.StartEngine(t, b, kind)
+			options, name := []string{"--add-host", "host.docker.internal:host-gateway"}, "host.docker.internal"
+			if strings.HasPrefix(kind, "podman") {
+				options, name = nil, "host.containers.internal" // which Podman writes itself
+			}
+			c, err := engine.RunWith("inside", options...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			host, names, err := engine.Enter(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			serve(t, b.WSL, "0.0.0.0:9000")
+			expect(t, host, c.Gateway.String()+":9000", "WSL")
+			expect(t, host, fmt.Sprintf("%s:9000", names[name]), "WSL")
+			addrs, err := host.Run("ip", "-4", "-o", "addr", "show", "eth0")
+			if err != nil || !strings.Contains(addrs, c.Addr.String()+"/") {
+				t.Errorf("eth0 of the container: %s, error %v", addrs, err)
+			}
+			t.Logf("%s: %s is %s, the gateway %s", kind, name, names[name], c.Gateway)
+		})
+	}
+}

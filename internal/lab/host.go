@@ -41,25 +41,21 @@ type Host struct {
 
 // newHost makes an empty network namespace, with its loopback up.
 func newHost(name string) (*Host, error) {
-	h := &Host{
-		Name:       name,
-		beforeDial: func() error { return nil },
-		enter:      func() error { return nil },
-		open:       map[io.Closer]struct{}{},
-	}
+	var ns netns.NsHandle
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("new network namespace for %s: %w", name, err)
 		}
 		var err error
-		h.ns, err = netns.Get()
+		ns, err = netns.Get()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if h.Net, err = netlink.NewHandleAt(h.ns); err != nil {
-		return nil, errors.Join(err, h.ns.Close())
+	h, err := hostAt(name, ns)
+	if err != nil {
+		return nil, err
 	}
 	lo, err := h.Net.LinkByName("lo")
 	if err == nil {
@@ -70,6 +66,22 @@ func newHost(name string) (*Host, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// hostAt makes a host of a network namespace, whose handle it closes.
+func hostAt(name string, ns netns.NsHandle) (*Host, error) {
+	h := &Host{
+		Name:       name,
+		ns:         ns,
+		beforeDial: func() error { return nil },
+		enter:      func() error { return nil },
+		open:       map[io.Closer]struct{}{},
+	}
+	var err error
+	if h.Net, err = netlink.NewHandleAt(ns); err != nil {
+		return nil, errors.Join(err, ns.Close())
 	}
 	return h, nil
 }

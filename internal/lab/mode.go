@@ -78,6 +78,9 @@ func (b *Bench) SetMode(m Mode) error {
 			return err
 		}
 	}
+	if err := b.disconnectShared(); err != nil {
+		return err
+	}
 	b.mode = m
 	if err := b.setPorts(); err != nil {
 		return err
@@ -93,6 +96,11 @@ func (b *Bench) boot(loopback0 bool) error {
 	}
 	if b.mode != Consomme {
 		if err := b.mirrorNIC(eth0, wslAddr.Addr()); err != nil {
+			return err
+		}
+	}
+	if b.mode == MirroredHAL {
+		if err := b.connectShared(); err != nil {
 			return err
 		}
 	}

@@ -62,7 +62,7 @@ func (b *Bench) addLANChain(ofWindows bool) error {
 		return err
 	}
 	if ofWindows {
-		if _, err := b.addOwnership(c, ingress, lanAddr.Addr()); err != nil {
+		if _, err := b.addOwnership(c, ingress, lanAddr.Addr(), gotoHairpin); err != nil {
 			return err
 		}
 	}
@@ -143,10 +143,10 @@ func (b *Bench) mirrorLoopback() error {
 
 // sendToWindows is mirrorLoopback without the rules of WSL.
 func (b *Bench) sendToWindows() error {
-	if err := mirrorLocalhost(b.WSL, loopback0, gatewayMAC); err != nil {
+	if err := mirror(b.WSL, loopback0, localhost, loopbackTable, gatewayMAC); err != nil {
 		return err
 	}
-	if err := mirrorLocalhost(b.Windows, windowsNIC, b.loopback0MAC()); err != nil {
+	if err := mirror(b.Windows, windowsNIC, localhost, loopbackTable, b.loopback0MAC()); err != nil {
 		return err
 	}
 	if err := localFirst(b.Windows, windowsNIC); err != nil {
@@ -237,9 +237,9 @@ func enableLoopbackRouting(h *Host, dev string) error {
 	return nil
 }
 
-// mirrorLocalhost lets packets to 127.0.0.1 leave h through dev and arrive on it, and
+// mirror lets packets to an address of h leave it through dev and arrive on dev, and
 // sets dev up. It may be repeated.
-func mirrorLocalhost(h *Host, dev string, neighbour net.HardwareAddr) error {
+func mirror(h *Host, dev string, addr netip.Addr, table int, neighbour net.HardwareAddr) error {
 	if err := enableLoopbackRouting(h, dev); err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func mirrorLocalhost(h *Host, dev string, neighbour net.HardwareAddr) error {
 	if err := h.Net.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set up %s of %s: %w", dev, h.Name, err)
 	}
-	return leaveBy(h, dev, localhost, loopbackTable, neighbour)
+	return leaveBy(h, dev, addr, table, neighbour)
 }
 
 // leaveBy gives a table the route by which packets to addr leave h through dev.

@@ -81,6 +81,7 @@ func (h *Host) StartPodman(network PodmanNetwork) (*Podman, error) {
 		docker: func(stdin io.Reader, args ...string) (string, error) {
 			return h.runIn(dockerTimeout, nil, stdin, "nsenter", append(enter, args...)...)
 		},
+		root: fmt.Sprintf("/proc/%d/root", p.Cmd.Process.Pid),
 		stop: p.Close,
 	})
 	if err != nil {

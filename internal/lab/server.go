@@ -101,7 +101,9 @@ func serveConns(l net.Listener, serve func(net.Conn)) (stop func() error) {
 		defer mu.Unlock()
 		closed = true
 		for c := range conns {
-			err = errors.Join(err, c.Close())
+			if e := c.Close(); !errors.Is(e, net.ErrClosed) { // it may be over already
+				err = errors.Join(err, e)
+			}
 		}
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab/tracker"
@@ -25,7 +26,8 @@ const (
 	followEvery = 200 * time.Millisecond
 )
 
-// An owner decides, as Windows does, who owns a port of 127.0.0.1: Linux, if
+// An owner decides, as Windows does, who owns a port of 127.0.0.1 and, in
+// mirrored-hal, of the LAN address that it shares with Linux: Linux, if
 // somebody there has bound it, or if it is in the block of source ports.
 // Then Windows sends the packet back to where it came from:
 //
@@ -44,11 +46,18 @@ type owner struct {
 	ports   portSource
 	windows *nftables.Conn
 
-	mu  sync.Mutex // held while the ports are read and handed to Windows
-	set *nftables.Set
-	has []port // what is in the set
+	mu               sync.Mutex // held while the ports are read and handed to Windows
+	loopback, shared linuxPorts
+	has              []port // what is in the sets
 
 	stop, stopped chan struct{}
+}
+
+// linuxPorts is a set of the ports that Linux has, or the zero value as long as
+// there is none.
+type linuxPorts struct {
+	nft *nftables.Conn
+	set *nftables.Set
 }
 
 // A portSource tells which ports Linux has, sorted: boundPorts or trackedPorts.
@@ -86,20 +95,23 @@ func (o *owner) install() error {
 	if err != nil {
 		return err
 	}
-	set, err := o.bench.addOwnership(o.windows, ingress, localhost)
+	set, err := o.bench.addOwnership(o.windows, ingress, localhost, gotoHairpin)
 	if err != nil {
 		return err
 	}
 	if err := o.windows.Flush(); err != nil {
 		return fmt.Errorf("add Windows' chains: %w", err)
 	}
-	o.set, o.has = set, nil
+	o.loopback, o.has = linuxPorts{o.windows, set}, nil
+	if o.shared, err = o.bench.addSharedChains(); err != nil {
+		return err
+	}
 	return o.refreshLocked()
 }
 
-// addOwnership adds the rules to ingress by which a packet for to is sent back, and
-// returns the set of what Linux has bound.
-func (b *Bench) addOwnership(c *nftables.Conn, ingress *nftables.Chain, to netip.Addr) (*nftables.Set, error) {
+// addOwnership adds the rules to ingress that do verdict to a packet for to if Linux
+// owns its port, and returns the set of what Linux has bound.
+func (b *Bench) addOwnership(c *nftables.Conn, ingress *nftables.Chain, to netip.Addr, verdict []expr.Any) (*nftables.Set, error) {
 	set := &nftables.Set{
 		Table: ingress.Table, Name: "linux", Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
@@ -109,12 +121,12 @@ func (b *Bench) addOwnership(c *nftables.Conn, ingress *nftables.Chain, to netip
 	}
 	toAddr := matchAddr(daddr, expr.CmpOpEq, single(to))
 	addRules(c, ingress,
-		[][]expr.Any{toAddr, matchPorts(dport, b.FirstPort, b.LastPort), gotoHairpin},
+		[][]expr.Any{toAddr, matchPorts(dport, b.FirstPort, b.LastPort), verdict},
 		[][]expr.Any{toAddr, {
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG32_00},
 			&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseTransportHeader, Offset: dport, Len: 2},
 			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: set.Name, SetID: set.ID},
-		}, gotoHairpin},
+		}, verdict},
 	)
 	return set, nil
 }
@@ -137,9 +149,6 @@ func (o *owner) refresh() error {
 }
 
 func (o *owner) refreshLocked() error {
-	if o.set == nil {
-		return nil // no loopback0 yet
-	}
 	ports, err := o.ports.list()
 	if err != nil {
 		return err
@@ -147,19 +156,31 @@ func (o *owner) refreshLocked() error {
 	if slices.Equal(ports, o.has) {
 		return nil
 	}
-	o.windows.FlushSet(o.set)
 	var elements []nftables.SetElement
 	for _, p := range ports {
 		elements = append(elements, nftables.SetElement{Key: p.key()})
 	}
-	if err := o.windows.SetAddElements(o.set, elements); err != nil {
-		return fmt.Errorf("hand the ports to Windows: %w", err)
-	}
-	if err := o.windows.Flush(); err != nil {
-		return fmt.Errorf("hand the ports to Windows: %w", err)
+	for _, known := range []linuxPorts{o.loopback, o.shared} {
+		if known.set == nil {
+			continue
+		}
+		known.nft.FlushSet(known.set)
+		if err := known.nft.SetAddElements(known.set, elements); err != nil {
+			return fmt.Errorf("hand the ports to Windows: %w", err)
+		}
+		if err := known.nft.Flush(); err != nil {
+			return fmt.Errorf("hand the ports to Windows: %w", err)
+		}
 	}
 	o.has = ports
 	return nil
+}
+
+// forgetShared is for when the shared address goes.
+func (o *owner) forgetShared() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shared = linuxPorts{}
 }
 
 // follow looks for programs that are not the bench's own.
@@ -196,17 +217,7 @@ func addHairpin(c *nftables.Conn, h *Host, dev string) (ingress *nftables.Chain,
 	c.DelTable(table)
 	c.AddTable(table)
 	hairpin := c.AddChain(&nftables.Chain{Name: hairpinChain, Table: table})
-	addRules(c, hairpin, [][]expr.Any{counter(), {
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
-		&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
-		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
-		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
-		// Dup and drop do what "fwd to" does, for which the library has no
-		// expression.
-		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index))},
-		&expr.Dup{RegDev: 1, IsRegDevSet: true},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}})
+	addRules(c, hairpin, [][]expr.Any{counter(), swapMACs, sendBy(link)})
 	accept := nftables.ChainPolicyAccept
 	return c.AddChain(&nftables.Chain{
 		Name: "ingress", Table: table, Type: nftables.ChainTypeFilter, Device: dev,
@@ -214,7 +225,26 @@ func addHairpin(c *nftables.Conn, h *Host, dev string) (ingress *nftables.Chain,
 	}), nil
 }
 
-var gotoHairpin = []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: hairpinChain}}
+var (
+	gotoHairpin = []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: hairpinChain}}
+
+	swapMACs = []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+		&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
+		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+	}
+)
+
+// sendBy is what "fwd to DEVICE" does, for which the library has no expression: dup
+// and drop.
+func sendBy(link netlink.Link) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index))},
+		&expr.Dup{RegDev: 1, IsRegDevSet: true},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}
+}
 
 // Returned is the number of packets that Windows has sent back to Linux since
 // loopback0 was added last.
