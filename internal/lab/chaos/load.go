@@ -156,13 +156,10 @@ func (a way) once() (err error) {
 		patience = resend
 	}
 	for deadline := time.Now().Add(lostAfter); ; {
-		var answer string
-		answer, err = a.from.Ask(a.proto, a.addr(), patience)
+		err = a.ask(patience)
 		switch {
-		case err == nil && answer == a.answer:
-			return nil
 		case err == nil:
-			return fmt.Errorf("%q answers, not %q", answer, a.answer)
+			return nil
 		case a.proto != "udp" || time.Now().After(deadline):
 			return err
 		}
@@ -175,7 +172,7 @@ func (l *load) keep(ctx context.Context, a way) {
 		began := time.Now()
 		if c == nil {
 			var err error
-			if c, err = a.from.Dial("tcp", "", a.addr(), lostAfter); err != nil {
+			if c, err = a.from.Dial("tcp", "", a.to, lostAfter); err != nil {
 				c = nil
 				l.fail(a, began, err, func(t *Load) { t.Lost++ })
 				return true
