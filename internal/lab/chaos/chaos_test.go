@@ -123,7 +123,7 @@ func TestSoak(t *testing.T) {
 	if err := res.Check(); err != nil {
 		t.Error(err)
 	}
-	if res.Windows.Answers < 2000 || res.Linux.OnKept < 400 || res.Changes < 200 || res.TakeOvers < 8 || res.Early.Memory == 0 {
+	if res.Windows.Answers < 2000 || res.Linux.OnKept < 400 || res.Containers.OnKept < 400 || res.Changes < 200 || res.TakeOvers < 8 || res.Early.Memory == 0 {
 		t.Errorf("hardly anything was tested: %+v", res)
 	}
 }
