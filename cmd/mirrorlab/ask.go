@@ -52,7 +52,7 @@ func ways(b *bench, mode lab.Mode) []way {
 		{row{client: "Linux", server: "closed port", port: closedTCP + "/tcp", want: closed}, b.WSL, localhost, ""},
 	}
 	if mode == lab.MirroredHAL {
-		list = append(list, way{row{client: "Linux", server: "own address", port: containerTCP + "/tcp", want: repaired(noAnswer, answers)}, b.WSL, lanAddr, "container"})
+		list = append(list, way{row{client: "Linux", server: "own address", port: containerTCP + "/tcp", want: repaired(reset, answers)}, b.WSL, lanAddr, "container"})
 	}
 	return list
 }
@@ -82,6 +82,8 @@ func (w *way) ask() string {
 		return "by " + answer
 	case errors.As(err, &network) && network.Timeout():
 		return noAnswer
+	case errors.Is(err, syscall.ECONNRESET):
+		return reset
 	case errors.Is(err, syscall.ECONNREFUSED) && time.Since(began) >= time.Second:
 		return refusedLate
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -22,6 +22,7 @@ var columns = [3]struct{ first, second string }{
 const (
 	answers     = "answers"
 	noAnswer    = "no answer"
+	reset       = "reset"
 	refused     = "refused"
 	refusedLate = "refused, 1 s" // after a second
 )
