@@ -71,10 +71,10 @@ func TestChaos(t *testing.T) {
 	faults := make([][]string, 4)
 	t.Run("in", func(t *testing.T) { // returns when the parallel ones have
 		for i, test := range []chaos.Config{
-			{Seed: 1, Direct: false},
+			{Seed: 1, Mode: lab.Consomme, Direct: false},
 			{Seed: 301, Direct: true}, // left a rule behind once
 			{Seed: drawn, Direct: false},
-			{Seed: drawn, Direct: true},
+			{Seed: drawn, Mode: lab.MirroredHAL, Direct: true},
 		} {
 			t.Run(fmt.Sprintf("seed %d, direct %v", test.Seed, test.Direct), func(t *testing.T) {
 				t.Parallel()

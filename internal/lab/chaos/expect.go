@@ -1,9 +1,12 @@
 package chaos
 
 import (
+	_ "embed"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"text/template"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
@@ -68,130 +71,69 @@ func ourRule(bridge string) string {
 	return "0: " + text
 }
 
-// A set is a set or map of our table.
-type set struct {
-	name, typ, flags string
-	elements         []string
-}
+// tableText is our table as nft lists it, with none of the elements that packets fill in.
+// Replies are always marked: a bridge of the canaries is open.
+//
+//go:embed table.nft
+var tableText string
 
-func (s set) String() string {
-	text := "set " + s.name + " {\ntype " + s.typ + "\n" + s.flags
-	if len(s.elements) > 0 {
-		slices.Sort(s.elements)
-		text += "elements = { " + strings.Join(s.elements, ", ") + " }\n"
+var tableTemplate = template.Must(template.New("table").Funcs(template.FuncMap{"elements": elements}).Parse(tableText))
+
+// elements are those of a set, in the order in which observed has them.
+func elements(list []string) string {
+	if len(list) == 0 {
+		return ""
 	}
-	return text + "}\n"
+	slices.Sort(list)
+	return "elements = { " + strings.Join(list, ", ") + " }"
 }
 
-const (
-	ports    = "inet_proto . inet_service"
-	interval = "flags interval\n"
-)
-
-// table is our table as nft lists it, with the elements of its sets in order, and none
-// of those that packets fill. Replies are always marked: a bridge of the canaries is
-// open.
+// table is our table.
 func (w *world) table() string {
-	mirrored, hal := w.cfg.Mode != lab.Consomme, w.cfg.Mode == lab.MirroredHAL
-	var served, direct []string
+	t := struct {
+		Mirrored, HAL, Direct, Except, Block                     bool
+		FirstPort, LastPort                                      uint16
+		Addresses, Containers, Guarded, Served, Targets, Windows []string
+	}{
+		Mirrored: w.cfg.Mode != lab.Consomme, HAL: w.cfg.Mode == lab.MirroredHAL,
+		Direct: w.cfg.Direct, Except: w.excepts(), Block: w.wsl.block,
+		FirstPort: w.bench.FirstPort, LastPort: w.bench.LastPort,
+		Addresses:  []string{lanAddr, canaryAddr.Addr().String()},
+		Containers: []string{strconv.Quote(canaryLink)},
+		Guarded:    []string{strconv.Quote(canaryLink), `"eth0"`}, // which is a veth here, as a container's may be
+		Windows:    []string{fmt.Sprintf("tcp . %d", windowsPort), fmt.Sprintf("udp . %d", windowsUDP)},
+	}
+	if !t.Mirrored {
+		t.Addresses = append(t.Addresses, loopback0Addr)
+	}
+	for _, b := range w.allBridges() {
+		if b.there {
+			t.Addresses = append(t.Addresses, b.addr.Addr().String())
+			t.Guarded = append(t.Guarded, strconv.Quote(b.name))
+		}
+		if b.up {
+			t.Containers = append(t.Containers, strconv.Quote(b.name))
+		}
+	}
+	for _, p := range w.contested() {
+		if p.to == nil {
+			t.Windows = append(t.Windows, p.element())
+		}
+	}
 	if w.podman.rules {
 		for _, p := range w.podman.published() {
-			served = append(served, fmt.Sprintf("%s . %d", p.proto, p.number))
+			t.Served = append(t.Served, p.element())
 		}
 	}
 	for _, p := range w.directPorts() {
-		direct = append(direct, fmt.Sprintf("%s . %d : %s . 80", p.proto, p.number, p.to.addr.Addr()))
-	}
-	guarded := []string{`"eth0"`, `"` + canaryLink + `"`} // eth0 is a veth here, as a container's may be
-	containers := []string{`"` + canaryLink + `"`}
-	addresses := []string{lanAddr, canaryAddr.Addr().String()}
-	for _, b := range w.allBridges() {
-		if b.there {
-			guarded = append(guarded, fmt.Sprintf("%q", b.name))
-			addresses = append(addresses, b.addr.Addr().String())
-		}
-		if b.up {
-			containers = append(containers, fmt.Sprintf("%q", b.name))
-		}
-	}
-	windows := []string{fmt.Sprintf("tcp . %d", windowsPort), fmt.Sprintf("udp . %d", windowsUDP)}
-	for _, p := range w.contested() {
-		if p.to == nil {
-			windows = append(windows, fmt.Sprintf("%s . %d", p.proto, p.number))
-		}
-	}
-	if !mirrored {
-		addresses = append(addresses, loopback0Addr)
+		t.Targets = append(t.Targets, fmt.Sprintf("%s : %s . 80", p.element(), p.to.addr.Addr()))
 	}
 	var b strings.Builder
-	// add writes a line if it is there under some condition.
-	add := func(when bool, line any) {
-		if when {
-			fmt.Fprintln(&b, line)
-		}
+	if err := tableTemplate.Execute(&b, t); err != nil {
+		panic(err) // the template is wrong
 	}
-	add(true, "table ip wslmirror {\nflags owner")
-	add(w.wsl.block, set{"addresses", "ipv4_addr", "", addresses})
-	add(mirrored, set{"answered", "inet_service", "size 65536\nflags dynamic,timeout\ntimeout 1h\n", nil})
-	add(mirrored, set{"asked", "inet_service . inet_service", "size 65536\nflags dynamic,timeout\ntimeout 3s500ms\n", nil})
-	add(w.wsl.block, set{"containers", "ifname", "", containers})
-	add(w.cfg.Direct, "map "+strings.TrimPrefix(set{"direct", ports + " : ipv4_addr . inet_service", "", direct}.String(), "set "))
-	add(true, set{"engine_served", ports, interval, served})
-	add(w.excepts(), set{"except", ports, interval, []string{"tcp . 8080", "udp . 8080", "udp . 8085"}})
-	add(true, set{"guarded", "ifname", "", guarded})
-	add(hal, set{"own", "ipv4_addr", "", []string{lanAddr}})
-	add(w.wsl.block, set{"windows", ports, interval, windows})
-
-	add(true, "chain guard {\ntype filter hook prerouting priority raw - 1; policy accept;")
-	add(mirrored, `iif "loopback0" tcp flags syn,ack / fin,syn,rst,ack update @answered { tcp sport } comment "a port that answers"`)
-	add(true, `iif "loopback0" accept comment "from Windows"
-ip daddr 127.0.0.0/8 iifname @guarded counter drop comment "to localhost"
-ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
-}
-chain flowmark {
-type filter hook prerouting priority mangle; policy accept;
-iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
-}
-chain WSLPREROUTING {
-type nat hook prerouting priority dstnat - 1; policy accept;`)
-	const leftAlone = `meta l4proto . th dport @except accept comment "left alone"`
-	add(w.excepts(), leftAlone)
-	add(true, `iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @engine_served counter accept comment "engine-served"`)
-	add(w.cfg.Direct, `iif "loopback0" ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"`)
-	add(true, `iif "loopback0" ip daddr 127.0.0.1 counter dnat to 127.0.0.1 comment "mirrored"
-}
-chain output {
-type nat hook output priority -101; policy accept;`)
-	add(w.excepts(), leftAlone)
-	add(true, `ip saddr 127.0.0.0/8 counter ct mark set ct mark | 0x00001000 comment "a flow from Linux"`)
-	add(hal, `ip daddr @own ip saddr @own counter ct mark set ct mark | 0x00001000 comment "from Linux to its own address"`)
-	add(w.cfg.Direct, `ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy, from Linux"`)
-	add(true, "}")
-	if w.wsl.block {
-		add(true, `chain to_windows {
-type nat hook prerouting priority dstnat - 1; policy accept;
-iifname @containers ip daddr @addresses meta l4proto . th dport @windows counter dnat to 127.0.0.1 comment "from containers"
-}
-chain to_windows_source {
-type nat hook postrouting priority srcnat - 1; policy accept;`)
-		for _, proto := range []string{"tcp", "udp"} {
-			add(true, fmt.Sprintf(`oif "loopback0" ip daddr 127.0.0.1 ip saddr != 127.0.0.0/8 ct status dnat meta l4proto %s snat to 127.0.0.1:%d-%d comment "from one of Linux's ports"`,
-				proto, w.bench.FirstPort, w.bench.LastPort))
-		}
-		add(true, "}")
-	}
-	if mirrored {
-		const toWindows = `oif "loopback0" ip daddr 127.0.0.1 `
-		const closed = toWindows + `tcp flags syn / fin,syn,rst,ack tcp dport != @answered `
-		add(true, "chain refuse {\ntype filter hook output priority security; policy accept;")
-		add(w.excepts(), toWindows+leftAlone)
-		add(true, closed+`tcp sport . tcp dport @asked counter reject comment "asked again: closed"`)
-		add(true, closed+`add @asked { tcp sport . tcp dport } comment "asked once"`+"\n}")
-	}
-	add(true, "chain postrouting {\ntype nat hook postrouting priority srcnat + 1; policy accept;")
-	add(w.excepts(), `meta l4proto . ct original proto-dst @except accept comment "left alone"`)
-	add(true, `ip saddr 127.0.0.0/8 oif != "loopback0" oif != "lo" ct status dnat counter masquerade comment "from localhost to a container"
-}
-}`)
 	return b.String()
 }
+
+// element is the port as an element of a set.
+func (p *port) element() string { return fmt.Sprintf("%s . %d", p.proto, p.number) }
