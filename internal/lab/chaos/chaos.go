@@ -104,6 +104,7 @@ type runner struct {
 	last    sight // the last time that all was as it should be
 	flooded time.Time
 	judged  bool // what wslmirror should have done can be told
+	closed  int  // in which burst somebody has asked a closed port
 }
 
 // newRunner makes a world, and waits until all in it is as it should be.
@@ -211,7 +212,8 @@ func (r *runner) burst() error {
 	}
 	ways := r.w.ways()
 	all := ways
-	if len(ways) > 0 && r.res.Bursts%closedEvery == 0 {
+	if len(ways) > 0 && r.res.Bursts >= r.closed+closedEvery {
+		r.closed = r.res.Bursts
 		all = append(slices.Clip(ways), way{r.w.bench.WSL, "tcp", at(localhost, closedPort), refused, nil})
 	}
 	r.res.Asked += len(all)
@@ -225,7 +227,7 @@ func (r *runner) burst() error {
 }
 
 // closedEvery is how seldom somebody asks a closed port, in bursts: it takes a second.
-const closedEvery = 20
+const closedEvery = 15
 
 // converge waits until the kernel holds what it should. If it is too late, the
 // error says whether it came to that at all. A look takes a while, on a busy

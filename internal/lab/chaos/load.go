@@ -12,7 +12,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
-// Load is what the clients in one host have met, or in all containers.
+// Load is what the clients in one host have met.
 type Load struct {
 	// Answers came, of which the Late took longer than a second: the first packet
 	// of a connection may fall into the moment of a take-over, and is sent again
