@@ -167,7 +167,7 @@ func (s *sight) readRuleset(list string) {
 			of.Reset()
 		case strings.HasPrefix(text, "flags "):
 			dynamic = strings.HasPrefix(text, "flags dynamic")
-		case strings.HasPrefix(text, "set "):
+		case strings.HasPrefix(text, "set "), strings.HasPrefix(text, "map "):
 			dynamic = false
 		case strings.HasPrefix(text, "chain "):
 			chain = f[1]
