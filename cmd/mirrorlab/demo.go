@@ -42,7 +42,7 @@ func runDemo(ctx context.Context, args []string, std stdio) (int, error) {
 
 // demo fills the table. It leaves nothing behind.
 func demo(ctx context.Context, program *sandbox.Program, mode lab.Mode, p progress) (rows []row, err error) {
-	var b *lab.Bench
+	var b *bench
 	err = p.step("build a bench: Windows, WSL and a container in network namespaces", func() (err error) {
 		b, err = newBench(mode)
 		return err
@@ -52,17 +52,17 @@ func demo(ctx context.Context, program *sandbox.Program, mode lab.Mode, p progre
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 
-	all := ways(b)
-	daemon := daemon{host: b.WSL, program: program}
+	all := ways(b, mode)
+	daemon := daemon{host: b.WSL, program: program, args: []string{"--to-windows", windowsTCP}}
 	for _, s := range []struct {
 		what string
 		do   func(context.Context) error
 	}{
-		{"ask on 127.0.0.1 without wslmirror", asker(all, without)},
-		{"start wslmirror in WSL", daemon.start},
-		{"ask with wslmirror", asker(all, with)},
+		{"send requests without wslmirror", asker(all, without)},
+		{"start wslmirror in WSL, with --to-windows " + windowsTCP, daemon.start},
+		{"send requests with wslmirror", asker(all, with)},
 		{"stop wslmirror", daemon.stop},
-		{"ask after it stopped", asker(all, after)},
+		{"send requests after it stopped", asker(all, after)},
 	} {
 		if err := p.step(s.what, func() error { return s.do(ctx) }); err != nil {
 			return nil, err

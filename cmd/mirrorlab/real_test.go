@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
@@ -116,7 +117,7 @@ func TestDemo(t *testing.T) {
 	if code := exitCode(t, cmd.Run()); code != exitOK {
 		t.Fatalf("exit %d:\n%s%s", code, out.String(), errs.String())
 	}
-	if want := "\n" + render(expected(), false); out.String() != want {
+	if want := "\n" + render(expected(lab.Mirrored), false); out.String() != want {
 		t.Errorf("stdout:\n%s\nwant:\n%s", out.String(), want)
 	}
 	steps := regexp.MustCompile(`^(✓ [^\n]+ \(\d+\.\d s\)\n){6}$`)
@@ -139,7 +140,7 @@ func TestDemoFails(t *testing.T) {
 		"idle": {"[ $1 = status ] && exit; trap 'kill $!; exit 0' TERM; sleep 1000 & wait",
 			"mirrorlab: Windows → container 8080/tcp, with wslmirror: ✗ no answer, and it should be: ✓ answers\n" +
 				"mirrorlab: Windows → container 5353/udp, with wslmirror: ✗ no answer, and it should be: ✓ answers\n",
-			"\n  Windows → container       8080/tcp   ✗ no answer   ✗ no answer   ✗ no answer\n"},
+			"\n  Windows   → container    8080/tcp  ✗ no answer    ✗ no answer    ✗ no answer\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

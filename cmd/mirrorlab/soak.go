@@ -84,7 +84,7 @@ func printSoak(out io.Writer, storm chaos.StormResult, soak chaos.SoakResult) er
 	for _, l := range []struct {
 		client string
 		chaos.Load
-	}{{"Windows", soak.Windows}, {"Linux", soak.Linux}} {
+	}{{"Windows", soak.Windows}, {"Linux", soak.Linux}, {"a container", soak.Containers}} {
 		row("answers to "+l.client, "%d, %d of them after more than a second, and %d lost", l.Answers, l.Late, l.Lost)
 		row("on connections that stay", "%d, and %d connections broke", l.OnKept, l.Broken)
 		if l.InGap > 0 {

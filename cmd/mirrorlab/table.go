@@ -20,8 +20,11 @@ var columns = [3]struct{ first, second string }{
 
 // What a client can meet. Any other string says what it was instead.
 const (
-	answers  = "answers"
-	noAnswer = "no answer"
+	answers     = "answers"
+	noAnswer    = "no answer"
+	reset       = "reset"
+	refused     = "refused"
+	refusedLate = "refused, 1 s" // after a second
 )
 
 // A row is one way from a client to a server, and what was met on it each time.
@@ -31,10 +34,12 @@ type row struct {
 	want, got      [3]string
 }
 
-var (
-	always       = [3]string{answers, answers, answers}
-	onlyRepaired = [3]string{without: noAnswer, with: answers, after: noAnswer}
-)
+// always is what wslmirror leaves as it is, repaired what it changes while it runs.
+func always(outcome string) [3]string { return [3]string{outcome, outcome, outcome} }
+
+func repaired(broken, good string) [3]string {
+	return [3]string{without: broken, with: good, after: broken}
+}
 
 // wrong says of each cell that is not as it should be what it is.
 func wrong(rows []row) []string {
@@ -43,15 +48,18 @@ func wrong(rows []row) []string {
 		for i, column := range columns {
 			if r.got[i] != r.want[i] {
 				cells = append(cells, fmt.Sprintf("%s → %s %s, %s %s: %s, and it should be: %s",
-					r.client, r.server, r.port, column.first, column.second, cell(r.got[i]), cell(r.want[i])))
+					r.client, r.server, r.port, column.first, column.second, r.cell(r.got[i]), r.cell(r.want[i])))
 			}
 		}
 	}
 	return cells
 }
 
-func cell(outcome string) string {
-	if outcome == answers {
+// good reports whether an outcome is what a client may hope for.
+func (r row) good(outcome string) bool { return outcome == r.want[with] }
+
+func (r row) cell(outcome string) string {
+	if r.good(outcome) {
 		return "✓ " + outcome
 	}
 	return "✗ " + outcome
@@ -60,35 +68,36 @@ func cell(outcome string) string {
 const drawing = `
 A packet from Windows to 127.0.0.1:8080, in Linux:
 
-  without  loopback0 ─▶ Docker's DNAT ─▶ container, which answers to itself
+  without  loopback0 ─▶ Docker's DNAT ─▶ container, which replies to itself
   with     loopback0 ─▶ WSLPREROUTING ─▶ docker-proxy ─▶ container, and back
                         (wslmirror's)
 `
 
 const verdict = `
-wslmirror works: Windows reaches the container, and all else is as it was.
+wslmirror works: with it nothing hangs, and after it all is as it was before.
 `
 
 // render is the result of the demo as text.
 func render(rows []row, colour bool) string {
 	var b strings.Builder
-	const label, width = "  %-7s → %-14s  %8s   ", "%-14s"
+	const label, width = "  %-9s → %-11s  %8s  ", "%-15s"
 	line := func(format string, args ...any) {
 		b.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " "))
 		b.WriteByte('\n')
 	}
 	indent := strings.Repeat(" ", len([]rune(fmt.Sprintf(label, "", "", ""))))
-	line("%s"+width+width+width, "Who answers on 127.0.0.1?"+indent[len("Who answers on 127.0.0.1?"):],
+	const title = "Who answers on localhost?"
+	line("%s"+width+width+width, title+indent[len(title):],
 		columns[without].first, columns[with].first, columns[after].first)
 	line("%s"+width+width+width, indent, columns[without].second, columns[with].second, columns[after].second)
 	for _, r := range rows {
 		cells := make([]any, len(r.got))
 		for i, outcome := range r.got {
-			text := cell(outcome)
+			text := r.cell(outcome)
 			padded := fmt.Sprintf(width, text)
 			if colour {
 				code := "\x1b[31m" // red
-				if outcome == answers {
+				if r.good(outcome) {
 					code = "\x1b[32m" // green
 				}
 				padded = code + text + "\x1b[0m" + padded[len(text):]

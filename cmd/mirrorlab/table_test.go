@@ -14,9 +14,9 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 // expected is what the demo should find.
-func expected() []row {
+func expected(mode lab.Mode) []row {
 	var rows []row
-	for _, w := range ways(new(lab.Bench)) {
+	for _, w := range ways(&bench{Bench: new(lab.Bench)}, mode) {
 		w.got = w.want
 		rows = append(rows, w.row)
 	}
@@ -24,17 +24,20 @@ func expected() []row {
 }
 
 func TestRender(t *testing.T) {
-	broken := expected()
+	broken := expected(lab.Mirrored)
 	broken[0].got[with] = noAnswer
 	broken[1].got[without] = "refused"
 	broken[4].got = [3]string{"by Windows", "by Windows", "by Windows"}
+	broken[7].got[with] = refused
 	for name, test := range map[string]struct {
 		rows   []row
 		colour bool
 	}{
-		"expected": {expected(), false},
-		"colour":   {expected(), true},
-		"broken":   {broken, false},
+		"expected":     {expected(lab.Mirrored), false},
+		"colour":       {expected(lab.Mirrored), true},
+		"mirrored-hal": {expected(lab.MirroredHAL), false},
+		"consomme":     {expected(lab.Consomme), false},
+		"broken":       {broken, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := render(test.rows, test.colour)
@@ -61,15 +64,16 @@ func TestRender(t *testing.T) {
 			}
 		})
 	}
-	if cells := wrong(expected()); cells != nil {
+	if cells := wrong(expected(lab.Mirrored)); cells != nil {
 		t.Errorf("wrong: %q", cells)
 	}
 	want := []string{
 		"Windows → container 8080/tcp, with wslmirror: ✗ no answer, and it should be: ✓ answers",
 		"Windows → container 5353/udp, without wslmirror: ✗ refused, and it should be: ✗ no answer",
-		"Windows → Linux server 9000/tcp, without wslmirror: ✗ by Windows, and it should be: ✓ answers",
-		"Windows → Linux server 9000/tcp, with wslmirror: ✗ by Windows, and it should be: ✓ answers",
-		"Windows → Linux server 9000/tcp, after it stopped: ✗ by Windows, and it should be: ✓ answers",
+		"Windows → Linux 9000/tcp, without wslmirror: ✗ by Windows, and it should be: ✓ answers",
+		"Windows → Linux 9000/tcp, with wslmirror: ✗ by Windows, and it should be: ✓ answers",
+		"Windows → Linux 9000/tcp, after it stopped: ✗ by Windows, and it should be: ✓ answers",
+		"Linux → closed port 7999/tcp, with wslmirror: ✗ refused, and it should be: ✓ refused, 1 s",
 	}
 	if cells := wrong(broken); !slices.Equal(cells, want) {
 		t.Errorf("wrong: %q\nwant: %q", cells, want)
@@ -78,8 +82,8 @@ func TestRender(t *testing.T) {
 
 // The text without its colours is the text without colours.
 func TestRenderColour(t *testing.T) {
-	plain := strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[0m", "").Replace(render(expected(), true))
-	if want := render(expected(), false); plain != want {
+	plain := strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[0m", "").Replace(render(expected(lab.Mirrored), true))
+	if want := render(expected(lab.Mirrored), false); plain != want {
 		t.Errorf("got:\n%q\nwant:\n%q", plain, want)
 	}
 }

@@ -20,7 +20,7 @@ Usage:
   mirrorlab help
 
 Commands:
-  demo     Show who answers on 127.0.0.1 without wslmirror, with it, and after
+  demo     Show who answers on localhost without wslmirror, with it, and after
            it has stopped. It takes a few seconds.
              --wslmirror PATH    the program (the wslmirror beside mirrorlab)
   shell    Run $SHELL in "WSL" until it exits, with the command 'windows' to run

@@ -16,6 +16,8 @@ const canary = "canary"
 
 const canaryLink = canary + "0"
 
+var canaryAddr = netip.MustParsePrefix("203.0.113.1/25")
+
 // canaryTable is by its rule what wslmirror puts into tables of others, but for
 // the link and the comment.
 const canaryTable = `add table inet canary
@@ -25,7 +27,7 @@ add rule inet canary canary iifname "canary0" ip daddr 127.0.0.1 tcp dport 8080 
 
 func (w *world) buildCanaries() error {
 	// A bridge of no engine that has route_localnet.
-	if err := w.bench.AddBridge(canaryLink, netip.MustParsePrefix("203.0.113.1/25")); err != nil {
+	if err := w.bench.AddBridge(canaryLink, canaryAddr); err != nil {
 		return err
 	}
 	for _, key := range []string{"route_localnet", "accept_local"} {

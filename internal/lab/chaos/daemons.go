@@ -36,7 +36,11 @@ func (w *world) startDaemon() error {
 	if w.cfg.Direct {
 		path = "direct"
 	}
-	cmd := inRuntimeDir(d.dir, w.cfg.Program.Command("run", "--runtime-dir", d.dir, "--path", path, "--log-level", "debug"))
+	args := []string{"run", "--runtime-dir", d.dir, "--path", path, "--to-windows", toWindows, "--log-level", "debug"}
+	if w.excepts() {
+		args = append(args, "--except", except)
+	}
+	cmd := inRuntimeDir(d.dir, w.cfg.Program.Command(args...))
 	cmd.Stderr = d.log
 	var err error
 	if d.proc, err = w.bench.WSL.Start(cmd); err != nil {

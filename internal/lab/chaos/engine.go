@@ -62,6 +62,11 @@ const (
 // mirrored reports whether the port is one of 127.0.0.1.
 func (p *port) mirrored() bool { return p.to != nil && p.addr != lanAddr }
 
+// excepted reports whether the daemons leave the port alone.
+func (p *port) excepted() bool {
+	return p.engine.w.excepts() && slices.Contains(exceptedPorts, p.number)
+}
+
 func (p *port) release() (err error) {
 	if p.open != nil {
 		err = p.open.Close()
@@ -130,6 +135,16 @@ func (e *engine) create(b *bridge) error {
 	if err := e.w.bench.AddBridge(b.name, b.addr); err != nil {
 		return err
 	}
+	link, err := e.w.bench.WSL.Net.LinkByName(b.name)
+	if err != nil {
+		return err
+	}
+	// The engines set it. Otherwise it is that of one of the containers' links, and
+	// changes when that one goes.
+	mac := append(net.HardwareAddr{0x02, 0x42}, b.addr.Addr().AsSlice()...)
+	if err := e.w.bench.WSL.Net.LinkSetHardwareAddr(link, mac); err != nil {
+		return err
+	}
 	b.there, b.up, b.open = true, true, !e.proxy
 	if b.open {
 		if err := e.w.sysctl(b.name, "route_localnet", true); err != nil {
@@ -168,7 +183,7 @@ func (e *engine) unplug(c *container) error {
 	if !c.plugged {
 		return nil
 	}
-	e.w.cut(func(p *port) bool { return p.to == c })
+	e.w.cut(func(a way) bool { return a.from == c.host || a.port != nil && a.port.to == c })
 	for _, p := range e.ports {
 		if p.to == c {
 			if err := p.release(); err != nil {

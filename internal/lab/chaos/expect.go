@@ -1,9 +1,14 @@
 package chaos
 
 import (
+	_ "embed"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"text/template"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // expected is what wslmirror should have put into the kernel, line by line in
@@ -14,15 +19,19 @@ func (w *world) expected() []string {
 	if !w.serving() {
 		return want
 	}
-	want = append(want, strings.Split(strings.TrimSpace(w.table()), "\n")...)
+	for line := range strings.Lines(w.table()) {
+		if line = strings.TrimSpace(line); line != "" {
+			want = append(want, line)
+		}
+	}
 	want = append(want, "rule: "+ourRule(""))
-	for _, b := range w.docker.bridges {
+	for _, b := range w.allBridges() {
 		if w.needed(b) && !b.open {
 			want = append(want, "rule: "+ourRule(b.name))
 		}
 	}
 	for _, p := range w.docker.published() {
-		if p.addr == localhost && w.docker.rules {
+		if p.addr == localhost && w.docker.rules && !p.excepted() {
 			want = append(want, fmt.Sprintf("accept: ip raw PREROUTING %s %d", p.proto, p.number))
 		}
 	}
@@ -39,9 +48,10 @@ func (w *world) opened() (lines []string) {
 	return lines
 }
 
-// needed reports whether packets for published ports go directly to a bridge.
+// needed reports whether a bridge has to let packets of 127.0.0.0/8 pass: those of
+// containers to Windows, or those for published ports that go directly to it.
 func (w *world) needed(b *bridge) bool {
-	return slices.ContainsFunc(w.directPorts(), func(p *port) bool { return p.to.bridge == b })
+	return b.up && (w.wsl.block || slices.ContainsFunc(w.directPorts(), func(p *port) bool { return p.to.bridge == b }))
 }
 
 // directPorts are the ports that are served past the proxy.
@@ -49,7 +59,7 @@ func (w *world) directPorts() []*port {
 	if !w.cfg.Direct || !w.docker.rules {
 		return nil
 	}
-	return w.docker.those(func(p *port) bool { return p.mirrored() && p.to.bridge.up })
+	return w.docker.those(func(p *port) bool { return p.mirrored() && p.to.bridge.up && !p.excepted() })
 }
 
 // ourRule is an ip rule of wslmirror's, or its mark for a bridge.
@@ -61,69 +71,69 @@ func ourRule(bridge string) string {
 	return "0: " + text
 }
 
-// table is our table as nft lists it, with the elements of its sets in order. Replies
-// are always marked: a bridge of the canaries is open.
-func (w *world) table() string {
-	var served, direct, guarded []string
-	if w.podman.rules {
-		for _, p := range w.podman.published() {
-			served = append(served, fmt.Sprintf("%s . %d", p.proto, p.number))
-		}
+// tableText is our table as nft lists it, with none of the elements that packets fill in.
+// Replies are always marked: a bridge of the canaries is open.
+//
+//go:embed table.nft
+var tableText string
+
+var tableTemplate = template.Must(template.New("table").Funcs(template.FuncMap{"elements": elements}).Parse(tableText))
+
+// elements are those of a set, in the order in which observed has them.
+func elements(list []string) string {
+	if len(list) == 0 {
+		return ""
 	}
-	for _, p := range w.directPorts() {
-		direct = append(direct, fmt.Sprintf("%s . %d : %s . 80", p.proto, p.number, p.to.addr.Addr()))
+	slices.Sort(list)
+	return "elements = { " + strings.Join(list, ", ") + " }"
+}
+
+// table is our table.
+func (w *world) table() string {
+	t := struct {
+		Mirrored, HAL, Direct, Except, Block                     bool
+		FirstPort, LastPort                                      uint16
+		Addresses, Containers, Guarded, Served, Targets, Windows []string
+	}{
+		Mirrored: w.cfg.Mode != lab.Consomme, HAL: w.cfg.Mode == lab.MirroredHAL,
+		Direct: w.cfg.Direct, Except: w.excepts(), Block: w.wsl.block,
+		FirstPort: w.bench.FirstPort, LastPort: w.bench.LastPort,
+		Addresses:  []string{lanAddr, canaryAddr.Addr().String()},
+		Containers: []string{strconv.Quote(canaryLink)},
+		Guarded:    []string{strconv.Quote(canaryLink), `"eth0"`}, // which is a veth here, as a container's may be
+		Windows:    []string{fmt.Sprintf("tcp . %d", windowsPort), fmt.Sprintf("udp . %d", windowsUDP)},
+	}
+	if !t.Mirrored {
+		t.Addresses = append(t.Addresses, loopback0Addr)
 	}
 	for _, b := range w.allBridges() {
 		if b.there {
-			guarded = append(guarded, fmt.Sprintf("%q", b.name))
+			t.Addresses = append(t.Addresses, b.addr.Addr().String())
+			t.Guarded = append(t.Guarded, strconv.Quote(b.name))
+		}
+		if b.up {
+			t.Containers = append(t.Containers, strconv.Quote(b.name))
 		}
 	}
-	guarded = append(guarded, `"eth0"`, `"`+canaryLink+`"`) // eth0 is a veth here, as a container's may be
-	elements := func(list []string) string {
-		if len(list) == 0 {
-			return ""
+	for _, p := range w.contested() {
+		if p.to == nil {
+			t.Windows = append(t.Windows, p.element())
 		}
-		slices.Sort(list)
-		return "\nelements = { " + strings.Join(list, ", ") + " }"
 	}
-	var directMap, directRule, directOutput string
-	if w.cfg.Direct {
-		directMap = "map direct {\ntype inet_proto . inet_service : ipv4_addr . inet_service" + elements(direct) + "\n}\n"
-		directRule = `iif "loopback0" ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
-		directOutput = `ip daddr 127.0.0.1 counter dnat ip to meta l4proto . th dport map @direct comment "past the proxy"` + "\n"
+	if w.podman.rules {
+		for _, p := range w.podman.published() {
+			t.Served = append(t.Served, p.element())
+		}
 	}
-	return `table ip wslmirror {
-flags owner
-` + directMap + `set engine_served {
-type inet_proto . inet_service
-flags interval` + elements(served) + `
+	for _, p := range w.directPorts() {
+		t.Targets = append(t.Targets, fmt.Sprintf("%s : %s . 80", p.element(), p.to.addr.Addr()))
+	}
+	var b strings.Builder
+	if err := tableTemplate.Execute(&b, t); err != nil {
+		panic(err) // the template is wrong
+	}
+	return b.String()
 }
-set guarded {
-type ifname` + elements(guarded) + `
-}
-chain guard {
-type filter hook prerouting priority raw - 1; policy accept;
-iif "loopback0" accept comment "from Windows"
-ip daddr 127.0.0.0/8 iifname @guarded counter drop comment "to localhost"
-ip saddr 127.0.0.0/8 iifname @guarded counter drop comment "as localhost"
-}
-chain flowmark {
-type filter hook prerouting priority mangle; policy accept;
-iif != "loopback0" iif != "lo" ct mark & 0x00001000 != 0x00000000 meta mark set meta mark | 0x00001000 comment "a reply to Linux itself"
-}
-chain WSLPREROUTING {
-type nat hook prerouting priority dstnat - 1; policy accept;
-iif "loopback0" ip daddr 127.0.0.1 meta l4proto . th dport @engine_served counter accept comment "engine-served"
-` + directRule + `iif "loopback0" ip daddr 127.0.0.1 counter dnat to 127.0.0.1 comment "mirrored"
-}
-chain output {
-type nat hook output priority -101; policy accept;
-ip saddr 127.0.0.0/8 ct mark set ct mark | 0x00001000 comment "a flow from Linux"
-` + directOutput + `}
-chain postrouting {
-type nat hook postrouting priority srcnat + 1; policy accept;
-ip saddr 127.0.0.0/8 oif != "loopback0" oif != "lo" ct status dnat counter masquerade comment "from localhost to a container"
-}
-}
-`
-}
+
+// element is the port as an element of a set.
+func (p *port) element() string { return fmt.Sprintf("%s . %d", p.proto, p.number) }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // A fault is one step: something that breaks, changes or comes back.
@@ -106,7 +108,7 @@ var linkFaults = []fault{
 	{"loopback0 renamed", 2, loopback0Is(present), toPlace(func(w *world) error { return w.bench.RenameLoopback0() }, renamed), others | cuts},
 	{"loopback0 has its name again", 15, loopback0Is(renamed), toPlace(func(w *world) error { return w.bench.NameLoopback0() }, present), others | cuts},
 	{"loopback0 moved out of the namespace", 2, loopback0Is(present), toPlace(func(w *world) error { return w.bench.MoveLoopback0Out() }, movedOut), others | cuts},
-	{"loopback0 moved back", 15, loopback0Is(movedOut), toPlace(func(w *world) error { return w.bench.MoveLoopback0In() }, present), others | cuts},
+	{"loopback0 moved back", 15, loopback0Is(movedOut), toPlace((*world).moveBack, present), others | cuts},
 	{"loopback0 flaps", 2, loopback0Is(present), func(w *world) error {
 		for range 3 {
 			if err := w.bench.Loopback0Down(); err != nil {
@@ -129,6 +131,18 @@ var linkFaults = []fault{
 		return w.bench.SetLink(b.name, true)
 	}, others | cuts},
 }
+
+// moveBack moves loopback0 back, which has lost its address, if it had one.
+func (w *world) moveBack() error {
+	if err := w.bench.MoveLoopback0In(); err != nil || w.cfg.Mode != lab.Consomme {
+		return err
+	}
+	_, err := w.bench.WSL.Run("ip", "addr", "add", loopback0Addr+"/28", "dev", "loopback0")
+	return err
+}
+
+// loopback0Addr is the address of loopback0 in consomme.
+const loopback0Addr = "169.254.73.250"
 
 // bridgesThat are those that are up, or down.
 func (e *engine) bridgesThat(up bool) (list []*bridge) {
@@ -231,7 +245,7 @@ var engineFaults = []fault{
 	{"a port withdrawn by the kernel", 3, func(w *world) bool { return len(w.podman.published()) > 0 }, withdrawOne(func(w *world) *engine { return w.podman }), others},
 	{"a port moves to another container", 3, func(w *world) bool { return len(w.docker.plugged()) > 0 && len(w.docker.published()) > 0 }, func(w *world) error {
 		p := pick(w, w.docker.published())
-		w.cut(func(q *port) bool { return p == q })
+		w.cut(func(a way) bool { return a.port == p })
 		if err := p.release(); err != nil {
 			return err
 		}
@@ -281,7 +295,7 @@ func withdrawOne(of func(*world) *engine) func(*world) error {
 	return func(w *world) error {
 		e := of(w)
 		p := pick(w, e.published())
-		w.cut(func(q *port) bool { return p == q })
+		w.cut(func(a way) bool { return a.port == p })
 		if err := p.release(); err != nil {
 			return err
 		}

@@ -11,20 +11,22 @@ import (
 func TestLimits(t *testing.T) {
 	good := SoakResult{
 		Took: time.Minute, TakeOvers: 2, Cost: Cost{Memory: 12 << 20, Looks: 400, Threads: 10, Descriptors: 14},
-		Early: Level{10 << 20, 12}, Late: Level{11 << 20, 12}, Linux: Load{Broken: 2, InGap: 2},
+		Early: Level{10 << 20, 12}, Late: Level{11 << 20, 12}, Linux: Load{Broken: 2, InGap: 2}, Containers: Load{Lost: 1, InGap: 1},
 	}
 	if err := good.Check(); err != nil {
 		t.Errorf("of a good one: %v", err)
 	}
 	for says, spoil := range map[string]func(*SoakResult){
-		"bytes of memory":           func(r *SoakResult) { r.Memory = 17 << 20 },
-		"threads":                   func(r *SoakResult) { r.Threads = 1000 },
-		"descriptors: 40":           func(r *SoakResult) { r.Descriptors = 40 },
-		"looks in 1m0s":             func(r *SoakResult) { r.Looks = 500 },
-		"from Windows, 1 answers":   func(r *SoakResult) { r.Windows.Lost, r.Windows.InGap = 1, 1 },
-		"from Linux, 0 answers":     func(r *SoakResult) { r.Linux.Broken = 3 },
-		"memory grows":              func(r *SoakResult) { r.Late.Memory = 14 << 20 },
-		"descriptors grow: 12, and": func(r *SoakResult) { r.Late.Descriptors++ },
+		"bytes of memory":            func(r *SoakResult) { r.Memory = 17 << 20 },
+		"threads":                    func(r *SoakResult) { r.Threads = 1000 },
+		"descriptors: 40":            func(r *SoakResult) { r.Descriptors = 40 },
+		"looks in 1m0s":              func(r *SoakResult) { r.Looks = 500 },
+		"from Windows, 1 answers":    func(r *SoakResult) { r.Windows.Lost, r.Windows.InGap = 1, 1 },
+		"from Linux, 0 answers":      func(r *SoakResult) { r.Linux.Broken = 3 },
+		"memory grows":               func(r *SoakResult) { r.Late.Memory = 14 << 20 },
+		"descriptors grow: 12, and":  func(r *SoakResult) { r.Late.Descriptors++ },
+		"from containers, 2 answers": func(r *SoakResult) { r.Containers.Lost = 2 },
+		"from containers, 3 answers": func(r *SoakResult) { r.Containers = Load{Lost: 3, Broken: 1, InGap: 4} },
 	} {
 		bad := good
 		spoil(&bad)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ func (s span) overlaps(o span) bool { return !s.from.After(o.to) && !o.from.Afte
 // A gap is from the end of a daemon until another has its table. What a container
 // sends to a client in Linux then goes by way of Windows, which ends the connection:
 // after a kill everywhere, since nothing was handed over, and else where the kernel
-// serves the port itself.
+// serves the port itself. Nor do new connections of containers reach Windows then; those
+// that there are go on.
 type gap struct {
 	span
 	killed bool
@@ -43,7 +45,7 @@ type gap struct {
 // A failure is a question without an answer.
 type failure struct {
 	span
-	kernel bool // the kernel serves the port itself
+	kernel bool // the kernel does it all, by the table
 	of     string
 }
 
@@ -59,7 +61,7 @@ const (
 var lostAfter = lab.Scaled(8 * time.Second)
 
 // A load is clients at work: of each way two, one that connects anew for each
-// question, and for TCP one that keeps its connection.
+// question, and for TCP one that keeps its connection, unless it is refused.
 type load struct {
 	mu       sync.Mutex
 	totals   map[*lab.Host]Load
@@ -73,7 +75,7 @@ func startLoad(ctx context.Context, ways []way) *load {
 	ctx, l.cancel = context.WithCancel(ctx)
 	for _, a := range ways {
 		l.group.Go(func() { l.anew(ctx, a) })
-		if a.proto == "tcp" {
+		if a.proto == "tcp" && a.answer != refused {
 			l.group.Go(func() { l.keep(ctx, a) })
 		}
 	}
@@ -115,7 +117,13 @@ func (l *load) fail(a way, asked time.Time, err error, change func(*Load)) {
 	l.count(a, change)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failures[a.from] = append(l.failures[a.from], failure{span{asked, time.Now()}, a.port != nil && !a.port.engine.proxy, fmt.Sprintf("%s: %v", a, err)})
+	l.failures[a.from] = append(l.failures[a.from], failure{span{asked, time.Now()}, a.byKernel(), fmt.Sprintf("%s: %v", a, err)})
+}
+
+// byKernel reports whether the kernel serves the port itself, or sends packets
+// elsewhere that are for an address of Linux.
+func (a way) byKernel() bool {
+	return a.port != nil && !a.port.engine.proxy || !strings.HasPrefix(a.to, localhost)
 }
 
 // every calls ask again and again, until it says so or the end.
@@ -156,13 +164,10 @@ func (a way) once() (err error) {
 		patience = resend
 	}
 	for deadline := time.Now().Add(lostAfter); ; {
-		var answer string
-		answer, err = a.from.Ask(a.proto, a.addr(), patience)
+		err = a.ask(patience)
 		switch {
-		case err == nil && answer == a.answer:
-			return nil
 		case err == nil:
-			return fmt.Errorf("%q answers, not %q", answer, a.answer)
+			return nil
 		case a.proto != "udp" || time.Now().After(deadline):
 			return err
 		}
@@ -175,7 +180,7 @@ func (l *load) keep(ctx context.Context, a way) {
 		began := time.Now()
 		if c == nil {
 			var err error
-			if c, err = a.from.Dial("tcp", "", a.addr(), lostAfter); err != nil {
+			if c, err = a.from.Dial("tcp", "", a.to, lostAfter); err != nil {
 				c = nil
 				l.fail(a, began, err, func(t *Load) { t.Lost++ })
 				return true

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
@@ -14,20 +16,34 @@ import (
 // milliseconds.
 var patience = lab.Scaled(800 * time.Millisecond)
 
-// A way is from a client to a port of 127.0.0.1.
+// closedPatience is how long a client waits for a refusal, which comes when its first
+// packet is sent again, after a second.
+var closedPatience = lab.Scaled(3 * time.Second)
+
+// A way is from a client to a port, of 127.0.0.1 or of another address of Linux.
 type way struct {
-	from   *lab.Host
-	proto  string
-	number uint16
-	answer string
-	port   *port // nil: of no engine
+	from      *lab.Host
+	proto, to string
+	answer    string
+	port      *port // nil: of no engine
 }
 
-func (a way) String() string {
-	return fmt.Sprintf("%s to 127.0.0.1:%d/%s", a.from.Name, a.number, a.proto)
-}
+// refused is the answer of a port that nobody has.
+const refused = "a refusal"
 
-func (a way) addr() string { return fmt.Sprintf("127.0.0.1:%d", a.number) }
+func (a way) String() string { return fmt.Sprintf("%s to %s/%s", a.from.Name, a.to, a.proto) }
+
+// ask asks once.
+func (a way) ask(patience time.Duration) error {
+	answer, err := a.from.Ask(a.proto, a.to, patience)
+	switch {
+	case a.answer == refused && errors.Is(err, unix.ECONNREFUSED):
+		return nil
+	case err == nil && answer != a.answer:
+		return fmt.Errorf("%q answers, not %q", answer, a.answer)
+	}
+	return err
+}
 
 // ways are those that should work now.
 func (w *world) ways() []way {
@@ -36,26 +52,44 @@ func (w *world) ways() []way {
 	}
 	windows, linux := w.bench.Windows, w.bench.WSL
 	list := []way{
-		{windows, "tcp", linuxPort, linux.Name, nil},
-		{linux, "tcp", windowsPort, windows.Name, nil},
+		{windows, "tcp", at(localhost, linuxPort), linux.Name, nil},
+		{linux, "tcp", at(localhost, windowsPort), windows.Name, nil},
+	}
+	for _, e := range w.engines() {
+		for _, c := range e.plugged() {
+			list = append(list, w.fromContainers(c)...)
+		}
 	}
 	for _, e := range w.engines() {
 		for _, p := range e.published() {
-			if !p.mirrored() || !p.to.bridge.up {
-				continue
-			}
-			if w.foreign.drops(p) {
-				continue
-			}
-			if !e.proxy && !p.to.bridge.open {
-				continue // the engine needs it, and it is not ours to give back
-			}
-			list = append(list, way{windows, p.proto, p.number, p.to.host.Name, p})
-			// What the kernel serves comes back by our ip rule.
-			if byKernel := !e.proxy || w.cfg.Direct; !w.shadowed || !byKernel {
-				list = append(list, way{linux, p.proto, p.number, p.to.host.Name, p})
+			if p.to.bridge.up {
+				list = append(list, w.toPort(p)...)
 			}
 		}
+	}
+	return list
+}
+
+// toPort are the ways to a published port.
+func (w *world) toPort(p *port) (list []way) {
+	windows, linux, answer := w.bench.Windows, w.bench.WSL, p.to.host.Name
+	if w.cfg.Mode == lab.MirroredHAL && p.addr != localhost && !w.shadowed && !p.excepted() {
+		list = append(list, way{linux, p.proto, at(lanAddr, p.number), answer, p})
+	}
+	if !p.mirrored() || w.foreign.drops(p) {
+		return list
+	}
+	if !p.engine.proxy && !p.to.bridge.open {
+		return list // the engine needs it, and it is not ours to give back
+	}
+	if !p.excepted() {
+		list = append(list, way{windows, p.proto, at(localhost, p.number), answer, p})
+	}
+	// What the kernel serves comes back by our ip rule.
+	byKernel := !p.engine.proxy || w.cfg.Direct && !p.excepted()
+	dropped := p.excepted() && p.addr == localhost // by Docker
+	if (!w.shadowed || !byKernel) && !dropped {
+		list = append(list, way{linux, p.proto, at(localhost, p.number), answer, p})
 	}
 	return list
 }
@@ -63,18 +97,17 @@ func (w *world) ways() []way {
 // askAll goes all ways at once, again and again until the deadline if it must, and
 // at least twice: a machine that stops for a moment costs one answer, and what is
 // wrong costs the next one as well.
-func (w *world) askAll(deadline time.Time) error {
-	ways := w.ways()
+func askAll(ways []way, deadline time.Time) error {
 	errs := make([]error, len(ways))
 	var asking sync.WaitGroup
 	for i, a := range ways {
 		asking.Go(func() {
 			for try := 1; ; try++ {
-				answer, err := a.from.Ask(a.proto, a.addr(), patience)
-				if err == nil && answer != a.answer {
-					err = fmt.Errorf("%q answers, not %q", answer, a.answer)
+				wait := patience
+				if a.answer == refused {
+					wait = closedPatience
 				}
-				if errs[i] = err; err == nil || try > 1 && time.Now().After(deadline) {
+				if errs[i] = a.ask(wait); errs[i] == nil || try > 1 && time.Now().After(deadline) {
 					return
 				}
 				time.Sleep(5 * time.Millisecond)
@@ -97,11 +130,10 @@ type keptConn struct {
 }
 
 // mostKept is how many there are at most.
-const mostKept = 8
+const mostKept = 24
 
 // askKept asks on the connections that there are, and opens others.
-func (w *world) askKept() error {
-	ways := w.ways()
+func (w *world) askKept(ways []way) error {
 	if len(ways) == 0 {
 		return nil
 	}
@@ -115,10 +147,10 @@ func (w *world) askKept() error {
 	}
 	for _, a := range ways {
 		has := slices.ContainsFunc(w.kept, func(k keptConn) bool { return k.way == a })
-		if a.proto != "tcp" || has || len(w.kept) >= mostKept {
+		if a.proto != "tcp" || a.answer == refused || has || len(w.kept) >= mostKept {
 			continue
 		}
-		c, err := a.from.Dial("tcp", "", a.addr(), 2*patience)
+		c, err := a.from.Dial("tcp", "", a.to, 2*patience)
 		if err != nil {
 			return err
 		}
@@ -127,11 +159,11 @@ func (w *world) askKept() error {
 	return nil
 }
 
-// cut closes the connections that something ends, of the ports for which those
-// is true, or all.
-func (w *world) cut(those func(*port) bool) {
+// cut closes the connections that something ends, on the ways for which those is true,
+// or all.
+func (w *world) cut(those func(way) bool) {
 	w.kept = slices.DeleteFunc(w.kept, func(k keptConn) bool {
-		if those != nil && (k.way.port == nil || !those(k.way.port)) {
+		if those != nil && !those(k.way) {
 			return false
 		}
 		k.client.Close()

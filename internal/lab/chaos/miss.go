@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // A Miss is a world that was not as it should be.
 type Miss struct {
 	Seed   uint64
 	Step   int // how many steps show it
+	Mode   lab.Mode
 	Direct bool
 	Rest   time.Duration
 	Recent []string // the last faults
@@ -22,7 +25,7 @@ func (m *Miss) Error() string {
 	if m.Direct {
 		path = "direct"
 	}
-	replay := fmt.Sprintf("mirrorlab chaos --seed %d --steps %d --path %s", m.Seed, m.Step, path)
+	replay := fmt.Sprintf("mirrorlab chaos --seed %d --steps %d --mode %s --path %s", m.Seed, m.Step, m.Mode, path)
 	if m.Rest > 0 {
 		replay += fmt.Sprintf(" --rest %v", m.Rest)
 	}
@@ -33,7 +36,7 @@ func (m *Miss) Error() string {
 func (m *Miss) Unwrap() error { return m.What }
 
 func (r *runner) miss(err error) error {
-	m := &Miss{Seed: r.w.cfg.Seed, Step: r.res.Steps, Direct: r.w.cfg.Direct, Rest: r.w.cfg.Rest, Recent: r.recent, What: err}
+	m := &Miss{Seed: r.w.cfg.Seed, Step: r.res.Steps, Mode: r.w.cfg.Mode, Direct: r.w.cfg.Direct, Rest: r.w.cfg.Rest, Recent: r.recent, What: err}
 	for i, d := range r.w.daemons {
 		m.Log += fmt.Sprintf("daemon %d, stopped: %v\n%s", i, d.stopped, d.log.tail())
 	}

@@ -154,7 +154,7 @@ func (s *sight) readRuleset(list string) {
 	})
 	var table, chain string
 	var others, of strings.Builder // of one table
-	ours, inWSLs := false, false
+	ours, inWSLs, dynamic := false, false, false
 	var accepts []string
 	for line := range strings.Lines(list) {
 		text := strings.TrimSpace(line)
@@ -165,12 +165,17 @@ func (s *sight) readRuleset(list string) {
 				text = "table ip wslmirror {" // nft adds whose it is
 			}
 			of.Reset()
+		case strings.HasPrefix(text, "flags "):
+			dynamic = strings.HasPrefix(text, "flags dynamic")
+		case strings.HasPrefix(text, "set "), strings.HasPrefix(text, "map "):
+			dynamic = false
 		case strings.HasPrefix(text, "chain "):
 			chain = f[1]
 			inWSLs = strings.HasPrefix(chain, "WSL") && !ours
 		}
 		switch m := ourAccept.FindStringSubmatch(text); {
 		case text == "":
+		case ours && dynamic && strings.HasPrefix(text, "elements = "): // which packets fill
 		case ours:
 			s.ours = append(s.ours, text)
 		case m != nil:

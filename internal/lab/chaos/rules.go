@@ -10,7 +10,7 @@ import (
 // write writes the engine's rules, all in one transaction, if it has any.
 func (e *engine) write() error {
 	if !e.rules {
-		return nil
+		return e.w.nudge() // nobody tells that a port is bound now
 	}
 	return e.w.nft(e.script())
 }

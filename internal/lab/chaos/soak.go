@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
 // A SoakResult is what a soak has seen.
 type SoakResult struct {
-	Took           time.Duration
-	Windows, Linux Load
+	Took                       time.Duration
+	Windows, Linux, Containers Load
 	Cost
 	// Early and Late are of the one daemon of the first half.
 	Early, Late Level
@@ -44,12 +46,17 @@ func Soak(ctx context.Context, cfg Config, d time.Duration) (res SoakResult, err
 	if s.meter, err = newMeter(w.daemons[0]); err != nil {
 		return res, err
 	}
+	// One container is enough of a load.
+	clients := []*lab.Host{w.bench.Windows, w.bench.WSL, w.docker.bridges[0].containers[0].host}
+	ways := slices.DeleteFunc(w.ways(), func(a way) bool { return !slices.Contains(clients, a.from) })
 	// What the clients ask for stays; all else comes and goes.
-	s.steady = slices.Concat(w.docker.published(), w.podman.published())
-	s.load = startLoad(ctx, w.ways())
+	for _, a := range ways {
+		s.steady = append(s.steady, a.port)
+	}
+	s.load = startLoad(ctx, ways)
 	err = s.run(ctx, d)
 	loads := s.load.stop(s.gaps)
-	s.res.Windows, s.res.Linux = loads[w.bench.Windows], loads[w.bench.WSL]
+	s.res.Windows, s.res.Linux, s.res.Containers = loads[clients[0]], loads[clients[1]], loads[clients[2]]
 	return s.result(), errors.Join(err, s.meter.close())
 }
 
@@ -57,7 +64,7 @@ type soak struct {
 	w      *world
 	r      *runner
 	began  time.Time
-	steady []*port
+	steady []*port // nil is one that is of no engine
 	load   *load
 	meter  *meter
 	past   Cost // of the daemons that have ended

@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -11,10 +10,13 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
-// The servers of the world that are in no container, on TCP.
+// The servers of the world that are in no container, but for windowsUDP on TCP, and
+// the port of none.
 const (
 	linuxPort   = 9000
 	windowsPort = 9001
+	windowsUDP  = 9002
+	closedPort  = 9009
 )
 
 // A wsl is what is known of WSL's own setup.
@@ -30,6 +32,8 @@ type wsl struct {
 	// restore what was lost since.
 	known, due bool
 	losses     []time.Time
+	// block says that the source ports of Linux are known: WSL's chain tells them.
+	block bool
 }
 
 // lose notes that a part of WSL's setup is about to be lost.
@@ -89,6 +93,7 @@ type world struct {
 
 	kept     []keptConn // connections that must survive
 	canaries []string   // what they were in the beginning
+	forger   forger
 }
 
 func newWorld(cfg Config) (w *world, err error) {
@@ -114,16 +119,19 @@ func (w *world) build() (err error) {
 	if err := w.bench.WSL.Sysctl("ipv4/ip_forward", "1"); err != nil {
 		return err
 	}
-	if _, err := w.bench.WSL.ServeEcho("tcp", fmt.Sprintf("127.0.0.1:%d", linuxPort)); err != nil {
-		return err
-	}
-	if _, err := w.bench.Windows.ServeEcho("tcp", fmt.Sprintf("127.0.0.1:%d", windowsPort)); err != nil {
+	if _, err := w.bench.WSL.ServeEcho("tcp", at(localhost, linuxPort)); err != nil {
 		return err
 	}
 	if err := w.buildEngines(); err != nil {
 		return err
 	}
+	if err := w.serveWindows(); err != nil {
+		return err
+	}
 	if err := w.buildCanaries(); err != nil {
+		return err
+	}
+	if err := w.buildForger(); err != nil {
 		return err
 	}
 	return w.startDaemon()
@@ -136,7 +144,7 @@ func (w *world) close() error {
 		errs = append(errs, d.proc.Close())
 	}
 	w.cut(nil)
-	errs = append(errs, w.foreign.close())
+	errs = append(errs, w.foreign.close(), w.forger.close())
 	for _, e := range w.engines() {
 		for _, p := range e.ports {
 			errs = append(errs, p.release())
