@@ -30,21 +30,13 @@ var (
 // with silence, a busy machine hides a mistake, and makes none.
 const longer = 2 * time.Second
 
-// connect opens a connection of TCP, closes it, and returns what came of it: "connected",
-// "refused", "waiting" at the end of wait, or the error.
+// connect opens a connection of TCP, closes it, and returns what came of it: see cameTo.
 func connect(h *lab.Host, local, addr string, wait time.Duration) string {
 	c, err := h.Dial("tcp", local, addr, wait)
-	var network net.Error
-	switch {
-	case err == nil:
+	if err == nil {
 		c.Close()
-		return "connected"
-	case errors.Is(err, unix.ECONNREFUSED):
-		return "refused"
-	case errors.As(err, &network) && network.Timeout():
-		return "waiting"
 	}
-	return err.Error()
+	return cameTo(err)
 }
 
 // comesTo connects and wants something to come of it.
@@ -164,23 +156,6 @@ func listenWithBacklog(t *testing.T, h *lab.Host, port int) (accept func()) {
 	}
 }
 
-// outcomes is how many of n clients at once came to what.
-func outcomes(h *lab.Host, n int, addr string, wait time.Duration) string {
-	var mu sync.Mutex
-	got := map[string]int{}
-	var clients sync.WaitGroup
-	for range n {
-		clients.Go(func() {
-			is := connect(h, "", addr, wait)
-			mu.Lock()
-			defer mu.Unlock()
-			got[is]++
-		})
-	}
-	clients.Wait()
-	return fmt.Sprint(got)
-}
-
 // withAndWithout runs a test on two benches, of which the second has a wslmirror.
 func withAndWithout(t *testing.T, opts lab.Options, test func(t *testing.T, b *lab.Bench)) {
 	for name, with := range map[string]bool{"without wslmirror": false, "with wslmirror": true} {
@@ -203,20 +178,16 @@ func withAndWithout(t *testing.T, opts lab.Options, test func(t *testing.T, b *l
 // A server without room for more connections drops SYNs too. Its clients are not refused.
 func TestBusyServerIsNotRefused(t *testing.T) {
 	withAndWithout(t, lab.Options{Ports: 4096}, func(t *testing.T, b *lab.Bench) {
-		const clients = 200
 		var servers sync.WaitGroup
 		for port, server := range map[int]*lab.Host{9000: b.WSL, 9001: b.Windows} {
 			accept := listenWithBacklog(t, server, port)
-			// By then all clients that found no room have sent their SYN again, twice.
+			c := crowd{N: 200, Port: port, Wait: labtest.Patience()}
+			come := c.start(t, b)
 			servers.Go(func() {
+				// By then all clients that found no room have sent their SYN again, twice.
 				<-time.After(2500 * time.Millisecond)
 				accept()
-			})
-			servers.Go(func() {
-				want := fmt.Sprint(map[string]int{"connected": clients})
-				if got := outcomes(b.WSL, clients, fmt.Sprintf("127.0.0.1:%d", port), labtest.Patience()); got != want {
-					t.Errorf("a server of %s: %s, want %s", server.Name, got, want)
-				}
+				allCome(t, "to a server of "+server.Name, c, come, "connected")
 			})
 		}
 		servers.Wait()
