@@ -472,3 +472,75 @@ func TestToWindowsFollows(t *testing.T) {
 		t.Errorf("left behind: %v\n%s\n%s", err, out, ruleset(t, b.WSL))
 	}
 }
+
+// Beside each engine, containers of its networks reach Windows, and its published ports
+// are reached as ever.
+func TestToWindowsBesideEngines(t *testing.T) {
+	for _, kind := range lab.Engines {
+		t.Run(kind.Name, func(t *testing.T) {
+			b := labtest.New(t, lab.Options{})
+			engine := labtest.StartEngine(t, b, kind.Name)
+			labtest.RunContainer(t, engine, "web", "8080:80/tcp", "8080:80/udp")
+			serveWhoIs(t, b.Windows, "127.0.0.1:7005")
+			before := world(t, b.WSL)
+			d := start(t, b.WSL, "--to-windows=7005,7005/udp,8080,8080/udp")
+			d.awaitState(status.Active)
+			// One more on the bridge of the engine, of which packets can be sent.
+			client, err := b.AddContainer("client")
+			if err != nil {
+				t.Fatal(err)
+			}
+			bridge, prefix := bridgeOf(t, b.WSL)
+			addr := netip.PrefixFrom(netip.AddrFrom4([4]byte{prefix.Addr().As4()[0], prefix.Addr().As4()[1], 200, 200}), prefix.Bits())
+			if err := b.Plug(client, "veth99", bridge, addr, prefix.Addr()); err != nil {
+				t.Fatal(err)
+			}
+			for _, at := range []string{prefix.Addr().String(), "192.0.2.2"} {
+				for _, proto := range []string{"tcp", "udp"} {
+					labtest.Eventually(t, fmt.Sprintf("a container reaches Windows at %s %s", proto, at), func() bool {
+						answer, err := client.Ask(proto, at+":7005", silence)
+						return who(b, answer, err) == "Windows"
+					})
+				}
+			}
+			asks(t, b, "with wslmirror", client, "tcp", prefix.Addr().String()+":8080", "web")
+			for _, from := range []*lab.Host{b.Windows, b.WSL} {
+				for _, proto := range []string{"tcp", "udp"} {
+					answers(t, "with wslmirror", from, proto, "8080", "web")
+				}
+			}
+			d.stop(unix.SIGTERM)
+			if err := b.RemoveLink("veth99"); err != nil {
+				t.Fatal(err)
+			}
+			if after := world(t, b.WSL); after != before {
+				t.Errorf("before\n%s\nafter\n%s", before, after)
+			}
+		})
+	}
+}
+
+// bridgeOf is the bridge of the containers, and its address.
+func bridgeOf(t *testing.T, h *lab.Host) (name string, addr netip.Prefix) {
+	t.Helper()
+	links, err := h.Net.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Type() != "bridge" {
+			continue
+		}
+		addrs, err := h.Net.AddrList(l, unix.AF_INET)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range addrs {
+			ip, _ := netip.AddrFromSlice(a.IP.To4())
+			bits, _ := a.Mask.Size()
+			return l.Attrs().Name, netip.PrefixFrom(ip, bits)
+		}
+	}
+	t.Fatal("there is no bridge with an address")
+	panic("unreachable")
+}
