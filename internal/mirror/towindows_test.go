@@ -136,6 +136,22 @@ func TestDecideToWindows(t *testing.T) {
 	}
 }
 
+// A bridge that has a NIC leads to another network, whose machines are no containers.
+func TestDecideToWindowsNotFromTheLAN(t *testing.T) {
+	loopback0 := netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth"}
+	br0 := netwatch.Link{Name: "br0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true}
+	got := decide(Observed{
+		Links: []netwatch.Link{loopback0, br0, {Name: "eth1", Index: 5, Up: true, Master: 4}}, Host: loopback0, Ours: true,
+		Table: nft.OurTable{Present: true, Owner: 1, Table: nft.Spec{Index: 2, Guarded: []string{"br0"}}.Table()},
+		Mode:  netwatch.Mirrored, SourcePorts: [2]uint16{60700, 60999}, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
+	}, Policy{ToWindows: tcpPorts(11434)})
+	for _, s := range got.Table.Sets {
+		if s.Name == "containers" && len(s.Elements) > 0 {
+			t.Errorf("machines behind eth1 reach Windows by %q", s.Elements[0].Key)
+		}
+	}
+}
+
 // The source ports are those of WSL's block, or in consomme those of the kernel.
 func TestSourcePorts(t *testing.T) {
 	block := [2]uint16{60700, 60999}
