@@ -234,9 +234,7 @@ func TestToWindowsConnectionsGoOn(t *testing.T) {
 	}
 	d.awaitToWindows("")
 	goesOn("Linux listens")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s.Close() // which fails if a connection ends at this moment
 	d.awaitToWindows("7005/tcp")
 	goesOn("Linux does not listen any more")
 

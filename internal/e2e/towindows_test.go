@@ -271,9 +271,7 @@ func TestToWindowsLeavesLinuxItsPorts(t *testing.T) {
 			asks(t, b, "Linux listens", engine.Container, proto, "172.17.0.1:7005", "WSL")
 		}
 		for _, s := range servers {
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
+			s.Close() // which fails if a connection ends at this moment
 		}
 		d.status()
 		tellWindows(t, b)
