@@ -262,6 +262,35 @@ func TestReplaceTakesATableThatNobodyOwns(t *testing.T) {
 	}
 }
 
+// What nft prints of our table is what nft can read again, but for the owner: a ruleset
+// that was saved with our table in it can be loaded.
+func TestGoldenFilesCanBeLoaded(t *testing.T) {
+	h, _ := host(t)
+	files, err := filepath.Glob("testdata/*.nft")
+	if err != nil || len(files) < 3 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		saved, err := filepath.Abs(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sed := "sed '/flags owner/,+1d' " + saved
+		if out, err := h.Run("sh", "-c", sed+" | nft --check --file -"); err != nil {
+			t.Errorf("%s: %s", file, out)
+			continue
+		}
+		want, err := h.Run("sh", "-c", sed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := h.Run("sh", "-c", sed+" | nft --file - && nft --stateless list table ip wslmirror && nft delete table ip wslmirror")
+		if err != nil || got != want {
+			t.Errorf("%s: %v; loaded and listed:\n%s", file, err, got)
+		}
+	}
+}
+
 func TestCheckLeavesNothing(t *testing.T) {
 	h, _ := host(t)
 	before, err := h.Run("nft", "--stateless", "list", "ruleset")

@@ -6,11 +6,16 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // call runs the program in this process.
@@ -36,6 +41,24 @@ func TestUsageErrors(t *testing.T) {
 		{"run --path warp", `"warp"`},
 		{"run --repair=maybe", `"maybe"`},
 		{"run --log-level loud", `"loud" is not one of error, warning, info, debug`},
+		{"run --to-windows all", "--to-windows: 'all' is not possible"},
+		{"run --to-windows 0", `--to-windows: "0" is not a port`},
+		{"run --to-windows 70000", `--to-windows: "70000" is not a port`},
+		{"run --to-windows x", `--to-windows: "x" is not a port`},
+		{"run --to-windows 80/sctp", `--to-windows: "80/sctp" is not a port`},
+		{"run --to-windows 80/", `--to-windows: "80/" is not a port`},
+		{"run --to-windows /udp", `--to-windows: "/udp" is not a port`},
+		{"run --to-windows -80", `--to-windows: "-80" is not a port`},
+		{"run --to-windows +80", `--to-windows: "+80" is not a port`},
+		{"run --to-windows 80-90", `--to-windows: "80-90" is not a port`},
+		{"run --to-windows 80,", `--to-windows: "" is not a port`},
+		{"run --to-windows 80 81", `run takes no argument "81"`},
+		{"run --to-windows " + someports(65), "--to-windows: it names more than 64 ports"},
+		{"run --except all", `--except: "all" is not a port`},
+		{"run --except 80/tcp/udp", `--except: "80/tcp/udp" is not a port`},
+		{"run --except " + someports(65), "--except: it names more than 64 ports"},
+		{"run --except 8080 --to-windows 8080", "--to-windows and --except both name 8080"},
+		{"run --except 53 --to-windows 53/udp,80", "--to-windows and --except both name 53"},
 		{"status --interface x", "not defined"},
 		{"status now", `status takes no argument "now"`},
 		{"version 2", "takes no argument"},
@@ -54,6 +77,41 @@ func TestUsageErrors(t *testing.T) {
 			!strings.HasPrefix(lines[1], "hint: ") {
 			t.Errorf("wslmirror %s: exit %d, stdout %q, stderr %q; want exit %d, one line with %q and a hint", test.args, code, stdout, stderr, exit, test.want)
 		}
+	}
+}
+
+// someports is a list of n ports.
+func someports(n int) string {
+	list := "1000"
+	for p := range n - 1 {
+		list += "," + strconv.Itoa(1001+p)
+	}
+	return list
+}
+
+// What is right is understood as it is meant.
+func TestParsePorts(t *testing.T) {
+	const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
+	for list, test := range map[string]struct{ toWindows, except []ruleset.Port }{
+		"":                 {},
+		"1":                {[]ruleset.Port{{Proto: tcp, Number: 1}}, []ruleset.Port{{Proto: tcp, Number: 1}, {Proto: udp, Number: 1}}},
+		"65535/tcp":        {[]ruleset.Port{{Proto: tcp, Number: 65535}}, []ruleset.Port{{Proto: tcp, Number: 65535}}},
+		"53/udp, 53 ,53":   {[]ruleset.Port{{Proto: tcp, Number: 53}, {Proto: udp, Number: 53}}, []ruleset.Port{{Proto: tcp, Number: 53}, {Proto: udp, Number: 53}}},
+		"81/udp,80/tcp,82": {[]ruleset.Port{{Proto: tcp, Number: 80}, {Proto: tcp, Number: 82}, {Proto: udp, Number: 81}}, []ruleset.Port{{Proto: tcp, Number: 80}, {Proto: tcp, Number: 82}, {Proto: udp, Number: 81}, {Proto: udp, Number: 82}}},
+	} {
+		for flag, want := range map[string][]ruleset.Port{"--to-windows": test.toWindows, "--except": test.except} {
+			o, err := parseRun([]string{flag, list})
+			got := o.toWindows
+			if flag == "--except" {
+				got = o.except
+			}
+			if err != nil || !slices.Equal(got, ruleset.PortSet(want...)) {
+				t.Errorf("%s %q: %v, %v; want %v", flag, list, got, err, want)
+			}
+		}
+	}
+	if o, err := parseRun([]string{"--to-windows", someports(64), "--except", "53"}); err != nil || o.toWindows.Len() != 64 || o.except.Len() != 2 {
+		t.Errorf("64 ports: %v, %v, %v", o.toWindows.Len(), o.except.Len(), err)
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 // Any arguments: what is not understood is refused in one line, and what is, is
 // what the daemon can use.
 func FuzzRunFlags(f *testing.F) {
-	for _, args := range []string{"", "--interface\x00loopback0\x00--path\x00direct", "--repair=false\x00--log-level=debug", "-h", "--runtime-dir=" + labtest.Hostile, "x", "--\x00y", "--interface=" + labtest.Hostile, "--path=" + labtest.Hostile} {
+	for _, args := range []string{"", "--interface\x00loopback0\x00--path\x00direct", "--repair=false\x00--log-level=debug", "-h", "--runtime-dir=" + labtest.Hostile, "x", "--\x00y", "--interface=" + labtest.Hostile, "--path=" + labtest.Hostile,
+		"--to-windows=53/udp,80\x00--except=22", "--to-windows=" + labtest.Hostile, "--except=1/" + labtest.Hostile} {
 		f.Add(args)
 	}
 	f.Fuzz(func(t *testing.T, args string) {

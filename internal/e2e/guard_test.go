@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,14 +15,16 @@ import (
 )
 
 // A container that forges packets reaches nothing on 127.0.0.0/8, neither in
-// Linux nor in Windows, and the published ports work all the same.
+// Linux nor in Windows, and the published ports work all the same. Where containers may
+// reach a port of Windows, they reach no other.
 func TestGuard(t *testing.T) {
 	for _, path := range []string{status.PathProxy, status.PathDirect} {
-		t.Run(path, func(t *testing.T) { testGuard(t, path) })
+		t.Run(path, func(t *testing.T) { testGuard(t, path, false) })
+		t.Run(path+", and a port of Windows", func(t *testing.T) { testGuard(t, path, true) })
 	}
 }
 
-func testGuard(t *testing.T, path string) {
+func testGuard(t *testing.T, path string, toWindows bool) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
 	if err != nil {
@@ -64,13 +67,16 @@ func testGuard(t *testing.T, path string) {
 	}
 	listen(b.WSL, "0.0.0.0:9000")
 	listen(b.Windows, "0.0.0.0:9001")
+	listen(b.Windows, "0.0.0.0:9002") // the port that containers may reach
+	mayReach := []string{"172.17.0.1:9000", "172.17.0.1:9002", "192.0.2.2:9002"}
 	// send has the container send from each address it can claim.
 	send := func() (got []string) {
 		t.Helper()
 		for _, from := range []string{engine.Addr.String(), "127.0.0.1"} {
-			for _, to := range []string{"127.0.0.1:9000", "127.0.0.2:9000", "127.0.0.1:9001", "172.17.0.1:9000"} {
-				if from != "127.0.0.1" && strings.HasPrefix(to, "172") {
-					continue // which it may
+			for _, to := range append(mayReach,
+				"127.0.0.1:9000", "127.0.0.2:9000", "127.0.0.1:9001", "127.0.0.1:9002", "172.17.0.1:9001", "192.0.2.2:9001") {
+				if from != "127.0.0.1" && slices.Contains(mayReach, to) {
+					continue
 				}
 				sendPacket(t, engine.Container, from, to, to)
 			}
@@ -99,7 +105,11 @@ func testGuard(t *testing.T, path string) {
 			t.Fatal(err)
 		}
 	}
-	d := start(t, b.WSL, "--path", path)
+	args := []string{"--path", path}
+	if toWindows {
+		args = append(args, "--to-windows", "9002/udp")
+	}
+	d := start(t, b.WSL, args...)
 	d.await("path "+path, func(s status.Snapshot) bool { return len(s.Ports) == 1 && s.Ports[0].Path == path })
 	if got := send(); len(got) != 0 {
 		t.Errorf("with wslmirror: %q", got)
@@ -110,10 +120,20 @@ func testGuard(t *testing.T, path string) {
 		}
 	}
 
-	if path == status.PathDirect {
+	if path == status.PathDirect || toWindows {
 		if got := routeLocalnet(t, b.WSL, "docker0"); got != "1" {
 			t.Errorf("route_localnet of docker0 is %s", got)
 		}
+	}
+	if toWindows {
+		for _, to := range mayReach[1:] {
+			sendPacket(t, engine.Container, engine.Addr.String(), to, to)
+			if got, want := labtest.Receive(t, to+" is heard", heard), "Windows heard "+to+" from 127.0.0.1"; got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+	}
+	if path == status.PathDirect {
 		return
 	}
 	// No event tells that a bridge lets such packets pass from now on, least of

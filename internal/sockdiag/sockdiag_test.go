@@ -1,11 +1,146 @@
 package sockdiag
 
 import (
+	"context"
 	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
+
+// What takes the first packet of a client of IPv4, by the kernel itself.
+func TestTakes(t *testing.T) {
+	const bridge, lan, local = "172.17.0.1", "192.0.2.2", "127.0.0.1"
+	all := []string{bridge, lan, local}
+	b := labtest.New(t, lab.Options{})
+	if err := b.AddBridge("docker0", netip.MustParsePrefix(bridge+"/16")); err != nil {
+		t.Fatal(err)
+	}
+	var server net.Listener // of which clients are connected
+	if err := b.WSL.Do(func() (err error) {
+		server, err = net.Listen("tcp4", lan+":8000")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	option := func(level, name, value int) func(*net.ListenConfig) {
+		return func(c *net.ListenConfig) {
+			c.Control = func(_, _ string, conn syscall.RawConn) (err error) {
+				return errors.Join(conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, value) }), err)
+			}
+		}
+	}
+	bind := func(dev string) func(*net.ListenConfig) {
+		return func(c *net.ListenConfig) {
+			c.Control = func(_, _ string, conn syscall.RawConn) (err error) {
+				return errors.Join(conn.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), dev) }), err)
+			}
+		}
+	}
+	onlyV6 := option(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	bothV6 := option(unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+	mptcp := func(c *net.ListenConfig) { c.SetMultipathTCP(true) }
+
+	for name, test := range map[string]struct {
+		network, addr string
+		config        func(*net.ListenConfig)
+		device        bool // it takes only what arrives on docker0
+		at            []string
+	}{
+		"TCP, nothing":                 {},
+		"TCP, any":                     {network: "tcp4", addr: "0.0.0.0:9000", at: all},
+		"TCP, any, MPTCP":              {network: "tcp4", addr: "0.0.0.0:9000", config: mptcp, at: all},
+		"TCP, the bridge":              {network: "tcp4", addr: bridge + ":9000", at: []string{bridge}},
+		"TCP, the LAN":                 {network: "tcp4", addr: lan + ":9000", at: []string{lan}},
+		"TCP, localhost":               {network: "tcp4", addr: local + ":9000", at: []string{local}},
+		"TCP, another loopback":        {network: "tcp4", addr: "127.0.0.53:9000"},
+		"TCP, another port":            {network: "tcp4", addr: "0.0.0.0:9001"},
+		"TCP, both families":           {network: "tcp6", addr: "[::]:9000", config: bothV6, at: all},
+		"TCP, IPv6 alone":              {network: "tcp6", addr: "[::]:9000", config: onlyV6},
+		"TCP, localhost of IPv6":       {network: "tcp6", addr: "[::1]:9000"},
+		"TCP, what comes by docker0":   {network: "tcp4", addr: "0.0.0.0:9000", config: bind("docker0"), device: true, at: []string{bridge, lan}},
+		"UDP, any":                     {network: "udp4", addr: "0.0.0.0:9000", at: all},
+		"UDP, the bridge":              {network: "udp4", addr: bridge + ":9000", at: []string{bridge}},
+		"UDP, localhost":               {network: "udp4", addr: local + ":9000", at: []string{local}},
+		"UDP, another port":            {network: "udp4", addr: "0.0.0.0:9001"},
+		"UDP, both families":           {network: "udp6", addr: "[::]:9000", config: bothV6, at: all},
+		"UDP, IPv6 alone":              {network: "udp6", addr: "[::]:9000", config: onlyV6},
+		"UDP, what comes by docker0":   {network: "udp4", addr: "0.0.0.0:9000", config: bind("docker0"), device: true, at: []string{bridge, lan}},
+		"TCP, connected, not a server": {network: "connect tcp4", addr: lan + ":9000"},
+		"UDP, connected elsewhere":     {network: "connect udp4", addr: lan + ":9000"},
+		"TCP, bound alone":             {network: "bind", addr: "0.0.0.0:9000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var conn *Conn
+			err := b.WSL.Do(func() (err error) {
+				if conn, err = Open(); err != nil {
+					return err
+				}
+				t.Cleanup(conn.Close)
+				var socket interface{ Close() error }
+				var config net.ListenConfig
+				config.SetMultipathTCP(false)
+				if test.config != nil {
+					test.config(&config)
+				}
+				switch network := test.network; network {
+				case "":
+					return nil
+				case "connect tcp4":
+					from, _ := net.ResolveTCPAddr("tcp4", test.addr)
+					var c net.Conn
+					if c, err = (&net.Dialer{LocalAddr: from}).Dial("tcp4", server.Addr().String()); err == nil {
+						socket, err = c, c.(*net.TCPConn).SetLinger(0) // the next one needs the port
+					}
+				case "connect udp4":
+					from, _ := net.ResolveUDPAddr("udp4", test.addr)
+					socket, err = (&net.Dialer{LocalAddr: from}).Dial("udp4", "192.0.2.1:53")
+				case "bind":
+					var fd int
+					if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+						return err
+					}
+					t.Cleanup(func() { unix.Close(fd) })
+					return unix.Bind(fd, &unix.SockaddrInet4{Port: 9000})
+				default:
+					if network[:3] == "udp" {
+						socket, err = config.ListenPacket(context.Background(), network, test.addr)
+					} else {
+						socket, err = config.Listen(context.Background(), network, test.addr)
+					}
+				}
+				if err == nil {
+					t.Cleanup(func() { socket.Close() })
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, proto := range map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP} {
+				for _, at := range all {
+					if test.device && at == local {
+						continue // where nothing arrives on docker0
+					}
+					want := strings.HasPrefix(test.network, name) && slices.Contains(test.at, at)
+					got, err := conn.Takes(proto, netip.AddrPortFrom(netip.MustParseAddr(at), 9000))
+					if err != nil || got != want {
+						t.Errorf("%s %s: %v, %v", name, at, got, err)
+					}
+				}
+			}
+		})
+	}
+}
 
 // What the kernel sends is not trusted blindly either.
 func FuzzParseSocket(f *testing.F) {

@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// With hostAddressLoopback, Linux reaches a published port at its own address of the LAN,
+// as it does without hostAddressLoopback and without wslmirror.
+func TestOwnAddress(t *testing.T) {
+	for _, mode := range lab.Modes {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{Mode: mode})
+			engine, err := b.StartStandIn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, proto := range []string{"tcp", "udp"} {
+				for _, addr := range []string{"0.0.0.0:8080", "192.0.2.2:8081"} {
+					if err := engine.Publish(proto, addr); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := b.WSL.ServeEcho(proto, "192.0.2.2:9000"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			check := func(when, own string) {
+				t.Helper()
+				var clients sync.WaitGroup // some of which wait
+				defer clients.Wait()
+				for _, proto := range []string{"tcp", "udp"} {
+					for port, want := range map[string]string{"8080": own, "8081": own, "9000": "WSL"} {
+						clients.Go(func() { asks(t, b, when, b.WSL, proto, "192.0.2.2:"+port, want) })
+					}
+					for port, want := range map[string]string{"8080": "container", "8081": "container", "9000": "WSL"} {
+						clients.Go(func() { asks(t, b, when, b.LAN, proto, "192.0.2.2:"+port, want) })
+					}
+				}
+			}
+			hangs, works := "container", "container"
+			if mode == lab.MirroredHAL {
+				hangs = ""
+			}
+			before := world(t, b.WSL)
+			check("without wslmirror", hangs)
+			for _, path := range []string{status.PathProxy, status.PathDirect} {
+				for repair, own := range map[string]string{"--repair=true": works, "--repair=false": hangs} {
+					d := start(t, b.WSL, "--path", path, repair)
+					d.awaitState(status.Active)
+					check("path "+path+", "+repair, own)
+					if got := d.direction(status.OwnAddress); got.Active != (mode == lab.MirroredHAL && repair == "--repair=true") || got.Active && got.Packets == 0 {
+						t.Errorf("path %s, %s: status: %+v", path, repair, got)
+					}
+					d.stop(unix.SIGTERM)
+				}
+			}
+			check("afterwards", hangs)
+			if after := world(t, b.WSL); after != before {
+				t.Errorf("before\n%s\nafter\n%s", before, after)
+			}
+		})
+	}
+}
