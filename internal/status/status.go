@@ -4,6 +4,7 @@
 package status
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -169,7 +170,7 @@ func (s Snapshot) Sentence() string {
 		}
 		return "wslmirror is not running"
 	default:
-		return s.Reason
+		return cmp.Or(s.Reason, "why is not known")
 	}
 }
 
