@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"os/signal"
 	"strconv"
@@ -37,12 +38,18 @@ func showLog(args []string, stdout io.Writer) (int, error) {
 	case err != nil:
 		return exitFailure, err
 	case !seen:
-		return exitFailure, hinted{errors.New("the journal shows nothing of wslmirror.service" + sinceText(*since)), mayRead}
+		return exitFailure, hinted{errors.New("the journal shows nothing of wslmirror.service" + sinceText(*since)), mayRead()}
 	}
 	return exitOK, nil
 }
 
-const mayRead = "with sudo it shows what only root and the group adm may read; whether the service runs says 'wslmirror status'"
+// mayRead says what else one can do who sees nothing.
+func mayRead() string {
+	if os.Geteuid() == 0 {
+		return "'wslmirror status' says whether the service runs"
+	}
+	return "only root and the group adm may read it: try sudo; 'wslmirror status' says whether the service runs"
+}
 
 func sinceText(since string) string {
 	if since == "" {
@@ -94,7 +101,7 @@ func readJournal(ctx context.Context, since string, follow bool, on screen, w io
 	said := strings.TrimSpace(errs.String())
 	switch {
 	case strings.Contains(said, "No journal files"):
-		return seen, hinted{errors.New("there is no journal that could be read"), mayRead}
+		return seen, hinted{errors.New("there is no journal that could be read"), mayRead()}
 	case err != nil && said != "":
 		first, _, _ := strings.Cut(said, "\n")
 		return seen, hinted{errors.New("journalctl: " + text.Line(first)), "see 'wslmirror help log'"}

@@ -126,7 +126,7 @@ func watchScreen(w io.Writer) func(status.Snapshot, surroundings) error {
 		if size, _ := terminal(w); size.Row > 0 {
 			lines = lines[:min(len(lines), int(size.Row))]
 		}
-		_, err := io.WriteString(w, "\x1b[H"+strings.Join(lines, "\x1b[K\r\n")+"\x1b[K\x1b[J")
+		_, err := io.WriteString(w, "\x1b[H"+strings.Join(lines, "\x1b[K\n")+"\x1b[K\x1b[J")
 		return err
 	}
 }
