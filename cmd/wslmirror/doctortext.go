@@ -50,11 +50,11 @@ func printReport(w io.Writer, on screen, r doctor.Report) error {
 	if len(idle) > 0 {
 		fmt.Fprintf(&b, "%s\n", on.fold("Not applicable here: "+strings.Join(idle, ", "), "", 2))
 	}
-	fmt.Fprintf(&b, "\n%s", summary(r.Summary))
+	sum := summary(r.Summary)
 	if r.Summary.Unknown > 0 && !r.Seen.Root {
-		b.WriteString(": with sudo it sees more")
+		sum += ": with sudo it sees more"
 	}
-	b.WriteString("\n")
+	fmt.Fprintf(&b, "\n%s\n", on.fold(sum, "", 2))
 	_, err := w.Write(b.Bytes())
 	return err
 }

@@ -226,21 +226,11 @@ func freePorts(dir string, n int, from uint16, proto string, asJSON bool, stdout
 	if err != nil {
 		return exitFailure, err
 	}
-	facts := f.of(proto)
-	list := freeJSON{proto, ports.Free, facts.Free(from, n), f.notes()}
-	if !facts.Asked() {
-		list.State = ports.Unknown
-		for _, line := range windows.Summary(facts.Windows.Problems()...) {
-			list.Notes = append(list.Notes, "Windows could not be asked: "+line)
-		}
-	}
+	list := f.free(proto, from, n)
 	if len(list.Ports) < n {
 		return exitFailure, fmt.Errorf("from %d on only %d of %d ports are free", from, len(list.Ports), n)
 	}
 	if asJSON {
-		if list.Notes == nil {
-			list.Notes = []string{} // never null
-		}
 		err = writeJSON(stdout, list)
 	} else {
 		_, err = io.WriteString(stdout, list.text(screenOf(stdout)))
@@ -252,6 +242,20 @@ func freePorts(dir string, n int, from uint16, proto string, asJSON bool, stdout
 		return exitUnknown, nil
 	}
 	return exitOK, nil
+}
+
+// free are the first n ports from one on that may be proposed.
+func (f portFacts) free(proto string, from uint16, n int) freeJSON {
+	facts := f.of(proto)
+	list := freeJSON{proto, ports.Free, facts.Free(from, n), append([]string{}, f.notes()...)} // never null
+	if facts.Asked() {
+		return list
+	}
+	list.State = ports.Unknown
+	for _, line := range windows.Summary(facts.Windows.Problems()...) {
+		list.Notes = append(list.Notes, "Windows could not be asked: "+line)
+	}
+	return list
 }
 
 // notes say what of Linux could not be seen.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
@@ -132,8 +133,13 @@ func towards(w ports.Load) string {
 func (f portFacts) text(on screen) string {
 	var b bytes.Buffer
 	for _, w := range f.warnings() {
-		// Commands are not folded: they are there to be copied.
-		fmt.Fprintf(&b, "%s\n  %s%s\n\n", on.fold(on.mark(markWarning, "warning")+": "+text.Line(w.Text), "", 2), on.show("→ "), text.Line(w.Next))
+		next := on.show("→ ") + text.Line(w.Next)
+		if strings.HasPrefix(w.Next, "sudo ") {
+			next = "  " + next // a command, which is there to be copied
+		} else {
+			next = on.fold(next, "  ", 2)
+		}
+		fmt.Fprintf(&b, "%s\n%s\n\n", on.fold(on.mark(markWarning, "warning")+": "+text.Line(w.Text), "", 2), next)
 	}
 	f.printListeners(&b, on)
 	f.printBlock(&b, on)

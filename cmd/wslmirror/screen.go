@@ -144,54 +144,51 @@ func (s screen) fold(text, indent string, more int) string {
 
 const (
 	gap       = 3  // between columns
-	leastCell = 24 // of a last column that is folded where it stands
+	leastCell = 24 // of a last column that is folded beside the others
 )
 
-// table prints rows in columns. What does not fit goes on below, from the second column
-// on; a last column is folded where it stands if there is room.
+// table prints rows in columns. Columns for which there is no room stand below, from
+// the second one on. The last column is folded.
 func (s screen) table(b *bytes.Buffer, indent string, rows [][]string) {
-	at := []int{len(indent)} // where each column begins
+	var widest []int
 	for _, row := range rows {
-		for i := range len(row) - 1 {
-			if len(at) < i+2 {
-				at = append(at, 0)
+		for i, cell := range row {
+			if i == len(widest) {
+				widest = append(widest, 0)
 			}
+			widest[i] = max(widest[i], columns(cell))
 		}
 	}
-	for i := range len(at) - 1 {
-		widest := 0
-		for _, row := range rows {
-			if i < len(row) {
-				widest = max(widest, columns(row[i]))
-			}
+	at, line := make([]int, len(widest)), make([]int, len(widest)) // where each column is
+	next, below := len(indent), 0
+	for i, n := range widest {
+		least := n
+		if i == len(widest)-1 {
+			least = min(n, leastCell)
 		}
-		at[i+1] = at[i] + widest + gap
+		if i > 1 && next+least > s.width {
+			next, below = at[1], below+1
+		}
+		at[i], line[i] = next, below
+		next += n + gap
 	}
 	for _, row := range rows {
-		s.row(b, at, row)
+		pos, on := 0, 0
+		for i, cell := range row {
+			if cell == "" {
+				continue
+			}
+			if line[i] > on {
+				b.WriteString("\n")
+				pos, on = 0, line[i]
+			}
+			b.WriteString(strings.Repeat(" ", at[i]-pos))
+			if i == len(widest)-1 {
+				cell = strings.TrimLeft(s.fold(cell, strings.Repeat(" ", at[i]), 0), " ")
+			}
+			b.WriteString(cell)
+			pos = at[i] + columns(cell)
+		}
+		b.WriteString("\n")
 	}
-}
-
-func (s screen) row(b *bytes.Buffer, at []int, row []string) {
-	pos, wrapped := 0, false
-	for i, cell := range row {
-		n := columns(cell)
-		if n == 0 {
-			continue
-		}
-		to := at[i]
-		if wrapped {
-			to = pos + gap
-		}
-		fits := to+n <= s.width
-		folds := i == len(row)-1 && s.width-to >= leastCell
-		if i > 0 && !fits && !folds {
-			b.WriteString("\n")
-			pos, to, wrapped = 0, at[1], true
-		}
-		b.WriteString(strings.Repeat(" ", to-pos))
-		b.WriteString(strings.TrimLeft(s.fold(cell, strings.Repeat(" ", to), 0), " "))
-		pos = to + n
-	}
-	b.WriteString("\n")
 }

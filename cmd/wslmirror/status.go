@@ -65,11 +65,14 @@ func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) 
 		here.unit, _ = readService(context.Background(), dir)
 		s.Reason = trouble(here.unit)
 		if here.elsewhere = servedElsewhere(); here.elsewhere && s.Reason == "" {
-			s.Reason = "no wslmirror runs in this distribution, but another one serves this network"
+			s.Reason = servedReason
 		}
 	}
 	return s, here, nil
 }
+
+// servedReason is what there is to say of a daemon that is not here and not missed.
+const servedReason = "no wslmirror runs in this distribution, but another one serves this network"
 
 // timed is s for programs, which rely on a time, also if nobody knows since when.
 func timed(s status.Snapshot) status.Snapshot {

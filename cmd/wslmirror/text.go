@@ -26,7 +26,7 @@ func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) e
 	if s.State == status.Active {
 		to := "127.0.0.1:PORT"
 		if s.Path == status.PathDirect {
-			to = "container, or 127.0.0.1:PORT"
+			to = "container or proxy"
 		}
 		way := fmt.Sprintf("localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s", text.Line(s.Interface.Name), to)
 		fmt.Fprintf(&b, "\n  Windows            Linux\n%s\n", on.fold(on.show(way), "  ", 15))
@@ -46,7 +46,7 @@ func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) e
 	if s.Table.Installed {
 		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))
 		if len(s.Directions) == 0 { // of a daemon that is older
-			row("counted", "%s, %s in their first packets", plural(s.Rule.Packets, "new connection"), bytesText(s.Rule.Bytes))
+			row("counted", "%s, %s in first packets", plural(s.Rule.Packets, "new connection"), bytesText(s.Rule.Bytes))
 		}
 		row("path", "%s", text.Line(s.Path))
 	}
