@@ -12,8 +12,6 @@ import (
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
-const defaultInterface = "loopback0"
-
 // surroundings is what an ordinary user can see of where he is.
 type surroundings struct {
 	wsl bool
@@ -25,24 +23,28 @@ type surroundings struct {
 	link, wslLink bool
 	// systemd says that systemd is the init of this distribution.
 	systemd bool
+	// elsewhere says that another wslmirror serves this network, where none runs here.
+	elsewhere bool
+	// now is the time, zero where nobody should read how long ago something was.
+	now time.Time
 	// unit is what systemd says of the service, where no daemon runs.
 	unit systemd.UnitState
 }
 
-// lookAround finds out where this is. It may run wslinfo, which is a program of
-// Windows behind WSL's interop, so the daemon must never call it.
-func lookAround(link netwatch.Link) surroundings {
+// lookAround finds out where the state s is seen. It may run wslinfo, which is a program
+// of Windows behind WSL's interop, so the daemon must never call it.
+func (h *surroundings) lookAround(s status.Snapshot) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	guest := windows.LookAtGuest(ctx)
-	s := surroundings{wsl: guest.WSL, mode: guest.Mode}
-	s.link, s.wslLink = link.Present(), link.Present()
-	if link.Name != defaultInterface {
-		wsl, _ := kernelMode(defaultInterface)
-		s.wslLink = wsl.Present()
+	h.wsl, h.mode, h.now = guest.WSL, guest.Mode, time.Now()
+	link, _ := kernelMode(s.Interface.Name)
+	h.link, h.wslLink = link.Present(), link.Present()
+	if link.Name != status.DefaultInterface {
+		wsl, _ := kernelMode(status.DefaultInterface)
+		h.wslLink = wsl.Present()
 	}
-	s.systemd = systemd.Booted()
-	return s
+	h.systemd = systemd.Booted()
 }
 
 // kernelMode is the link of that name and WSL's networking mode by what the kernel
@@ -115,8 +117,12 @@ const (
 	adviceStandby = `  Nothing to do: all distributions of the VM share one network, and the wslmirror
   of another one looks after it. If that one ends, this one takes over at once.
 `
-	adviceError = `  Its log says more, and it can be started anew:
-      journalctl -u wslmirror -e
+	adviceServed = `  Nothing to do: all distributions of the VM share one network, and the wslmirror
+  of another one looks after it. To have one here that takes over when that ends:
+      sudo systemctl enable --now wslmirror
+`
+	adviceError = `  Its log says more. To restart it:
+      wslmirror log --since 1h
       sudo systemctl restart wslmirror
 `
 	adviceOptions = `  The service does not start with its options, and systemd does not try again.
@@ -143,6 +149,8 @@ func advice(s status.Snapshot, here surroundings) string {
 		return adviceOptions
 	case s.State == status.Stopped && trouble(here.unit) != "":
 		return adviceError
+	case s.State == status.Stopped && here.elsewhere:
+		return adviceServed
 	case s.State == status.Waiting && !here.link && here.wslLink:
 		return strings.ReplaceAll(adviceInterface, "%LINK%", text.Line(s.Interface.Name))
 	case !here.wsl && !here.link:

@@ -24,7 +24,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
 	bundle := flags.String("bundle", "", "")
-	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	dir := runtimeDir(flags)
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, stdout)
 	}
@@ -49,7 +49,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 		go func() { redactor <- doctor.NewRedactor(ctx, "/") }()
 	}
 	report := doctor.Run(ctx, doctor.Config{
-		Iface: defaultInterface, Root: "/",
+		Iface: status.DefaultInterface, Root: "/",
 		Status: func() (status.Snapshot, error) { return current(*dir) },
 		Service: func(ctx context.Context) (doctor.Service, error) {
 			u, err := readService(ctx, *dir)
@@ -72,7 +72,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	case *asJSON:
 		err = encodeReport(stdout, report)
 	default:
-		err = printReport(stdout, report, colourful(stdout))
+		err = printReport(stdout, screenOf(stdout), report)
 	}
 	if err != nil {
 		return exitFailure, err
@@ -113,7 +113,7 @@ func createBundle(path string) (*os.File, error) {
 // replaced.
 func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *text.Redactor) error {
 	var report, asJSON bytes.Buffer
-	if err := errors.Join(printReport(&report, r, false), encodeReport(&asJSON, r)); err != nil {
+	if err := errors.Join(printReport(&report, paper, r), encodeReport(&asJSON, r)); err != nil {
 		return err
 	}
 	sections := append([]section{

@@ -51,10 +51,10 @@ func TestPrintReport(t *testing.T) {
 		doctor.Check{Name: "podman", Verdict: doctor.NotApplicable, Seen: "none"},
 	)
 	var b bytes.Buffer
-	if err := printReport(&b, r, false); err != nil {
+	if err := printReport(&b, screen{width: 96}, r); err != nil {
 		t.Fatal(err)
 	}
-	want := `✗ service: no wslmirror is running
+	want := `✗ fault service: no wslmirror is running
     In mirrored mode a port that a container publishes may not answer on localhost in Windows,
     and this sentence goes on.
         sudo one
@@ -62,19 +62,19 @@ func TestPrintReport(t *testing.T) {
         sudo two
     https://github.com/microsoft/WSL/issues/10494
 
-! ufw: a name with ?[31m in it
+! warning ufw: a name with ?[31m in it
         sudo ?]0;x
 
-? firewalld: could not see that
+? unknown firewalld: could not see that
     Because.
         sudo three
 
-✓ container-to-windows: it is off
+✓ ok container-to-windows: it is off
         # four
 
-? table       could not see it
-✓ wsl         mirrored
-✓ loopback0   index 2
+? unknown   table       could not see it
+✓ ok        wsl         mirrored
+✓ ok        loopback0   index 2
 Not applicable here: podman
 
 1 fault, 1 warning, 2 not seen, 3 as it should be: with sudo it sees more
@@ -83,16 +83,28 @@ Not applicable here: podman
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
 	b.Reset()
-	if err := printReport(&b, r, true); err != nil {
+	if err := printReport(&b, screen{width: 96, colour: true}, r); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.String(); !strings.Contains(got, "\x1b[31m✗\x1b[m service") || strings.Contains(got, "with \x1b") {
+	if got := b.String(); !strings.Contains(got, "\x1b[31m✗ fault\x1b[m service: ") || strings.Contains(got, "with \x1b") {
 		t.Errorf("in colour: %q", got)
 	}
 	b.Reset()
-	printReport(&b, report(doctor.Check{Name: "wsl", Verdict: doctor.OK}), false)
+	printReport(&b, paper, report(doctor.Check{Name: "wsl", Verdict: doctor.OK}))
 	if !strings.HasSuffix(b.String(), "\nNo fault found: 1 as it should be\n") {
 		t.Errorf("%q", b.String())
+	}
+}
+
+// Where there is no WSL, that is the first thing to know.
+func TestPrintReportOutsideWSL(t *testing.T) {
+	var b bytes.Buffer
+	printReport(&b, screen{width: 96, ascii: true}, report(
+		doctor.Check{Name: "nics", Verdict: doctor.OK, Seen: "eth0 is up"},
+		doctor.Check{Name: "wsl", Verdict: doctor.NotApplicable, Seen: "this is not WSL (kernel 6.1, no wslinfo)"},
+	))
+	if want := "This is not WSL (kernel 6.1, no wslinfo): the checks of what WSL sets up do not apply.\n\n[ok]   nics   eth0 is up\n"; !strings.HasPrefix(b.String(), want) {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
 }
 
@@ -139,7 +151,7 @@ func TestDoctorUsage(t *testing.T) {
 	}{
 		{[]string{"now"}, exitUsage, `doctor takes no argument "now"`},
 		{[]string{"--json", "--bundle", "x"}, exitUsage, "do not go together"},
-		{[]string{"--bundle"}, exitUsage, "needs an argument"},
+		{[]string{"--bundle"}, exitUsage, "--bundle needs an argument"},
 		{[]string{"--bundle", there}, exitFailure, "is there already"},
 		{[]string{"--bundle", filepath.Join(there, "x")}, exitFailure, "not a directory"},
 	} {

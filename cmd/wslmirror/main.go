@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
@@ -27,7 +29,8 @@ const (
 	exitOK        = 0
 	exitFailure   = 1
 	exitUsage     = 2
-	exitNotActive = 3
+	exitNotActive = 3 // of status
+	exitUnknown   = 3 // of what could not be found out
 	// exitConfig is EX_CONFIG of sysexits.h: run has bad options. The unit does not
 	// restart the service after it (RestartPreventExitStatus=).
 	exitConfig = 78
@@ -46,13 +49,18 @@ var verbs = []verb{
 	{"status", showStatus},
 	{"ports", showPorts},
 	{"doctor", showDoctor},
+	{"log", showLog},
 	{"cleanup", cleanup},
 	{"version", printVersion},
-	{"help", printHelp},
+	{"help", nil}, // printHelp, which looks into this list
 }
 
 // run is main without the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
 	code, err := dispatch(args, stdout)
 	if err == nil {
 		return code
@@ -69,25 +77,35 @@ func run(args []string, stdout, stderr io.Writer) int {
 func oneLine(err error) string { return text.Line(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 func dispatch(args []string, stdout io.Writer) (int, error) {
-	if len(args) == 0 {
-		return exitUsage, usageError("a command is missing")
-	}
 	name, args := args[0], args[1:]
 	switch name {
 	case "--help", "-help", "-h":
 		name = "help"
-	case "--version", "-version":
+	case "--version", "-version", "-v":
 		name = "version"
 	}
+	v, err := findVerb(name)
+	if err != nil {
+		return exitUsage, err
+	}
+	if v.run == nil {
+		return printHelp(args, stdout)
+	}
+	return v.run(args, stdout)
+}
+
+func findVerb(name string) (verb, error) {
+	var names []string
 	for _, v := range verbs {
 		if v.name == name {
-			return v.run(args, stdout)
+			return v, nil
 		}
+		names = append(names, v.name)
 	}
 	if strings.HasPrefix(name, "-") {
-		return exitUsage, usageError("flag %s has no place before the command", name)
+		return verb{}, usageError("put %s after the command", name)
 	}
-	return exitUsage, usageError("there is no command %q", name)
+	return verb{}, usageError("unknown command %q%s", name, suggestion(name, names))
 }
 
 // hinted is an error with what the user can do about it.
@@ -104,15 +122,60 @@ func usageError(format string, args ...any) error {
 
 // parse parses the arguments of a verb, which takes flags only.
 func parse(flags *flag.FlagSet, args []string) error {
+	words, err := parseAll(flags, args)
+	if err == nil && len(words) > 0 {
+		err = usageError("%s takes no argument %q", flags.Name(), words[0])
+	}
+	return err
+}
+
+// parseAll parses flags wherever they stand among the words, and returns these.
+func parseAll(flags *flag.FlagSet, args []string) (words []string, err error) {
 	flags.SetOutput(io.Discard)
 	flags.Usage = func() {}
-	if err := flags.Parse(args); err != nil {
-		return hinted{err, "see 'wslmirror help'"}
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, flagError(flags, err)
+		}
+		if flags.NArg() == 0 {
+			return words, nil
+		}
+		words, args = append(words, flags.Arg(0)), flags.Args()[1:]
 	}
-	if flags.NArg() > 0 {
-		return usageError("%s takes no argument %q", flags.Name(), flags.Arg(0))
+}
+
+// flagError says in plain words what package flag does not like.
+func flagError(flags *flag.FlagSet, err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return helpWanted{flags.Name(), err}
 	}
-	return nil
+	said := err.Error()
+	if name, found := strings.CutPrefix(said, "flag provided but not defined: -"); found {
+		var names []string
+		flags.VisitAll(func(f *flag.Flag) { names = append(names, dashed(f.Name)) })
+		said = fmt.Sprintf("%s has no flag %s%s", flags.Name(), dashed(name), suggestion(dashed(name), names))
+	} else if name, found := strings.CutPrefix(said, "flag needs an argument: -"); found {
+		said = dashed(name) + " needs an argument"
+	} else if rest, found := strings.CutPrefix(said, "invalid boolean value "); found {
+		if value, rest, found := strings.Cut(rest, " for -"); found {
+			name, _, _ := strings.Cut(rest, ": ")
+			said = fmt.Sprintf("%s: %s is neither true nor false", dashed(name), value)
+		}
+	}
+	return hinted{errors.New(said), "see 'wslmirror help " + flags.Name() + "'"}
+}
+
+// dashed is a flag as people type it.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// runtimeDir adds the flag --runtime-dir.
+func runtimeDir(flags *flag.FlagSet) *string {
+	return flags.String("runtime-dir", cmp.Or(os.Getenv("WSLMIRROR_RUNTIME_DIR"), status.DefaultDir), "")
 }
 
 func printVersion(args []string, stdout io.Writer) (int, error) {
@@ -124,18 +187,55 @@ func printVersion(args []string, stdout io.Writer) (int, error) {
 }
 
 func printHelp(args []string, stdout io.Writer) (int, error) {
-	if err := parse(flag.NewFlagSet("help", flag.ContinueOnError), args); err != nil {
+	words, err := parseAll(flag.NewFlagSet("help", flag.ContinueOnError), args)
+	if err != nil {
 		return usageExit(err, stdout)
 	}
-	fmt.Fprint(stdout, usage)
+	text := usage
+	if len(words) > 0 {
+		v, err := findVerb(words[0])
+		if err != nil {
+			return exitUsage, err
+		}
+		text = usageOf(v.name)
+	}
+	fmt.Fprint(stdout, text)
 	return exitOK, nil
 }
 
+// helpWanted is flag.ErrHelp, and the verb after which it was asked for.
+type helpWanted struct {
+	verb string
+	error
+}
+
+func (h helpWanted) Unwrap() error { return h.error }
+
 // usageExit answers a failed parse: --help is a question, not a mistake.
 func usageExit(err error, stdout io.Writer) (int, error) {
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, usage)
+	var h helpWanted
+	if errors.As(err, &h) {
+		fmt.Fprint(stdout, usageOf(h.verb))
 		return exitOK, nil
 	}
 	return exitUsage, err
+}
+
+// usageOf is the part of the usage that is about one verb.
+func usageOf(verb string) string {
+	lines := strings.SplitAfter(usage, "\n")
+	// part is the lines that begin with prefix, and what they go on with.
+	part := func(prefix string) (text string) {
+		in := false
+		for _, l := range lines {
+			if !strings.HasPrefix(l, "    ") {
+				in = strings.HasPrefix(l, prefix+" ") || strings.HasPrefix(l, prefix+"\n")
+			}
+			if in {
+				text += l
+			}
+		}
+		return text
+	}
+	return "Usage:\n" + part("  wslmirror "+verb) + "\n" + part("  "+verb)
 }

@@ -18,6 +18,13 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
+// The tests are of a terminal that shows UTF-8, but those that say otherwise.
+func TestMain(m *testing.M) {
+	os.Setenv("LC_ALL", "C.UTF-8")
+	os.Unsetenv("WSLMIRROR_RUNTIME_DIR")
+	os.Exit(m.Run())
+}
+
 // call runs the program in this process.
 func call(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
@@ -30,16 +37,21 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want string // in the first line on standard error
 	}{
-		{"", "a command is missing"},
-		{"start", `there is no command "start"`},
-		{"--json status", "flag --json has no place before the command"},
-		{"run --colour", "flag provided but not defined: -colour"},
+		{"start", `unknown command "start"`},
+		{"staus", `unknown command "staus" (did you mean status?)`},
+		{"xyzzy", `unknown command "xyzzy"`},
+		{"--json status", "put --json after the command"},
+		{"run --colour", "run has no flag --colour"},
+		{"run --pth direct", "run has no flag --pth (did you mean --path?)"},
+		{"status --jsn", "status has no flag --jsn (did you mean --json?)"},
+		{"status -jsn", "status has no flag --jsn (did you mean --json?)"},
+		{"doctor --bundle", "--bundle needs an argument"},
 		{"run extra", `run takes no argument "extra"`},
 		{"run --interface=", "--interface: the name is empty"},
 		{"run --interface sixteen-bytes-xx", "at most 15"},
 		{"run --interface a/b", `must not contain '/'`},
 		{"run --path warp", `"warp"`},
-		{"run --repair=maybe", `"maybe"`},
+		{"run --repair=maybe", `--repair: "maybe" is neither true nor false`},
 		{"run --log-level loud", `"loud" is not one of error, warning, info, debug`},
 		{"run --to-windows all", "--to-windows: 'all' is not possible"},
 		{"run --to-windows 0", `--to-windows: "0" is not a port`},
@@ -59,10 +71,12 @@ func TestUsageErrors(t *testing.T) {
 		{"run --except " + someports(65), "--except: it names more than 64 ports"},
 		{"run --except 8080 --to-windows 8080", "--to-windows and --except both name 8080"},
 		{"run --except 53 --to-windows 53/udp,80", "--to-windows and --except both name 53"},
-		{"status --interface x", "not defined"},
+		{"status --interface x", "status has no flag --interface"},
 		{"status now", `status takes no argument "now"`},
 		{"version 2", "takes no argument"},
-		{"help me", "takes no argument"},
+		{"help me", `unknown command "me"`},
+		{"help portss", `unknown command "portss" (did you mean ports?)`},
+		{"log today", `log takes no argument "today"`},
 		{"cleanup all", "takes no argument"},
 	}
 	for _, test := range tests {
@@ -116,13 +130,29 @@ func TestParsePorts(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range []string{"help", "--help", "-h", "run --help", "status -h", "version --help", "cleanup --help"} {
+	for _, args := range []string{"help", "--help", "-h", "help --help"} {
 		code, stdout, stderr := call(strings.Fields(args)...)
-		if code != exitOK || stdout != usage || stderr != "" {
+		if code != exitOK || stdout != usage && args != "help --help" || stderr != "" {
 			t.Errorf("wslmirror %s: exit %d, stderr %q, stdout %.40q...", args, code, stderr, stdout)
 		}
 	}
-	for _, args := range []string{"version", "--version"} {
+	if code, stdout, stderr := call(); code != exitUsage || stdout != "" || stderr != usage {
+		t.Errorf("wslmirror alone: exit %d, stdout %q, stderr %.40q...", code, stdout, stderr)
+	}
+	// Of one command there is its part.
+	for _, v := range verbs {
+		_, want, _ := call("help", v.name)
+		for _, args := range [][]string{{v.name, "--help"}, {v.name, "-h"}} {
+			code, stdout, stderr := call(args...)
+			if code != exitOK || stdout != want || stderr != "" || !strings.HasPrefix(stdout, "Usage:\n  wslmirror "+v.name) || !strings.Contains(stdout, "\n\n  "+v.name+" ") {
+				t.Errorf("wslmirror %s: exit %d, stderr %q, stdout %q", args, code, stderr, stdout)
+			}
+		}
+	}
+	if _, stdout, _ := call("help", "ports"); !strings.Contains(stdout, "ports free [N]") || !strings.Contains(stdout, "--runtime-dir DIR") || strings.Contains(stdout, "doctor") {
+		t.Errorf("help ports: %s", stdout)
+	}
+	for _, args := range []string{"version", "--version", "-v"} {
 		code, stdout, stderr := call(args)
 		if code != exitOK || stdout != "wslmirror "+version+"\n" || stderr != "" {
 			t.Errorf("wslmirror %s: exit %d, stdout %q, stderr %q", args, code, stdout, stderr)
@@ -172,13 +202,13 @@ func TestStatus(t *testing.T) {
 		text     []string
 	}{
 		"active": {snapshot(status.Active, "", now), exitOK, status.Active,
-			[]string{"● active: Windows' localhost reaches", "WSLPREROUTING", "ip wslmirror, installed", "7 new connections, 420 B", "3 h ago"}},
+			[]string{"● active: rules are installed for what arrives on loopback0\n", "loopback0 ──▶ WSLPREROUTING", "ip wslmirror, installed", "7 new connections, 420 B", "3 h ago"}},
 		"waiting": {snapshot(status.Waiting, "", now), exitNotActive, status.Waiting,
-			[]string{"○ waiting: Waiting for loopback0"}},
+			[]string{"○ waiting: there is no loopback0; it exists only in the modes"}},
 		"standby": {snapshot(status.Standby, "", now), exitNotActive, status.Standby,
-			[]string{"○ standby: Standing by", "Nothing to do"}},
+			[]string{"○ standby: another wslmirror in this VM serves", "Nothing to do"}},
 		"error": {snapshot(status.Error, "read chains: \x1b[31mbroken", now), exitFailure, status.Error,
-			[]string{"✗ error: Failing: read chains: ?[31mbroken", "journalctl -u wslmirror"}},
+			[]string{"✗ error: read chains: ?[31mbroken", "wslmirror log"}},
 		"stale": {snapshot(status.Active, "", now.Add(-time.Hour)), exitFailure, status.Error,
 			[]string{"✗ error", "1h0m0s ago"}},
 	}
@@ -193,6 +223,9 @@ func TestStatus(t *testing.T) {
 				if !strings.Contains(stdout, want) {
 					t.Errorf("does not say %q:\n%s", want, stdout)
 				}
+			}
+			if test.state != status.Active && strings.Contains(stdout, "WSLPREROUTING") {
+				t.Errorf("shows a path that is not there:\n%s", stdout)
 			}
 			if strings.Contains(stdout, "\x1b") {
 				t.Errorf("lets a control character through:\n%q", stdout)
@@ -256,7 +289,8 @@ func TestAdvice(t *testing.T) {
 		"active":                   {status.Active, mirrored, ""},
 		"active, elsewhere":        {status.Active, surroundings{wsl: true, systemd: true}, "another\n  network namespace"},
 		"standby":                  {status.Standby, mirrored, "takes over at once"},
-		"error":                    {status.Error, mirrored, "journalctl"},
+		"error":                    {status.Error, mirrored, "wslmirror log"},
+		"served from elsewhere":    {status.Stopped, surroundings{wsl: true, link: true, systemd: true, elsewhere: true}, "Nothing to do"},
 		"not WSL":                  {status.Stopped, surroundings{systemd: true}, "This is not WSL"},
 		"waiting, not WSL":         {status.Waiting, surroundings{systemd: true}, "This is not WSL"},
 		"NAT":                      {status.Waiting, surroundings{wsl: true, mode: "nat", systemd: true}, "mode is nat,"},

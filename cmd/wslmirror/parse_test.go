@@ -31,7 +31,7 @@ func FuzzRunFlags(f *testing.F) {
 			t.Errorf("says %q: %q", r, stderr.String())
 		}
 		switch {
-		case code == exitOK && stdout.String() == usage: // --help
+		case code == exitOK && stdout.String() == usageOf("run"): // --help
 		case code != exitConfig || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 2:
 			t.Errorf("exit %d: %s", code, stderr.String())
 		}

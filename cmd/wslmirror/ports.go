@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -19,20 +20,42 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// showPorts is "ports" and "ports explain PORT".
+// showPorts is "ports", "ports explain PORT", which may be "ports PORT", and "ports
+// free N".
 func showPorts(args []string, stdout io.Writer) (int, error) {
 	flags := flag.NewFlagSet("ports", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
-	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	from := flags.String("from", "", "")
+	dir := runtimeDir(flags)
 	words, err := parseAll(flags, args)
 	if err != nil {
 		return usageExit(err, stdout)
 	}
+	if *from != "" && (len(words) == 0 || words[0] != "free") {
+		return exitUsage, usageError("--from is for 'ports free'")
+	}
+	if len(words) == 1 && strings.IndexAny(words[0], "0123456789") == 0 {
+		words = []string{"explain", words[0]}
+	}
 	switch {
 	case len(words) == 0:
 		return listPorts(*dir, *asJSON, stdout)
+	case words[0] == "free" && len(words) > 2:
+		return exitUsage, usageError("ports free takes one number, and no argument %q", words[2])
+	case words[0] == "free":
+		n := uint64(1)
+		if len(words) == 2 {
+			if n, err = strconv.ParseUint(words[1], 10, 16); err != nil || n == 0 {
+				return exitUsage, usageError("ports free: %q is not how many ports, as in 3", words[1])
+			}
+		}
+		port, proto, err := parsePort(cmp.Or(*from, "8080"))
+		if err != nil {
+			return exitUsage, err
+		}
+		return freePorts(*dir, int(n), port, proto, *asJSON, stdout)
 	case words[0] != "explain":
-		return exitUsage, usageError("ports takes no argument %q", words[0])
+		return exitUsage, usageError("ports takes no argument %q%s", words[0], suggestion(words[0], []string{"explain", "free"}))
 	case len(words) == 1:
 		return exitUsage, usageError("ports explain needs a port, for example 8080 or 5353/udp")
 	case len(words) > 2:
@@ -43,21 +66,6 @@ func showPorts(args []string, stdout io.Writer) (int, error) {
 		return exitUsage, err
 	}
 	return explainPort(*dir, port, proto, *asJSON, stdout)
-}
-
-// parseAll parses flags wherever they stand among the words, and returns these.
-func parseAll(flags *flag.FlagSet, args []string) (words []string, err error) {
-	flags.SetOutput(io.Discard)
-	flags.Usage = func() {}
-	for {
-		if err := flags.Parse(args); err != nil {
-			return nil, hinted{err, "see 'wslmirror help'"}
-		}
-		if flags.NArg() == 0 {
-			return words, nil
-		}
-		words, args = append(words, flags.Arg(0)), flags.Args()[1:]
-	}
 }
 
 // parsePort reads a port as "8080", "8080/tcp" or "5353/udp".
@@ -103,7 +111,7 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	asking.Go(func() {
 		// The kernel's word counts, and takes no time. wslinfo tells of the modes that
 		// it does not show.
-		if _, kernel = kernelMode(defaultInterface); !kernel.Shares() {
+		if _, kernel = kernelMode(status.DefaultInterface); !kernel.Shares() {
 			f.mode, _ = windows.NetworkingMode(ctx)
 		}
 	})
@@ -159,7 +167,7 @@ func listPorts(dir string, asJSON bool, stdout io.Writer) (int, error) {
 	if asJSON {
 		err = writeJSON(stdout, f.json())
 	} else {
-		_, err = io.WriteString(stdout, f.text())
+		_, err = io.WriteString(stdout, f.text(screenOf(stdout)))
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)
@@ -167,12 +175,9 @@ func listPorts(dir string, asJSON bool, stdout io.Writer) (int, error) {
 	return exitOK, nil
 }
 
-func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.Writer) (int, error) {
-	f, err := lookAtPorts(dir, proto)
-	if err != nil {
-		return exitFailure, err
-	}
-	v := ports.Explain(ports.Facts{
+// of are the facts for one protocol.
+func (f portFacts) of(proto string) ports.Facts {
+	return ports.Facts{
 		Proto:     proto,
 		Mirrored:  f.mirrored,
 		Consomme:  f.shared && !f.mirrored,
@@ -181,23 +186,76 @@ func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.W
 		Listeners: f.listeners,
 		Published: f.daemon.Ports,
 		Windows:   f.windows[proto],
-	}, port)
-	for _, line := range windows.Summary(f.windows[proto].Problems()...) {
-		v.Notes = append(v.Notes, "Windows has not told all: "+line)
 	}
+}
+
+func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.Writer) (int, error) {
+	f, err := lookAtPorts(dir, proto)
+	if err != nil {
+		return exitFailure, err
+	}
+	v := ports.Explain(f.of(proto), port)
 	v.Notes = append(v.Notes, f.notes()...)
 	if asJSON {
 		err = writeJSON(stdout, v)
 	} else {
-		_, err = io.WriteString(stdout, verdictText(v))
+		_, err = io.WriteString(stdout, verdictText(screenOf(stdout), v))
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)
 	}
-	if v.State == ports.Free {
+	switch v.State {
+	case ports.Free:
 		return exitOK, nil
+	case ports.Unknown:
+		return exitUnknown, nil
 	}
 	return exitFailure, nil
+}
+
+// A freeJSON is the JSON of "ports free --json".
+type freeJSON struct {
+	Proto string      `json:"proto"`
+	State ports.State `json:"state"` // free, or unknown
+	Ports []uint16    `json:"ports"`
+	Notes []string    `json:"notes"`
+}
+
+func freePorts(dir string, n int, from uint16, proto string, asJSON bool, stdout io.Writer) (int, error) {
+	f, err := lookAtPorts(dir, proto)
+	if err != nil {
+		return exitFailure, err
+	}
+	list := f.free(proto, from, n)
+	if len(list.Ports) < n {
+		return exitFailure, fmt.Errorf("from %d on only %d of %d ports are free", from, len(list.Ports), n)
+	}
+	if asJSON {
+		err = writeJSON(stdout, list)
+	} else {
+		_, err = io.WriteString(stdout, list.text(screenOf(stdout)))
+	}
+	if err != nil {
+		return exitFailure, fmt.Errorf("print: %w", err)
+	}
+	if list.State == ports.Unknown {
+		return exitUnknown, nil
+	}
+	return exitOK, nil
+}
+
+// free are the first n ports from one on that may be proposed.
+func (f portFacts) free(proto string, from uint16, n int) freeJSON {
+	facts := f.of(proto)
+	list := freeJSON{proto, ports.Free, facts.Free(from, n), append([]string{}, f.notes()...)} // never null
+	if facts.Asked() {
+		return list
+	}
+	list.State = ports.Unknown
+	for _, line := range windows.Summary(facts.Windows.Problems()...) {
+		list.Notes = append(list.Notes, "Windows could not be asked: "+line)
+	}
+	return list
 }
 
 // notes say what of Linux could not be seen.
@@ -217,7 +275,7 @@ func (f portFacts) daemonNote() string {
 	case f.daemonErr != nil:
 		return "which ports are published is not known: " + f.daemonErr.Error()
 	case f.daemon.State == status.Stopped:
-		return "which ports container engines publish is not known: no wslmirror is running here"
+		return "which ports container engines publish is not known: wslmirror is not running"
 	case f.daemon.State == status.Error:
 		return "which ports container engines publish may be out of date: " + f.daemon.Reason
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
@@ -12,11 +11,11 @@ import (
 	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
-func (f portFacts) printBlock(b *bytes.Buffer) {
+func (f portFacts) printBlock(b *bytes.Buffer, on screen) {
 	fmt.Fprintln(b, "\nSource ports of Linux's own connections")
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
+	var rows [][]string
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
+		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
 	}
 	k := f.block
 	size := fmt.Sprintf("%d-%d, %d ports", k.First, k.Last, k.Size())
@@ -52,7 +51,7 @@ func (f portFacts) printBlock(b *bytes.Buffer) {
 			max(0, w.Of-w.Used), k.FirstPassLeft(), k.Usable)
 	}
 	row("headroom", "%s", headroom)
-	t.Flush()
+	on.table(b, "  ", rows)
 }
 
 func percent(share float64) string {
@@ -71,10 +70,10 @@ func reservedPorts(b ports.Block) (n int) {
 	return n
 }
 
-func (f portFacts) printWindows(b *bytes.Buffer) {
+func (f portFacts) printWindows(b *bytes.Buffer, on screen) {
 	fmt.Fprintln(b, "\nPorts in Windows")
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
-	// list prints what is known for each protocol, the name once.
+	var rows [][]string
+	// list adds what is known for each protocol, the name once.
 	var starred bool
 	list := func(name string, items func(windows.Ports) ([]string, error)) {
 		for _, proto := range []string{"tcp", "udp"} {
@@ -82,13 +81,8 @@ func (f portFacts) printWindows(b *bytes.Buffer) {
 			if err != nil {
 				continue // said below
 			}
-			for i, line := range wrap(words) {
-				if i > 0 {
-					proto = ""
-				}
-				fmt.Fprintf(t, "  %s\t%s\t%s\n", name, proto, line)
-				name = ""
-			}
+			rows = append(rows, []string{name, proto, on.show(enumerate(words))})
+			name = ""
 		}
 	}
 	list("excluded", func(p windows.Ports) (words []string, err error) {
@@ -113,12 +107,12 @@ func (f portFacts) printWindows(b *bytes.Buffer) {
 		}
 		return words, p.ListenersErr
 	})
-	t.Flush()
+	on.table(b, "  ", rows)
 	if starred {
-		fmt.Fprintln(b, "  *: added by an administrator, may be bound; the others belong to a Windows program")
+		fmt.Fprintln(b, on.fold("*: added by an administrator, may be bound; the others belong to a Windows program", "  ", 0))
 	}
 	for _, line := range f.problems() {
-		fmt.Fprintf(b, "  %s\n", text.Line(line))
+		fmt.Fprintln(b, on.fold(text.Line(line), "  ", 0))
 	}
 }
 
@@ -129,47 +123,42 @@ func spanText(first, last uint16) string {
 	return fmt.Sprintf("%d-%d", first, last)
 }
 
-// How long a list people are shown.
-const (
-	mostColumns = 70
-	mostLines   = 4
-)
+// longestList is how long a list people are shown.
+const longestList = 280
 
-// wrap makes lines of words, and a few words of what is too much.
-func wrap(words []string) (lines []string) {
+// enumerate is a list for people, which ends early if it is too long.
+func enumerate(words []string) string {
 	if len(words) == 0 {
-		return []string{"none"}
+		return "none"
 	}
-	var line strings.Builder
+	n := 0
 	for i, word := range words {
-		if line.Len() > 0 && line.Len()+len(word)+2 > mostColumns {
-			lines = append(lines, line.String())
-			line.Reset()
-			if len(lines) == mostLines {
-				return append(lines, fmt.Sprintf("… and %d more: see 'wslmirror ports --json'", len(words)-i))
-			}
-		}
-		line.WriteString(word)
-		if i < len(words)-1 {
-			line.WriteString(", ")
+		if n += len(word) + 2; n > longestList {
+			return strings.Join(words[:i], ", ") + fmt.Sprintf(", … and %d more: see 'wslmirror ports --json'", len(words)-i)
 		}
 	}
-	return append(lines, line.String())
+	return strings.Join(words, ", ")
 }
 
 // verdictText is an explanation for people.
-func verdictText(v ports.Verdict) string {
+func verdictText(on screen, v ports.Verdict) string {
 	var b bytes.Buffer
-	mark := "✗"
-	if v.State == ports.Free {
-		mark = "✓"
+	m, says := markFault, "is "+string(v.State)
+	reasons := v.Reasons
+	switch {
+	case v.State == ports.Free:
+		m = markOK
+	case v.State == ports.Unknown:
+		m, says = markUnknown, "is unknown: Linux does not have it, but Windows may"
+	case v.InUse:
+		m, says, reasons = markOn, "is in use: "+text.Line(reasons[0]), reasons[1:]
 	}
-	fmt.Fprintf(&b, "%s %d/%s is %s\n", mark, v.Port, v.Proto, v.State)
-	for _, r := range v.Reasons {
-		fmt.Fprintf(&b, "  %s\n", text.Line(r))
+	fmt.Fprintln(&b, on.fold(fmt.Sprintf("%s %d/%s %s", on.mark(m, ""), v.Port, v.Proto, says), "", 2))
+	for _, r := range reasons {
+		fmt.Fprintln(&b, on.fold(text.Line(r), "  ", 0))
 	}
 	for _, n := range v.Notes {
-		fmt.Fprintf(&b, "  note: %s\n", text.Line(n))
+		fmt.Fprintln(&b, on.fold("note: "+text.Line(n), "  ", 2))
 	}
 	for _, c := range []struct {
 		where string
@@ -186,8 +175,30 @@ func verdictText(v ports.Verdict) string {
 			fmt.Fprintf(&b, "      %s\n", text.Line(line))
 		}
 	}
-	if v.State != ports.Free && v.Next != 0 {
+	switch {
+	case v.Next == 0 || v.State == ports.Free:
+	case !v.Asked:
+		fmt.Fprintf(&b, "\n  The next port that Linux does not have is %d.\n", v.Next)
+	default:
 		fmt.Fprintf(&b, "\n  The next free port is %d.\n", v.Next)
+	}
+	return b.String()
+}
+
+// text is a port a line, as for a shell. Where Windows could not be asked, that is said.
+func (f freeJSON) text(on screen) string {
+	var b bytes.Buffer
+	for _, port := range f.Ports {
+		if f.State == ports.Unknown {
+			fmt.Fprintf(&b, "%s %d\n", on.mark(markUnknown, ""), port)
+		} else {
+			fmt.Fprintln(&b, port)
+		}
+	}
+	if f.State == ports.Unknown {
+		for _, note := range f.Notes {
+			fmt.Fprintln(&b, on.fold(text.Line(note), "  ", 0))
+		}
 	}
 	return b.String()
 }

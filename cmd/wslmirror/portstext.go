@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
@@ -131,21 +130,27 @@ func towards(w ports.Load) string {
 }
 
 // text is the answer for people: first what is wrong.
-func (f portFacts) text() string {
+func (f portFacts) text(on screen) string {
 	var b bytes.Buffer
 	for _, w := range f.warnings() {
-		fmt.Fprintf(&b, "✗ %s\n  → %s\n\n", text.Line(w.Text), text.Line(w.Next))
+		next := on.show("→ ") + text.Line(w.Next)
+		if strings.HasPrefix(w.Next, "sudo ") {
+			next = "  " + next // a command, which is there to be copied
+		} else {
+			next = on.fold(next, "  ", 2)
+		}
+		fmt.Fprintf(&b, "%s\n%s\n\n", on.fold(on.mark(markWarning, "warning")+": "+text.Line(w.Text), "", 2), next)
 	}
-	f.printListeners(&b)
-	f.printBlock(&b)
-	f.printWindows(&b)
+	f.printListeners(&b, on)
+	f.printBlock(&b, on)
+	f.printWindows(&b, on)
 	return b.String()
 }
 
 // mostRows is how many rows of a table people are shown.
 const mostRows = 40
 
-func (f portFacts) printListeners(b *bytes.Buffer) {
+func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
 	type row struct {
 		port  uint16
 		cells []string
@@ -178,20 +183,19 @@ func (f portFacts) printListeners(b *bytes.Buffer) {
 		}
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return int(a.port) - int(b.port) })
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(b, "Ports in Linux")
-	fmt.Fprintln(t, "  PORT\tON\tPROGRAM\tPUBLISHED\tFROM WINDOWS")
+	cells := [][]string{{"PORT", "ON", "PROGRAM", "PUBLISHED", "FROM WINDOWS"}}
 	for _, r := range rows[:min(len(rows), mostRows)] {
-		fmt.Fprintf(t, "  %s\n", strings.Join(r.cells, "\t"))
+		cells = append(cells, r.cells)
 	}
-	t.Flush()
+	on.table(b, "  ", cells)
 	if more := len(rows) - mostRows; more > 0 {
-		fmt.Fprintf(b, "  … and %d more: see 'wslmirror ports --json'\n", more)
+		fmt.Fprintf(b, "  %s and %d more: see 'wslmirror ports --json'\n", on.show("…"), more)
 	}
 	if slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return l.Program == "" }) {
 		fmt.Fprintln(b, "  ?: of another user (try sudo), or in another distribution")
 	}
 	for _, note := range f.notes() {
-		fmt.Fprintf(b, "  %s\n", text.Line(note))
+		fmt.Fprintln(b, on.fold(text.Line(note), "  ", 0))
 	}
 }

@@ -31,18 +31,31 @@ type runOptions struct {
 	level             logrus.Level
 }
 
+// String is for the log.
+func (o runOptions) String() string {
+	list := fmt.Sprintf("version %s, interface %s, path %s, repair %t", version, o.iface, o.path, o.repair)
+	if !o.toWindows.Empty() {
+		list += ", to Windows " + o.toWindows.String()
+	}
+	if !o.except.Empty() {
+		list += ", except " + o.except.String()
+	}
+	return list + ", log level " + o.level.String()
+}
+
 func parseRun(args []string) (o runOptions, err error) {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
-	flags.StringVar(&o.iface, "interface", defaultInterface, "")
+	flags.StringVar(&o.iface, "interface", status.DefaultInterface, "")
 	flags.StringVar(&o.path, "path", status.PathProxy, "")
 	flags.BoolVar(&o.repair, "repair", true, "")
 	toWindows := flags.String("to-windows", "", "")
 	except := flags.String("except", "", "")
-	flags.StringVar(&o.dir, "runtime-dir", status.DefaultDir, "")
+	dir := runtimeDir(flags)
 	level := flags.String("log-level", "info", "")
 	if err := parse(flags, args); err != nil {
 		return o, err
 	}
+	o.dir = *dir
 	if err := netwatch.CheckLinkName(o.iface); err != nil {
 		return o, usageError("--interface: %w", err)
 	}
@@ -145,7 +158,7 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 		Alive:      func() { pub.complain("notify systemd", notifier.Alive()) },
 		AliveEvery: systemd.AliveEvery(),
 	})
-	log.WithFields(logrus.Fields{"version": version, "interface": o.iface, "path": o.path}).Info("wslmirror is starting")
+	log.WithFields(logrus.Fields{"version": version, "interface": o.iface, "path": o.path}).Info("wslmirror is starting: " + o.String())
 	context.AfterFunc(ctx, func() {
 		stop() // a second signal ends the process at once
 		notifier.Stopping()
@@ -193,7 +206,11 @@ func (p *publisher) publish(s status.Snapshot) error {
 	}
 	p.complain("publish the state for 'wslmirror status'", err)
 	// A service that has never yet worked is not ready.
-	notifyErr := p.notifier.Status(s.Sentence(), s.State != status.Error)
+	sentence := s.Sentence()
+	if s.State == status.Error {
+		sentence = s.String()
+	}
+	notifyErr := p.notifier.Status(sentence, s.State != status.Error)
 	p.complain("notify systemd", notifyErr)
 	return errors.Join(err, notifyErr)
 }

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
@@ -46,7 +49,7 @@ func trouble(u systemd.UnitState) (text string) {
 		text += fmt.Sprintf(", %d restarts so far", u.Restarts)
 	}
 	if u.LastLine != "" {
-		text += "; last log line: " + u.LastLine
+		text += fmt.Sprintf(`, and its last line is "%s"`, u.LastLine)
 	}
 	return text
 }
@@ -54,4 +57,22 @@ func trouble(u systemd.UnitState) (text string) {
 // badOptions reports whether the service has failed because of its options.
 func badOptions(u systemd.UnitState) bool {
 	return u.Failed() && u.Result == "exit-code" && u.ExitStatus == exitConfig
+}
+
+// servedElsewhere reports whether a daemon of another distribution serves this network.
+// The owner of the table tells. Without the right to ask for it, the beacon does, which
+// anybody could show (internal/mirror/beacon.go): good enough to be told.
+func servedElsewhere() bool {
+	if reader, err := ruleset.OpenReader(nft.TableName); err == nil {
+		defer reader.Close()
+		if owner, present, err := reader.Owner(nft.TableName); err == nil {
+			return present && owner != 0
+		}
+	}
+	conn, err := net.Dial("unix", "@wslmirror")
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }

@@ -7,44 +7,37 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os/signal"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/nft"
-	"github.com/wslmirror/wslmirror/systemd"
 )
 
 func showStatus(args []string, stdout io.Writer) (int, error) {
 	flags := flag.NewFlagSet("status", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
-	dir := flags.String("runtime-dir", status.DefaultDir, "")
+	watch := flags.Bool("watch", false, "")
+	dir := runtimeDir(flags)
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, stdout)
 	}
-	s, err := current(*dir)
+	if *watch {
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+		defer stop()
+		return watchStatus(ctx, *dir, *asJSON, stdout)
+	}
+	s, here, err := lookAtStatus(*dir)
 	if err != nil {
-		return exitFailure, hinted{err, "ask the service manager: systemctl status wslmirror"}
-	}
-	link, mode := kernelMode(s.Interface.Name)
-	if s.Mode == "" { // of a daemon that is older
-		s.Mode = string(mode)
-	}
-	var unit systemd.UnitState
-	if s.State == status.Stopped {
-		// Without an answer of systemd, stopped is all there is to say.
-		unit, _ = readService(context.Background(), *dir)
-		s.Reason = trouble(unit)
+		return exitFailure, err
 	}
 	if *asJSON {
-		if s.Since.IsZero() { // nobody knows since when, and programs rely on a time
-			s.Since = time.Now()
-			s.Updated = s.Since
-		}
-		err = writeJSON(stdout, s)
+		err = writeJSON(stdout, timed(s))
 	} else {
-		here := lookAround(link)
-		here.unit = unit
-		err = printStatus(stdout, s, here)
+		here.lookAround(s)
+		err = printStatus(stdout, screenOf(stdout), s, here)
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)
@@ -56,6 +49,38 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 		return exitFailure, nil
 	}
 	return exitNotActive, nil
+}
+
+// lookAtStatus is the state now, and if no daemon runs here what is known instead.
+func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) {
+	if s, err = current(dir); err != nil {
+		return s, here, hinted{err, "ask the service manager: systemctl status wslmirror"}
+	}
+	if s.Mode == "" { // of a daemon that is older
+		_, mode := kernelMode(s.Interface.Name)
+		s.Mode = string(mode)
+	}
+	if s.State == status.Stopped {
+		// Without an answer of systemd, stopped is all there is to say.
+		here.unit, _ = readService(context.Background(), dir)
+		s.Reason = trouble(here.unit)
+		if here.elsewhere = servedElsewhere(); here.elsewhere && s.Reason == "" {
+			s.Reason = servedReason
+		}
+	}
+	return s, here, nil
+}
+
+// servedReason is what there is to say of a daemon that is not here and not missed.
+const servedReason = "no wslmirror runs in this distribution, but another one serves this network"
+
+// timed is s for programs, which rely on a time, also if nobody knows since when.
+func timed(s status.Snapshot) status.Snapshot {
+	if s.Since.IsZero() {
+		s.Since = time.Now()
+		s.Updated = s.Since
+	}
+	return s
 }
 
 // staleAfter is the age at which a snapshot is not believed, though the daemon
@@ -95,13 +120,13 @@ func current(dir string) (status.Snapshot, error) {
 func stopped() status.Snapshot {
 	s := status.Snapshot{
 		State:     status.Stopped,
-		Interface: status.Interface{Name: defaultInterface},
+		Interface: status.Interface{Name: status.DefaultInterface},
 		Table:     status.Table{Family: nft.TableFamily, Name: nft.TableName},
 		Ports:     []status.Port{},
 		Path:      status.PathProxy,
 		Version:   version,
 	}
-	link, mode := kernelMode(defaultInterface)
+	link, mode := kernelMode(status.DefaultInterface)
 	s.Interface.Index, s.Interface.Present, s.Mode = link.Index, link.Present(), string(mode)
 	return s
 }

@@ -31,7 +31,7 @@ func TestTimesWithoutADaemon(t *testing.T) {
 		if !got.Since.Equal(*got.Updated) || got.Since.Before(before) || got.Since.After(time.Now()) {
 			t.Errorf("%s: asked at %v: %s", name, before, stdout)
 		}
-		if _, stdout, _ = call("status", "--runtime-dir", dir); strings.Contains(stdout, "since") {
+		if _, stdout, _ = call("status", "--runtime-dir", dir); strings.Contains(stdout, "\n  since") {
 			t.Errorf("%s: %s", name, stdout)
 		}
 	}

@@ -2,11 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/status"
@@ -16,28 +16,24 @@ import (
 
 // printStatus prints s for people: the state, the way of a packet, the figures,
 // and what to do if all is not well.
-func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
+func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) error {
 	var b bytes.Buffer
-	mark := map[status.State]string{status.Active: "●", status.Error: "✗"}[s.State]
-	if mark == "" {
-		mark = "○"
+	m, ok := map[status.State]mark{status.Active: markOn, status.Error: markFault}[s.State]
+	if !ok {
+		m = markOff
 	}
-	fmt.Fprintf(&b, "%s %s: %s\n", mark, text.Line(string(s.State)), text.Line(s.Sentence()))
+	b.WriteString(on.fold(on.mark(m, text.Line(string(s.State)))+": "+text.Line(s.Sentence()), "", 2) + "\n")
 	if s.State == status.Active {
 		to := "127.0.0.1:PORT"
 		if s.Path == status.PathDirect {
-			to = "container, or 127.0.0.1:PORT"
+			to = "container or proxy"
 		}
-		fmt.Fprintf(&b, `
-  Windows              Linux
-  localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s
-                                  (before the engines' own rules)
-`, text.Line(s.Interface.Name), to)
+		way := fmt.Sprintf("localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s", text.Line(s.Interface.Name), to)
+		fmt.Fprintf(&b, "\n  Windows            Linux\n%s\n", on.fold(on.show(way), "  ", 15))
 	}
-	fmt.Fprintln(&b)
-	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	var rows [][]string
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
+		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
 	}
 	if s.Interface.Present {
 		row("interface", "%s, index %d", text.Line(s.Interface.Name), s.Interface.Index)
@@ -50,26 +46,53 @@ func printStatus(w io.Writer, s status.Snapshot, here surroundings) error {
 	if s.Table.Installed {
 		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))
 		if len(s.Directions) == 0 { // of a daemon that is older
-			row("counted", "%d new connections, %s in their first packets", s.Rule.Packets, bytesText(s.Rule.Bytes))
+			row("counted", "%s, %s in first packets", plural(s.Rule.Packets, "new connection"), bytesText(s.Rule.Bytes))
 		}
 		row("path", "%s", text.Line(s.Path))
 	}
 	if !s.Since.IsZero() {
-		row("since", "%s (%s)", s.Since.Local().Format("2006-01-02 15:04:05"), ago(time.Since(s.Since)))
+		since := s.Since.Local().Format(time.DateTime)
+		if !here.now.IsZero() {
+			since += " (" + ago(here.now.Sub(s.Since)) + ")"
+		}
+		row("since", "%s", since)
 	}
 	row("version", "%s", text.Line(s.Version))
-	t.Flush()
-	printDirections(&b, s)
-	printPorts(&b, s.Ports)
+	b.WriteString("\n")
+	on.table(&b, "  ", rows)
+	printDirections(&b, on, s)
+	printPorts(&b, on, s)
 	if a := advice(s, here); a != "" {
-		fmt.Fprintf(&b, "\n%s", a)
+		b.WriteString("\n")
+		on.printAdvice(&b, a)
 	}
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
+// printAdvice folds the paragraphs of an advice. Lines that are indented further are
+// to be copied, and stay as they are.
+func (s screen) printAdvice(b *bytes.Buffer, advice string) {
+	var paragraph []string
+	flush := func() {
+		if len(paragraph) > 0 {
+			b.WriteString(s.fold(strings.Join(paragraph, " "), "  ", 0) + "\n")
+		}
+		paragraph = nil
+	}
+	for line := range strings.Lines(advice) {
+		if strings.HasPrefix(line, "      ") {
+			flush()
+			b.WriteString(line)
+			continue
+		}
+		paragraph = append(paragraph, line)
+	}
+	flush()
+}
+
 // printDirections lists who is helped to reach whom.
-func printDirections(b *bytes.Buffer, s status.Snapshot) {
+func printDirections(b *bytes.Buffer, on screen, s status.Snapshot) {
 	if !s.Table.Installed || len(s.Directions) == 0 {
 		return
 	}
@@ -77,9 +100,7 @@ func printDirections(b *bytes.Buffer, s status.Snapshot) {
 		status.FromWindows: "from Windows", status.FromLinux: "from Linux", status.ClosedPorts: "closed ports",
 		status.OwnAddress: "own address", status.ContainersToWindows: "containers to Windows",
 	}
-	fmt.Fprintln(b)
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(t, "  DIRECTION\tSTATE\tCOUNTED\n")
+	rows := [][]string{{"DIRECTION", "STATE", "COUNTED", ""}}
 	for _, d := range s.Directions {
 		state, counted := "off", ""
 		if d.Active {
@@ -88,19 +109,18 @@ func printDirections(b *bytes.Buffer, s status.Snapshot) {
 				counted = fmt.Sprintf("%d refused", d.Packets)
 			}
 		}
-		if len(d.Ports) > 0 {
-			state += ": " + strings.Join(d.Ports, ", ")
-		}
+		more := strings.Join(d.Ports, ", ")
 		if d.Reason != "" {
-			state += " (" + d.Reason + ")"
+			more = strings.TrimPrefix(more+"; "+d.Reason, "; ")
 		}
 		name, ok := names[d.Name]
 		if !ok {
 			name = d.Name // of a daemon that is younger
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\n", text.Line(name), text.Line(state), counted)
+		rows = append(rows, []string{text.Line(name), state, counted, text.Line(more)})
 	}
-	t.Flush()
+	b.WriteString("\n")
+	on.table(b, "  ", rows)
 }
 
 // plural is n and what there is n of.
@@ -111,30 +131,31 @@ func plural(n uint64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// printPorts lists the published ports and the way to each.
-func printPorts(b *bytes.Buffer, ports []status.Port) {
-	if len(ports) == 0 {
+// printPorts lists the published ports, and the way to each where there is one.
+func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
+	if len(s.Ports) == 0 {
 		return
 	}
 	ways := map[string]string{
-		status.PathDirect: "direct: by WSLPREROUTING to the container",
-		status.PathProxy:  "proxy: by WSLPREROUTING to the engine's proxy",
-		status.PathKernel: "kernel: left to the engine's own rules",
+		status.PathDirect: "by WSLPREROUTING to the container",
+		status.PathProxy:  "by WSLPREROUTING to the engine's proxy",
+		status.PathKernel: "left to the engine's own rules",
 	}
-	fmt.Fprintln(b)
-	t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(t, "  PORT\tON\tTO\tENGINE\tPATH\n")
-	for _, p := range ports {
-		way, ok := ways[p.Path]
-		if !ok {
-			way = p.Path
+	rows := [][]string{{"PORT", "ON", "TO", "ENGINE", "PATH"}}
+	for _, p := range s.Ports {
+		way := p.Path
+		if more := cmp.Or(p.Reason, ways[p.Path]); more != "" {
+			way += ": " + more
 		}
-		if p.Reason != "" {
-			way = p.Path + ": " + p.Reason
-		}
-		fmt.Fprintf(t, "  %d/%s\t%s\t%s\t%s\t%s\n", p.Port, text.Line(p.Proto), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way))
+		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, text.Line(p.Proto)), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way)})
 	}
-	t.Flush()
+	if !s.Table.Installed { // another daemon may have another path, or there is none
+		for i := range rows {
+			rows[i] = rows[i][:4]
+		}
+	}
+	b.WriteString("\n")
+	on.table(b, "  ", rows)
 }
 
 // writeJSON prints v for programs, and for people who look at what they get.

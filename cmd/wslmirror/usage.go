@@ -7,16 +7,18 @@ Usage:
   wslmirror run [--interface NAME] [--path proxy|direct] [--repair=false]
                 [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
                 [--runtime-dir DIR] [--log-level LEVEL]
-  wslmirror status [--json] [--runtime-dir DIR]
+  wslmirror status [--watch] [--json] [--runtime-dir DIR]
   wslmirror ports [--json] [--runtime-dir DIR]
-  wslmirror ports explain PORT[/udp] [--json] [--runtime-dir DIR]
+  wslmirror ports [explain] PORT[/udp] [--json] [--runtime-dir DIR]
+  wslmirror ports free [N] [--from PORT[/udp]] [--json] [--runtime-dir DIR]
   wslmirror doctor [--json | --bundle FILE] [--runtime-dir DIR]
+  wslmirror log [--since TIME] [-f]
   wslmirror cleanup
   wslmirror version
-  wslmirror help
+  wslmirror help [COMMAND]
 
 Commands:
-  run      Be the daemon, in the foreground. It needs CAP_NET_ADMIN, and undoes
+  run      Run the daemon in the foreground. It needs CAP_NET_ADMIN, and undoes
            all that it has done when it gets SIGTERM or SIGINT.
              --interface NAME    where Windows' localhost traffic comes from (loopback0)
              --path PATH         how published ports are reached: through the
@@ -34,15 +36,20 @@ Commands:
              --except PORTS      leave these ports alone in every direction
              --runtime-dir DIR   where the state is published (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
-  status   Say what the daemon is doing. Any user may ask.
+  status   Show what the daemon is doing. Any user may ask.
+             --watch             go on, and show what changes, until ^C
              --json              for programs; the fields are in wslmirror(8)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
-  ports    Say what has which port, in Linux and in Windows, and how many source
-           ports are left. Any user may ask; root sees more. With explain: who
-           has that port, or why it cannot be had, and what to type.
+  ports    List ports and who uses them, in Linux and in Windows, and how many
+           source ports are left. Any user may ask; root sees more.
+             explain PORT        who has that port, or why it cannot be had, and
+                                 what to type
+             free [N]            the next free port, or the next N; not those that
+                                 Windows keeps for itself
+             --from PORT         where free begins to look (8080)
              --json              for programs; the fields are in wslmirror(8)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
-  doctor   Say what is wrong where Windows and Linux share localhost, and what
+  doctor   Show what is wrong where Windows and Linux share localhost, and what
            to type.
            It only looks, and takes at most five seconds. Any user may ask; with
            sudo it sees more.
@@ -50,16 +57,25 @@ Commands:
              --bundle FILE       write all that helps with a bug report to a new
                                  file, without names and public addresses
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
+  log      Show what the daemon has done, from the journal of the service. It
+           takes a user who may read that (root, or the group adm).
+             --since TIME        30m, 2h, today, or "2026-11-27 10:00" (all)
+             -f                  go on, and show what comes, until ^C
   cleanup  Remove what a daemon that crashed has left behind.
   version  Print the version.
-  help     Print this.
+  help     Print this, or what is said of one command.
 
 Exit status:
   0   success; for status: active; for ports explain: free; for doctor: no fault found
   1   failure; for ports explain: taken or blocked; for doctor: a fault found
   2   wrong usage
-  3   status: not active (waiting, standby or stopped)
+  3   for status: not active (waiting, standby or stopped); for ports explain and
+      ports free: not known, since Windows could not be asked
   78  run: bad options; systemd does not restart the service
+
+Environment:
+  WSLMIRROR_RUNTIME_DIR   stands for --runtime-dir where that is not given
+  NO_COLOR                turns colours off
 
 As a service:
   systemctl enable --now wslmirror     settings are in /etc/default/wslmirror

@@ -19,7 +19,7 @@ func checkWSL(o *Observation) Check {
 		return unknown("kernel %s does not look like WSL's, but there is a %s", o.Guest.Release, o.Iface).
 			because("The service starts only where the kernel's name or wslinfo says that this is WSL.", "")
 	case !o.Guest.WSL:
-		return notApplicable("kernel %s: this is not WSL", o.Guest.Release)
+		return notApplicable("this is not WSL (kernel %s, no wslinfo)", o.Guest.Release)
 	case o.link().Present(), o.Guest.ModeErr == nil && o.Guest.Mode == "mirrored":
 		return ok("%s", seen)
 	case o.Guest.ModeErr != nil:

@@ -68,7 +68,7 @@ func TestBundle(t *testing.T) {
 	}
 	text := string(all)
 	for _, want := range []string{
-		"==== wslmirror doctor ====", "✓ loopback0", "==== the network ====", "table 127", "169.254.73.249", "192.0.2.2", "0: from all fwmark 0x1000/0x1000",
+		"==== wslmirror doctor ====", "✓ ok   loopback0", "==== the network ====", "table 127", "169.254.73.249", "192.0.2.2", "0: from all fwmark 0x1000/0x1000",
 		"==== wslmirror status --json ====", `"state": "active"`, "==== wslmirror ports ====", "8080/tcp", "2.9.5.0",
 		"--http-proxy=…", "--dns-search …", "--userland-proxy=false", "==== nft list ruleset ====", "chain WSLPREROUTING", "ip daddr 10.1.2.3 drop", "==== journalctl", `"verdict": "ok"`, "<address-1>", "<user-", "<host-",
 	} {

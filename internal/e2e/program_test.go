@@ -82,8 +82,10 @@ func program(t testing.TB, args ...string) *exec.Cmd {
 }
 
 // programEnv spares a program with the race detector the second for which it would wait
-// before each exit.
-func programEnv(env []string) []string { return append(env, "GORACE=atexit_sleep_ms=0") }
+// before each exit, and has it print as for a terminal that shows UTF-8.
+func programEnv(env []string) []string {
+	return append(env, "GORACE=atexit_sleep_ms=0", "LC_ALL=C.UTF-8")
+}
 
 // must is what service or plain returns, or the end of the test.
 func must(t testing.TB, program func() (*sandbox.Program, error)) *sandbox.Program {

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -66,8 +67,80 @@ func (d *Daemon) publish(c change, err error) error {
 			log.Info(s.Sentence())
 		}
 	}
-	d.last = s
+	for _, line := range status.Changes(d.last, s) {
+		d.cfg.Log.Info(line)
+	}
+	d.cfg.Log.Debugf("%v", decision{c, s}) // which makes words of it only where they are logged
+	ports, ways := d.last.Ports, d.last.Directions
+	if d.last = s; s.State == status.Error {
+		d.last.Ports, d.last.Directions = ports, ways // what could not be seen has not gone
+	}
 	return d.cfg.Publish(s)
+}
+
+// A decision is what a look came to and why, in words for the log.
+type decision struct {
+	change
+	told status.Snapshot
+}
+
+func (d decision) String() string {
+	obs, want := d.obs, d.want
+	if !d.seen {
+		return "could not look, so nothing is decided"
+	}
+	if d.told.State == status.Error {
+		return "what was decided could not be done, or could not be watched: " + d.told.Reason
+	}
+	switch want.State {
+	case status.Standby:
+		return fmt.Sprintf("decided on standby, because another process (netlink port %d) owns the table", obs.Table.Owner)
+	case status.Waiting:
+		return fmt.Sprintf("decided to wait, because there is no %s among %d links", d.told.Interface.Name, len(obs.Links))
+	}
+	words := []string{fmt.Sprintf("decided to serve, because %s is there (index %d, mode %s) and no other process owns the table",
+		obs.Host.Name, obs.Host.Index, obs.Mode)}
+	say := func(what string, list ...string) {
+		if len(list) > 0 {
+			words = append(words, what+": "+strings.Join(list, ", "))
+		}
+	}
+	paths := map[string][]string{}
+	var why []string
+	for _, p := range d.told.Ports {
+		name := fmt.Sprintf("%d/%s", p.Port, p.Proto)
+		paths[p.Path] = append(paths[p.Path], name)
+		if p.Reason != "" {
+			why = append(why, name+" ("+p.Reason+")")
+		}
+	}
+	say("sent to the engine's proxy", paths[status.PathProxy]...)
+	say("left to the engine, whose rules serve Linux's clients too", paths[status.PathKernel]...)
+	say("sent to the container", paths[status.PathDirect]...)
+	say("not direct", why...)
+	say("guarded, because containers are behind them", guarded(obs)...)
+	say("bridges to open", linkNames(want.Open)...)
+	say("bridges to shut", linkNames(want.Shut)...)
+	for _, r := range want.Add {
+		say("accept to add", r.String())
+	}
+	for _, r := range want.Remove {
+		say("accept to remove", r.String())
+	}
+	if len(want.Restore) > 0 {
+		say("to restore of WSL's", want.Restore.String())
+	}
+	if want.Wait {
+		words = append(words, "something of WSL's has just gone and may come back, so it waits")
+	}
+	return strings.Join(words, "; ")
+}
+
+func linkNames(links []netwatch.Link) (names []string) {
+	for _, l := range links {
+		names = append(names, l.Name)
+	}
+	return names
 }
 
 // port is a published port as the status has it.

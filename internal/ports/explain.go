@@ -34,6 +34,7 @@ const (
 	Free    State = "free"
 	Taken   State = "taken"   // somebody has it
 	Blocked State = "blocked" // nobody has it, and yet it is of no use
+	Unknown State = "unknown" // Linux does not have it, and Windows could not be asked
 )
 
 // A Verdict says who has a port, or why it cannot be had.
@@ -48,17 +49,23 @@ type Verdict struct {
 	// and for an administrator's console in Windows.
 	Linux   []string `json:"linux"`
 	Windows []string `json:"windows"`
-	// Next is the next port that is free, 0 if there is none.
+	// Next is the next port that is free, 0 if there is none. Where Windows could not be
+	// asked, it is one that Linux does not have.
 	Next uint16 `json:"next"`
+	// Asked says that Windows has told which ports it keeps.
+	Asked bool `json:"-"`
+	// InUse says that a program or a container of Linux has the port, and nothing is
+	// wrong with that.
+	InUse bool `json:"-"`
 }
 
 // Explain says what is known of a port. It is a pure function.
 func Explain(f Facts, port uint16) Verdict {
 	v := f.explain(port)
 	// Upwards first: 8080 is mostly wanted because it is not 80.
-	for p := int(port) + 1; p <= 65535 && v.Next == 0; p++ {
-		if f.good(uint16(p)) {
-			v.Next = uint16(p)
+	if port < 65535 {
+		for _, next := range f.Free(port+1, 1) {
+			v.Next = next
 		}
 	}
 	for p := int(port) - 1; p >= firstUser && v.Next == 0; p-- {
@@ -67,6 +74,22 @@ func Explain(f Facts, port uint16) Verdict {
 		}
 	}
 	return v
+}
+
+// Free are the first n ports from one on that may be proposed, fewer if there are not
+// so many. Where Windows could not be asked, they are those that Linux does not have.
+func (f Facts) Free(from uint16, n int) (list []uint16) {
+	for p := int(from); p <= 65535 && len(list) < n; p++ {
+		if f.good(uint16(p)) {
+			list = append(list, uint16(p))
+		}
+	}
+	return list
+}
+
+// Asked reports whether Windows has told which ports it keeps.
+func (f Facts) Asked() bool {
+	return f.Windows.ExcludedErr == nil && f.Windows.ListenersErr == nil && f.Windows.DynamicErr == nil
 }
 
 // firstUser is the first port that takes no right to bind
@@ -85,23 +108,31 @@ const neverWorks = 5004
 // against it.
 func (f Facts) good(port uint16) bool {
 	v := f.explain(port)
-	return v.State == Free && !f.Windows.Dynamic.Contains(port) && !f.Block.Contains(port) &&
+	return (v.State == Free || v.State == Unknown) && !f.Windows.Dynamic.Contains(port) && !f.Block.Contains(port) &&
 		!slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.HoldsIPv6() && l.Proto == f.Proto && l.Addr.Port() == port })
 }
 
 func (f Facts) explain(port uint16) Verdict {
-	v := Verdict{Proto: f.Proto, Port: port, State: Free,
+	v := Verdict{Proto: f.Proto, Port: port, State: Free, Asked: f.Asked(),
 		Reasons: []string{}, Notes: []string{}, Linux: []string{}, Windows: []string{}} // never null
 	f.inLinux(&v)
 	f.inBlock(&v)
 	f.inWindows(&v)
+	for _, line := range windows.Summary(f.Windows.Problems()...) {
+		if !f.notAsked(port) && (v.State == Free || v.State == Unknown) {
+			v.because(Unknown, "Windows could not be asked whether it keeps this port: %s", line)
+		} else {
+			v.note("Windows could not be asked: %s", line)
+		}
+	}
 	if f.Consomme && v.State != Free && !slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.Proto == f.Proto && l.Addr.Port() == port }) {
 		v.note("%s", Silent)
 	}
 	if f.Mirrored && port == neverWorks && f.Proto == "tcp" {
 		v.because(Blocked, "connections to port %d over localhost never complete in mirrored mode, whoever listens (WSL#41135): choose another port", port)
+		v.InUse = false
 	}
-	if port < firstUser && v.State == Free {
+	if port < firstUser && (v.State == Free || v.State == Unknown) {
 		v.note("a port below %d takes root, or CAP_NET_BIND_SERVICE", firstUser)
 	}
 	return v
@@ -121,7 +152,21 @@ func (v *Verdict) note(format string, args ...any) {
 
 // inLinux adds who has the port in Linux.
 func (f Facts) inLinux(v *Verdict) {
-	var nameless, held bool
+	var nameless, held, dead bool
+	for _, p := range f.Published {
+		if p.Proto != f.Proto || p.Port != v.Port {
+			continue
+		}
+		v.because(Taken, "%s publishes it on %s, for the container at %s", p.Engine, p.Address, p.Target)
+		if p.Engine == "docker" {
+			v.Linux = append(v.Linux, fmt.Sprintf("docker ps --filter publish=%d/%s", p.Port, p.Proto))
+		}
+		if !slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }) {
+			v.note("nobody in Linux listens on it, so Windows never learns of it")
+			dead = true
+		}
+		v.InUse = !dead
+	}
 	for _, l := range f.Listeners {
 		if l.Proto != f.Proto || l.Addr.Port() != v.Port {
 			continue
@@ -136,6 +181,7 @@ func (f Facts) inLinux(v *Verdict) {
 			continue
 		}
 		v.because(Taken, "%s %s %s", l.Who(), does, l.Addr)
+		v.InUse = !dead
 		if l.Program == "" {
 			nameless = true
 		} else {
@@ -150,18 +196,6 @@ func (f Facts) inLinux(v *Verdict) {
 	if held && v.State == Free {
 		v.note("a program that listens on [::], as Node, Go and Java do by default, cannot have it: have it listen on 0.0.0.0 or 127.0.0.1")
 	}
-	for _, p := range f.Published {
-		if p.Proto != f.Proto || p.Port != v.Port {
-			continue
-		}
-		v.because(Taken, "%s publishes it on %s, for the container at %s", p.Engine, p.Address, p.Target)
-		if p.Engine == "docker" {
-			v.Linux = append(v.Linux, fmt.Sprintf("docker ps --filter publish=%d/%s", p.Port, p.Proto))
-		}
-		if !slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }) {
-			v.note("nobody in Linux listens on it, so Windows never learns of it")
-		}
-	}
 }
 
 // inBlock adds that the port is one of those for outgoing connections. WSL lets
@@ -173,6 +207,10 @@ func (f Facts) inBlock(v *Verdict) {
 	case !b.Contains(v.Port):
 	case f.Mirrored && ofWSL.Contains(v.Port):
 		v.note("it lies in the block %d-%d, which WSL has reserved in Windows for Linux's own connections, any of which may take it", ofWSL.First, ofWSL.Last)
+		if v.State == Free {
+			v.note("a Windows program that binds it gets 10013 (WSAEACCES), because the block holds it (WSL#40169). When WSL starts, it takes a block without the ports that are taken in Windows (WSL#12228): end WSL, exclude the port or start that program, and start WSL again")
+			v.Windows = append(v.Windows, "wsl --shutdown", exclusion(v))
+		}
 	case f.Mirrored && ofWSL != Range{}:
 		v.note("it lies in the range %d-%d of Linux's own connections, but not in the block %d-%d, which WSL has reserved in Windows for them", b.First, b.Last, ofWSL.First, ofWSL.Last)
 	default:

@@ -1,6 +1,7 @@
 package ports
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -67,6 +68,10 @@ func TestExplain(t *testing.T) {
 		f.Proto, f.Listeners = "udp", nil
 		listens(f, 5353, 5355)
 	}
+	slow := func(program string) error { return &windows.Error{Program: program, Problem: windows.Slow} }
+	silent := func(f *Facts) {
+		f.Windows = windows.Ports{ExcludedErr: slow("netsh.exe"), DynamicErr: slow("netsh.exe"), ListenersErr: slow("netstat.exe")}
+	}
 	tests := map[string]struct {
 		port    uint16
 		change  func(*Facts)
@@ -77,22 +82,22 @@ func TestExplain(t *testing.T) {
 		next    uint16
 	}{
 		"free":                   {port: 3000, state: Free, next: 3001},
-		"published, has a proxy": {port: 8080, state: Taken, says: "docker-proxy (process 42) listens on 0.0.0.0:8080; docker publishes it on 0.0.0.0, for the container at 172.17.0.2:80", linux: "ps -fp 42; docker ps --filter publish=8080/tcp", next: 8081},
+		"published, has a proxy": {port: 8080, state: Taken, says: "docker publishes it on 0.0.0.0, for the container at 172.17.0.2:80; docker-proxy (process 42) listens on 0.0.0.0:8080", linux: "docker ps --filter publish=8080/tcp; ps -fp 42", next: 8081},
 		"published, no listener": {port: 8090, state: Taken, says: "cni publishes it on 0.0.0.0, for the container at 10.4.0.2:80; nobody in Linux listens on it", next: 8091},
 		"IPv6 only":              {port: 8085, state: Free, says: "node (process 42) listens on [::1]:8085: this is IPv6, which WSL does not mirror, and another program may have the port for IPv4; a program that listens on [::], as Node, Go and Java do by default, cannot have it", next: 8088},
 		"next to IPv6":           {port: 8084, state: Free, next: 8088},
 		"bound, published": {port: 8087, change: func(f *Facts) { f.Published[0].Port = 8087 }, state: Taken, says: "docker publishes it on 0.0.0.0",
-			linux: "sudo ss -tnap 'sport = :8087'; docker ps --filter publish=8087/tcp", next: 8088},
+			linux: "docker ps --filter publish=8087/tcp; sudo ss -tnap 'sport = :8087'", next: 8088},
 		"both families":          {port: 8086, state: Taken, says: "node (process 42) listens on [::]:8086", linux: "ps -fp 42", next: 8088},
 		"bound, nameless":        {port: 8087, state: Taken, says: "a program holds, without listening (ss does not show it), 0.0.0.0:8087", linux: "sudo ss -tnap 'sport = :8087'", next: 8088},
 		"of the other protocol":  {port: 5353, state: Free, next: 5354},
 		"UDP":                    {port: 5353, change: func(f *Facts) { f.Proto = "udp" }, state: Taken, says: "avahi", linux: "ps -fp 42", next: 5354},
-		"in the block":           {port: 60800, state: Free, says: "block 60700-60999, which WSL has reserved", next: 49151},
-		"in the block, and seen": {port: 60800, change: reserved, state: Free, says: "any of which may take it", next: 49151},
+		"in the block":           {port: 60800, state: Free, says: "gets 10013 (WSAEACCES), because the block holds it", windows: "wsl --shutdown; " + exclusion("60800"), next: 49151},
+		"in the block, and seen": {port: 60800, change: reserved, state: Free, says: "any of which may take it", windows: "wsl --shutdown; " + exclusion("60800"), next: 49151},
 		"in the widened block": {port: 60800, change: func(f *Facts) { reserved(f); f.Block.Windows = between(50000, 50299) }, state: Blocked,
 			says: "has reserved 60700-60999", windows: "net stop winnat; " + exclusion("60800") + "; net start winnat", next: 49151},
 		"beside the reserved block": {port: 60800, change: widened, state: Free, says: "range 60000-62000 of Linux's own connections, but not in the block 60700-60799, which WSL has reserved", windows: exclusion("60800"), next: 49151},
-		"in the reserved block":     {port: 60750, change: widened, state: Free, says: "block 60700-60799, which WSL has reserved in Windows for Linux's own connections, any of which may take it", next: 49151},
+		"in the reserved block":     {port: 60750, change: widened, state: Free, says: "block 60700-60799, which WSL has reserved in Windows for Linux's own connections, any of which may take it", windows: "wsl --shutdown; " + exclusion("60750"), next: 49151},
 		"block unknown":             {port: 60800, change: func(f *Facts) { f.Block.Last = 65000 }, state: Free, says: "range 60700-65000 of Linux's own connections, any of which may take it", windows: exclusion("60800"), next: 49151},
 		"Windows has DNS":           {port: 53, change: dnsTaken, state: Free, says: "listens on 0.0.0.0:53, and WSL lets Linux have this port", next: 54},
 		"DNS, NAT":                  {port: 53, change: func(f *Facts) { dnsTaken(f); nat(f) }, state: Taken, says: "a Windows program", windows: `tasklist /fi "PID eq 7"; net stop winnat; ` + exclusion("53") + "; net start winnat", next: 54},
@@ -111,13 +116,23 @@ func TestExplain(t *testing.T) {
 		"perhaps refused":           {port: 55000, change: func(f *Facts) { f.Version = "" }, state: Free, says: "2.8.7 to 2.9.4 refuses", windows: exclusion("55000"), next: 49151},
 		"leftover range": {port: 8081, change: func(f *Facts) { f.Windows.Dynamic = windows.Range{First: 1024, Last: 15000} }, state: Free,
 			says: "dynamic range 1024-15000", windows: "netsh int ipv4 set dynamicportrange tcp startport=49152 numberofports=16384; " + exclusion("8081"), next: 15001},
-		"Windows listens":      {port: 9001, state: Taken, says: "process 20480) listens on 127.0.0.1:9001", windows: `tasklist /fi "PID eq 20480"`, next: 9002},
-		"Windows, IPv6":        {port: 7000, state: Free, next: 7001},
-		"Windows' relay":       {port: 8080, change: func(f *Facts) { nat(f); f.Windows.Listeners[0].Addr = netip.MustParseAddrPort("127.0.0.1:8080") }, state: Taken, says: "docker-proxy", linux: "ps -fp 42; docker ps --filter publish=8080/tcp", next: 8081},
-		"privileged":           {port: 443, state: Free, says: "takes root", next: 444},
-		"never works":          {port: 5004, state: Blocked, says: "WSL#41135", next: 5005},
-		"works in NAT":         {port: 5004, change: nat, state: Free, next: 5005},
-		"the last":             {port: 65535, change: func(f *Facts) { f.Windows = windows.Ports{} }, state: Free, next: 65534},
+		"Windows listens": {port: 9001, state: Taken, says: "process 20480) listens on 127.0.0.1:9001", windows: `tasklist /fi "PID eq 20480"`, next: 9002},
+		"Windows, IPv6":   {port: 7000, state: Free, next: 7001},
+		"Windows' relay":  {port: 8080, change: func(f *Facts) { nat(f); f.Windows.Listeners[0].Addr = netip.MustParseAddrPort("127.0.0.1:8080") }, state: Taken, says: "docker-proxy", linux: "docker ps --filter publish=8080/tcp; ps -fp 42", next: 8081},
+		"privileged":      {port: 443, state: Free, says: "takes root", next: 444},
+		"never works":     {port: 5004, state: Blocked, says: "WSL#41135", next: 5005},
+		"works in NAT":    {port: 5004, change: nat, state: Free, next: 5005},
+		"the last":        {port: 65535, change: func(f *Facts) { f.Windows = windows.Ports{} }, state: Free, next: 65534},
+		"in the block, taken": {port: 60800, change: func(f *Facts) { f.Listeners = append(f.Listeners, listener("tcp", "0.0.0.0:60800", "node")) }, state: Taken,
+			says: "node (process 42) listens on 0.0.0.0:60800", linux: "ps -fp 42", next: 49151},
+		"Windows silent":             {port: 3000, change: silent, state: Unknown, says: "Windows could not be asked whether it keeps this port: no answer in time from netsh.exe", next: 3001},
+		"Windows silent, privileged": {port: 443, change: silent, state: Unknown, says: "takes root", next: 444},
+		"Windows silent, ours":       {port: 8080, change: silent, state: Taken, says: "Windows could not be asked: no answer in time", linux: "docker ps --filter publish=8080/tcp; ps -fp 42", next: 8081},
+		"Windows silent, in block":   {port: 60800, change: silent, state: Free, says: "any of which may take it", windows: "wsl --shutdown; " + exclusion("60800"), next: 61000},
+		"Windows silent, DNS":        {port: 53, change: silent, state: Free, says: "takes root", next: 54},
+		"listeners unknown":          {port: 3000, change: func(f *Facts) { f.Windows.ListenersErr = slow("netstat.exe") }, state: Unknown, says: "no answer in time from netstat.exe", next: 3001},
+		"listeners unknown, reserved": {port: 1650, change: func(f *Facts) { f.Windows.ListenersErr = slow("netstat.exe") }, state: Blocked, says: "reserved 1628-1727",
+			windows: "net stop winnat; " + exclusion("1650") + "; net start winnat", next: 1728},
 		"nothing known at all": {port: 8080, change: func(f *Facts) { *f = Facts{Proto: "tcp"} }, state: Free, next: 8081},
 	}
 	for name, test := range tests {
@@ -142,6 +157,45 @@ func TestExplain(t *testing.T) {
 				t.Errorf("for Windows %q, want %q", got, test.windows)
 			}
 		})
+	}
+}
+
+// Nothing is wrong with a port that a program or a container of Linux has, where
+// Windows learns of it and does not have it too.
+func TestInUse(t *testing.T) {
+	f := facts()
+	f.Listeners = append(f.Listeners, listener("tcp", "0.0.0.0:9001", "node"), listener("tcp", "0.0.0.0:5004", "node"))
+	for port, want := range map[uint16]bool{8080: true, 8086: true, 8087: true, 8090: false, 9001: false, 5004: false, 135: false, 3000: false} {
+		if v := Explain(f, port); v.InUse != want {
+			t.Errorf("%+v, want %v", v, want)
+		}
+	}
+}
+
+func TestFree(t *testing.T) {
+	f := facts()
+	for _, test := range []struct {
+		from uint16
+		n    int
+		want []uint16
+	}{
+		{8080, 1, []uint16{8081}},
+		{8080, 5, []uint16{8081, 8082, 8083, 8084, 8088}}, // 8085 is held for IPv6
+		{1628, 1, []uint16{1728}},
+		{5003, 2, []uint16{5003, 5005}},
+		{49150, 3, []uint16{49150, 49151}}, // the rest is Windows' dynamic range
+		{65535, 1, nil},
+	} {
+		if got := f.Free(test.from, test.n); !slices.Equal(got, test.want) {
+			t.Errorf("%d from %d: %d, want %d", test.n, test.from, got, test.want)
+		}
+	}
+	if !f.Asked() {
+		t.Error("Windows was asked")
+	}
+	f.Windows.ListenersErr = errors.New("silent")
+	if f.Asked() {
+		t.Error("Windows was not asked")
 	}
 }
 

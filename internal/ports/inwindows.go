@@ -13,17 +13,21 @@ func (f Facts) inWindows(v *Verdict) {
 		winnat, reserve = f.excluded(v)
 	}
 	f.listensInWindows(v)
-	exclusion := fmt.Sprintf("netsh int ipv4 add excludedportrange protocol=%s startport=%d numberofports=1 store=persistent", v.Proto, v.Port)
 	switch {
 	case winnat:
 		v.Windows = append(v.Windows, "net stop winnat")
 		if reserve {
-			v.Windows = append(v.Windows, exclusion)
+			v.Windows = append(v.Windows, exclusion(v))
 		}
 		v.Windows = append(v.Windows, "net start winnat")
 	case reserve && v.State == Free:
-		v.Windows = append(v.Windows, exclusion)
+		v.Windows = append(v.Windows, exclusion(v))
 	}
+}
+
+// exclusion keeps the port for who binds it by name.
+func exclusion(v *Verdict) string {
+	return fmt.Sprintf("netsh int ipv4 add excludedportrange protocol=%s startport=%d numberofports=1 store=persistent", v.Proto, v.Port)
 }
 
 // excluded adds which of Windows' ranges the port lies in. winnat says that one is
@@ -82,6 +86,7 @@ func (f Facts) listensInWindows(v *Verdict) {
 			v.note("a Windows program (process %d) listens on %s, and WSL lets Linux have this port beside it", l.PID, l.Addr)
 			continue
 		}
+		v.InUse = false
 		v.because(Taken, "a Windows program (process %d) listens on %s", l.PID, l.Addr)
 		v.Windows = append(v.Windows, fmt.Sprintf(`tasklist /fi "PID eq %d"`, l.PID))
 	}

@@ -4,6 +4,7 @@
 package status
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ import (
 // DefaultDir is the runtime directory of the service.
 const DefaultDir = "/run/wslmirror"
 
+// DefaultInterface is the link on which WSL delivers Windows' localhost traffic.
+const DefaultInterface = "loopback0"
+
 // A State is what the daemon is doing.
 type State string
 
@@ -29,7 +33,7 @@ const (
 	Active  State = "active"  // the rule is in the kernel
 	Waiting State = "waiting" // there is no loopback0
 	Standby State = "standby" // another wslmirror in this VM serves
-	Stopped State = "stopped" // no daemon is running
+	Stopped State = "stopped" // no daemon is running here
 	Error   State = "error"   // the daemon fails, and tries again
 )
 
@@ -147,24 +151,31 @@ const (
 	PathKernel = "kernel" // the kernel serves it, by the engine's own rules
 )
 
-// Sentence says the state in one line, for people.
+// Sentence says in one line what the state means, for people. It says what was done,
+// and nothing that was not checked.
 func (s Snapshot) Sentence() string {
 	switch s.State {
 	case Active:
-		return fmt.Sprintf("Windows' localhost reaches published ports through %s", s.Interface.Name)
+		return "rules are installed for what arrives on " + s.Interface.Name
 	case Waiting:
-		return fmt.Sprintf("Waiting for %s: it exists only in the modes with a shared localhost (mirrored, consomme)", s.Interface.Name)
+		if s.Interface.Name != DefaultInterface {
+			return fmt.Sprintf("there is no %s, which --interface names; WSL's own is %s", s.Interface.Name, DefaultInterface)
+		}
+		return fmt.Sprintf("there is no %s; it exists only in the modes with a shared localhost (mirrored, consomme)", s.Interface.Name)
 	case Standby:
-		return "Standing by: another wslmirror in this VM serves"
+		return "another wslmirror in this VM serves, and this one takes over if that ends"
 	case Stopped:
 		if s.Reason != "" {
-			return "No wslmirror is running here: " + s.Reason
+			return s.Reason
 		}
-		return "No wslmirror is running here"
+		return "wslmirror is not running"
 	default:
-		return "Failing: " + s.Reason
+		return cmp.Or(s.Reason, "why is not known")
 	}
 }
+
+// String is the state and its sentence.
+func (s Snapshot) String() string { return string(s.State) + ": " + s.Sentence() }
 
 const (
 	fileName   = "status.json"

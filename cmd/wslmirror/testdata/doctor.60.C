@@ -1,0 +1,35 @@
+#### a fault
+$ wslmirror doctor
+[x] fault ip-rules: localhost from Linux: ahead of WSL's
+  rules comes "0: from all ipproto tcp lookup main"
+    WSL's rules take TCP and UDP to localhost to Windows and
+    back. Whatever comes before them takes them elsewhere.
+        sudo ip rule add pref 3 from all ipproto tcp lookup main
+        sudo ip rule del pref 0 from all ipproto tcp lookup main
+
+[!] warning port-headroom: 8 of 10 source ports are taken
+  towards 192.0.2.1:7000/tcp
+    https://github.com/microsoft/WSL/issues/11450
+
+[?] unknown   table       could not see the rules: only root
+                          may look
+[ok]          wsl         kernel 6.18.44, networking mode
+                          mirrored
+[ok]          table-127   127.0.0.1 via 169.254.73.249 on
+                          loopback0, and the neighbour of
+                          that is permanent
+Not applicable here: podman
+
+1 fault, 1 warning, 1 not seen, 2 as it should be: with sudo
+  it sees more
+
+#### outside WSL
+$ wslmirror doctor
+This is not WSL (kernel 6.1.0, no wslinfo): the checks of
+what WSL sets up do not apply.
+
+[ok]   port-tracker   bind() works
+Not applicable here: wsl, loopback0
+
+No fault found: 1 as it should be
+

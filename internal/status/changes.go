@@ -1,0 +1,131 @@
+package status
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// mostLines is how many changes of a kind have a line each. More are one line.
+const mostLines = 4
+
+// Changes says, a line each, what has become of ports between two snapshots of one
+// daemon. A daemon that does not serve changes nothing, and one that has begun to
+// publishes all. It is a pure function.
+func Changes(last, next Snapshot) (lines []string) {
+	if next.State != Active {
+		return nil
+	}
+	if last.State != Active && last.State != Error {
+		last = Snapshot{}
+	}
+	var came, went, changed kind
+	for _, p := range next.Ports {
+		i := slices.IndexFunc(last.Ports, p.same)
+		if i < 0 {
+			came.add(p.name(), p.published())
+		} else if line := p.changed(last.Ports[i]); line != "" {
+			changed.add(p.name(), line)
+		}
+	}
+	for _, p := range last.Ports {
+		if !slices.ContainsFunc(next.Ports, p.same) {
+			went.add(p.name(), fmt.Sprintf("%s on %s is no longer published by %s", p.name(), p.Address, p.Engine))
+		}
+	}
+	lines = append(lines, went.lines("ports are no longer published")...)
+	lines = append(lines, came.lines("ports are published")...)
+	lines = append(lines, changed.lines("published ports have changed")...)
+	return append(lines, toWindows(last, next)...)
+}
+
+// toWindows says which ports --to-windows has begun or ceased to serve.
+func toWindows(last, next Snapshot) (lines []string) {
+	var began, ceased kind
+	was, is := last.direction(ContainersToWindows), next.direction(ContainersToWindows)
+	for _, port := range is.Ports {
+		if !slices.Contains(was.Ports, port) {
+			began.add(port, fmt.Sprintf("containers are let through to %s of Windows' 127.0.0.1", port))
+		}
+	}
+	why := ""
+	if is.Reason != "" {
+		why = " (" + is.Reason + ")"
+	}
+	for _, port := range was.Ports {
+		if !slices.Contains(is.Ports, port) {
+			ceased.add(port, fmt.Sprintf("containers are no longer let through to %s of Windows' 127.0.0.1%s", port, why))
+		}
+	}
+	return append(ceased.lines("ports of Windows' 127.0.0.1 are closed to containers again"), began.lines("ports of Windows' 127.0.0.1 are open to containers")...)
+}
+
+func (s Snapshot) direction(name string) (d Direction) {
+	if i := slices.IndexFunc(s.Directions, func(d Direction) bool { return d.Name == name }); i >= 0 {
+		d = s.Directions[i]
+	}
+	return d
+}
+
+// same reports whether q is the same port, whatever has become of it.
+func (p Port) same(q Port) bool {
+	return p.Proto == q.Proto && p.Port == q.Port && p.Address == q.Address
+}
+
+func (p Port) name() string { return fmt.Sprintf("%d/%s", p.Port, p.Proto) }
+
+// to is the target, in words.
+func (p Port) to() string {
+	if p.Target == "" {
+		return "a target that a rule computes"
+	}
+	return p.Target
+}
+
+func (p Port) published() string {
+	line := fmt.Sprintf("%s is published by %s on %s for %s, path %s", p.name(), p.Engine, p.Address, p.to(), p.Path)
+	if p.Reason != "" {
+		line += " (" + p.Reason + ")"
+	}
+	return line
+}
+
+// changed says what is different from what p was, "" if nothing is.
+func (p Port) changed(was Port) string {
+	var what []string
+	if p.Engine != was.Engine {
+		what = append(what, fmt.Sprintf("is published by %s, no longer by %s", p.Engine, was.Engine))
+	}
+	if p.Target != was.Target {
+		what = append(what, fmt.Sprintf("leads to %s, no longer to %s", p.to(), was.to()))
+	}
+	switch {
+	case p.Path != was.Path:
+		line := fmt.Sprintf("takes the path %s, no longer %s", p.Path, was.Path)
+		if p.Reason != "" {
+			line += " (" + p.Reason + ")"
+		}
+		what = append(what, line)
+	case p.Reason != was.Reason && p.Reason != "":
+		what = append(what, fmt.Sprintf("stays on the path %s (%s)", p.Path, p.Reason))
+	}
+	if len(what) == 0 {
+		return ""
+	}
+	return p.name() + " " + strings.Join(what, "; ")
+}
+
+// A kind are changes of one kind.
+type kind struct{ names, each []string }
+
+func (k *kind) add(name, line string) {
+	k.names, k.each = append(k.names, name), append(k.each, line)
+}
+
+// lines are a line for each, or if that were too many one for all, which says what.
+func (k *kind) lines(what string) []string {
+	if len(k.each) <= mostLines {
+		return k.each
+	}
+	return []string{fmt.Sprintf("%d %s: %s and %d more", len(k.each), what, strings.Join(k.names[:mostLines], ", "), len(k.each)-mostLines)}
+}
