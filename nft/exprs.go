@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/google/nftables/expr"
@@ -76,6 +77,17 @@ func loadTH(register, offset uint32) expr.Any {
 
 func inPortSet(name string) []expr.Any {
 	return append(loadPort(), &expr.Lookup{SourceRegister: 1, SetName: name})
+}
+
+// matchRange compares what is loaded with both ends, inclusive.
+func matchRange(first, last []byte) []expr.Any {
+	if bytes.Equal(first, last) {
+		return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: first}}
+	}
+	return []expr.Any{
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: first},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: last},
+	}
 }
 
 func matchProto(proto byte) []expr.Any {

@@ -5,7 +5,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -98,7 +97,7 @@ func (s Spec) masquerade() ruleset.Chain {
 		// saved with such a chain in it could not be loaded again.
 		Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
 		Priority: *nftables.ChainPriorityNATSource + 1,
-		Rules: append(s.leftAlone(nil, originalPort()), ruleset.Rule{
+		Rules: append(s.leftAloneAfterNAT(), ruleset.Rule{
 			Comment: "from localhost to a container",
 			Exprs: slices.Concat(matchLoopbackNet(ipSaddr), s.elsewhere(expr.MetaKeyOIF), wasTranslated(),
 				[]expr.Any{&expr.Counter{}, &expr.Masq{}}),
@@ -106,12 +105,16 @@ func (s Spec) masquerade() ruleset.Chain {
 	}
 }
 
-// originalPort loads the protocol and the port that the client of a flow asked for.
-func originalPort() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Ct{Key: expr.CtKeyPROTODST, Register: unix.NFT_REG32_01, Direction: ctOriginal},
+// leftAloneAfterNAT is leftAlone by the port that the client of a flow asked for. Nft
+// cannot read a set of these together with their protocol.
+func (s Spec) leftAloneAfterNAT() (rules []ruleset.Rule) {
+	for first, last := range s.Except.Ranges() {
+		port := func(p ruleset.Port) []byte { return []byte{byte(p.Number >> 8), byte(p.Number)} }
+		rules = append(rules, leftAlone(matchProto(first.Proto), []expr.Any{
+			&expr.Ct{Key: expr.CtKeyPROTODST, Register: 1, Direction: ctOriginal},
+		}, matchRange(port(first), port(last))))
 	}
+	return rules
 }
 
 // ctOriginal is IP_CT_DIR_ORIGINAL of enum ip_conntrack_dir.

@@ -23,6 +23,10 @@ type TableOwner struct {
 	conn   *nftables.Conn
 	sock   *netlink.Conn // conn's
 	portID uint32
+	// Serving, if it is not nil, returns the ports of 127.0.0.1 at which somebody serves.
+	// It is asked where a table is made that refuses closed ports, which has seen none
+	// answer by then.
+	Serving func() []uint16
 }
 
 // Open makes a TableOwner that owns nothing yet.
@@ -76,7 +80,13 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 		if err := o.conn.AddSet(set, nil); err != nil {
 			return fmt.Errorf("make set %s: %w", s.Name, err)
 		}
-		if err := o.elements(o.conn.SetAddElements, set, s.Elements); err != nil {
+		elements := s.Elements
+		if s.Name == answeredSet && o.Serving != nil {
+			for _, port := range o.Serving() {
+				elements = append(elements, ruleset.Element{Key: string([]byte{byte(port >> 8), byte(port)})})
+			}
+		}
+		if err := o.elements(o.conn.SetAddElements, set, elements); err != nil {
 			return err
 		}
 	}
@@ -108,7 +118,7 @@ func (o *TableOwner) addChain(table *nftables.Table, c ruleset.Chain) {
 var keyTypes = map[string][]nftables.SetDatatype{
 	addressesSet:  {nftables.TypeIPAddr},
 	answeredSet:   {nftables.TypeInetService},
-	askedSet:      {nftables.TypeInetService, nftables.TypeInetService},
+	askedSet:      {nftables.TypeIPAddr, nftables.TypeInetService, nftables.TypeInetService},
 	containersSet: {nftables.TypeIFName},
 	directMap:     {nftables.TypeInetProto, nftables.TypeInetService},
 	exceptSet:     {nftables.TypeInetProto, nftables.TypeInetService},

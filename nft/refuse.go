@@ -17,11 +17,12 @@ import (
 // On localhost no SYN is ever lost. So one that has to be sent again, which the kernel
 // does after a second (TCP_TIMEOUT_INIT), is for a port that is closed, or for a server
 // that has no room for more connections. Such a server has answered others lately:
-// ports that have done so are never refused. The refusal is an ICMP message, which
+// ports that have done so are never refused, nor are those that served somebody when
+// the table was made (see TableOwner.Serving). The refusal is an ICMP message, which
 // stays in Linux, since WSL sends to Windows only TCP and UDP. A socket takes it for
 // ECONNREFUSED (tcp_v4_err in net/ipv4/tcp_ipv4.c).
 //
-// A SYN is recognized by both of its ports, for a few seconds. A mark of its flow would
+// A SYN is recognized by its source and its port, for a few seconds. A mark of its flow would
 // not do: conntrack keeps the flow of a client that has given up for two minutes, and
 // the first SYN of the next client with the same port would be refused, also when there
 // is a server by then.
@@ -29,17 +30,28 @@ import (
 // What an engine or we have sent elsewhere by then is not for 127.0.0.1 any more, and
 // what somebody's firewall has dropped does not get here.
 func (s Spec) refuse() ruleset.Chain {
-	begin := slices.Concat(toWindows(s.Index), tcpFlagsAre(syn), []expr.Any{
+	c := refusal("refuse", *nftables.ChainHookOutput, s.Index)
+	c.Rules = append(s.leftAlone(toWindows(s.Index), loadPort()), c.Rules...)
+	return c
+}
+
+// refuseContainers is refuse for what containers send to Windows.
+func (s Spec) refuseContainers() ruleset.Chain {
+	return refusal("to_windows_refuse", *nftables.ChainHookForward, s.Index)
+}
+
+func refusal(name string, hook nftables.ChainHook, index int) ruleset.Chain {
+	begin := slices.Concat(toWindows(index), tcpFlagsAre(syn), []expr.Any{
 		loadTH(1, thDport),
 		&expr.Lookup{SourceRegister: 1, SetName: answeredSet, Invert: true},
-		loadTH(1, thSport),
-		loadTH(unix.NFT_REG32_01, thDport),
+		loadAddr(ipSaddr, 4),
+		loadTH(unix.NFT_REG32_01, thSport),
+		loadTH(unix.NFT_REG32_02, thDport),
 	})
 	return ruleset.Chain{
-		Name: "refuse", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookOutput,
-		Priority: *nftables.ChainPrioritySecurity,
-		Rules: append(s.leftAlone(toWindows(s.Index), loadPort()),
-			ruleset.Rule{
+		Name: name, Type: nftables.ChainTypeFilter, Hook: hook, Priority: *nftables.ChainPrioritySecurity,
+		Rules: []ruleset.Rule{
+			{
 				Comment: refused,
 				Exprs: slices.Concat(begin, []expr.Any{
 					&expr.Lookup{SourceRegister: 1, SetName: askedSet},
@@ -47,11 +59,12 @@ func (s Spec) refuse() ruleset.Chain {
 					&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable},
 				}),
 			},
-			ruleset.Rule{
+			{
 				Comment: "asked once",
 				// Not update: a client that asks again and again is not refused for ever.
 				Exprs: append(slices.Clone(begin), &expr.Dynset{SrcRegKey: 1, SetName: askedSet, Operation: unix.NFT_DYNSET_OP_ADD}),
-			}),
+			},
+		},
 	}
 }
 

@@ -72,6 +72,9 @@ func (s Spec) Table() Table {
 	if w := s.ToWindows; w != nil {
 		t.Sets = append(t.Sets, linkSet(containersSet, w.Links), addrSet(addressesSet, w.Addrs), portSet(windowsSet, w.Ports))
 		t.Chains = append(t.Chains, w.prerouting(), w.postrouting(s.Index))
+		if s.Refuse {
+			t.Chains = append(t.Chains, s.refuseContainers())
+		}
 	}
 	if !s.Except.Empty() {
 		t.Sets = append(t.Sets, portSet(exceptSet, s.Except))
@@ -101,11 +104,12 @@ func (s Spec) leftAlone(match, port []expr.Any) []ruleset.Rule {
 	if s.Except.Empty() {
 		return nil
 	}
-	return []ruleset.Rule{{
+	return []ruleset.Rule{leftAlone(match, port, []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: exceptSet}})}
+}
+
+func leftAlone(exprs ...[]expr.Any) ruleset.Rule {
+	return ruleset.Rule{
 		Comment: "left alone",
-		Exprs: slices.Concat(match, port, []expr.Any{
-			&expr.Lookup{SourceRegister: 1, SetName: exceptSet},
-			&expr.Verdict{Kind: expr.VerdictAccept},
-		}),
-	}}
+		Exprs:   append(slices.Concat(exprs...), &expr.Verdict{Kind: expr.VerdictAccept}),
+	}
 }

@@ -28,12 +28,13 @@ type ToWindows struct {
 // prerouting sends what a container sends to one of Linux's addresses to 127.0.0.1
 // instead, which is Windows' by WSL's table 127.
 //
-// The guard comes before. So a container that sends to 127.0.0.1 itself reaches
-// nothing, and no other ports than these.
+// It comes after the engines' chains, and others': what somebody has published or
+// redirected stays as it is. The guard comes before. So a container that sends to
+// 127.0.0.1 itself reaches nothing, and no other ports than these.
 func (w ToWindows) prerouting() ruleset.Chain {
 	return ruleset.Chain{
 		Name: "to_windows", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPrerouting,
-		Priority: *nftables.ChainPriorityNATDest - 1,
+		Priority: *nftables.ChainPriorityNATDest + 1,
 		Rules: []ruleset.Rule{{
 			Comment: fromContainers,
 			Exprs: slices.Concat([]expr.Any{
@@ -47,27 +48,40 @@ func (w ToWindows) prerouting() ruleset.Chain {
 // postrouting has Windows see one of Linux's own ports of 127.0.0.1, to which it
 // returns its answers. It comes before the engines' masquerading, which would take an
 // address of the LAN.
+//
+// Where a container has taken the port that a client of Linux uses already, the kernel
+// would give that client any other, which Windows does not know as Linux's.
 func (w ToWindows) postrouting(index int) ruleset.Chain {
 	c := ruleset.Chain{
 		Name: "to_windows_source", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
 		Priority: *nftables.ChainPriorityNATSource - 1,
 	}
+	first, last := binary.BigEndian.AppendUint16(nil, w.First), binary.BigEndian.AppendUint16(nil, w.Last)
 	elsewhere := matchLoopbackNet(ipSaddr)
 	elsewhere[1].(*expr.Cmp).Op = expr.CmpOpNeq
-	// Two rules, because nft reads ports only after a single protocol.
+	fromContainer := append(elsewhere, wasTranslated()...)
+	fromLinux := append(matchLoopbackNet(ipSaddr), inPortSet(windowsSet)...)
+	ownPort := append([]expr.Any{loadTH(1, thSport)}, matchRange(first, last)...)
+	// A rule for each protocol, because nft reads ports only after a single one.
 	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		c.Rules = append(c.Rules, ruleset.Rule{
-			Comment: "from one of Linux's ports",
-			Exprs: slices.Concat(toWindows(index), elsewhere, wasTranslated(), matchProto(proto), []expr.Any{
-				&expr.Immediate{Register: 1, Data: loopback},
-				&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, w.First)},
-				&expr.Immediate{Register: 3, Data: binary.BigEndian.AppendUint16(nil, w.Last)},
-				&expr.NAT{
-					Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, Specified: true,
-					RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: 2, RegProtoMax: 3,
-				},
-			}),
-		})
+		snat := []expr.Any{
+			&expr.Immediate{Register: 1, Data: loopback},
+			&expr.Immediate{Register: 2, Data: first},
+			&expr.Immediate{Register: 3, Data: last},
+			&expr.NAT{
+				Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, Specified: true,
+				RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: 2, RegProtoMax: 3,
+			},
+		}
+		c.Rules = append(c.Rules,
+			ruleset.Rule{
+				Comment: "from one of Linux's ports",
+				Exprs:   slices.Concat(toWindows(index), fromContainer, matchProto(proto), snat),
+			},
+			ruleset.Rule{
+				Comment: "Linux keeps its own",
+				Exprs:   slices.Concat(toWindows(index), fromLinux, matchProto(proto), ownPort, snat),
+			})
 	}
 	return c
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,9 +42,6 @@ var directionPorts = []published{
 	{"everywhere", "0.0.0.0", "8080"},
 	{"lan", lanAddress, "8082"},
 }
-
-// closedPatience is how long a client waits for a refusal, which takes a second.
-var closedPatience = lab.Scaled(2 * time.Second)
 
 // A direction is a way from a client to a server.
 type direction struct {

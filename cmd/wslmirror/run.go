@@ -90,8 +90,12 @@ func parsePorts(list string, protocols ...uint8) (ruleset.Ports, error) {
 	if list == "" {
 		return nil, nil
 	}
+	names := strings.Split(list, ",")
+	if len(names) > mostPorts {
+		return nil, fmt.Errorf("it names more than %d ports", mostPorts)
+	}
 	var ports []ruleset.Port
-	for name := range strings.SplitSeq(list, ",") {
+	for _, name := range names {
 		number, proto, named := strings.Cut(strings.TrimSpace(name), "/")
 		of := protocols
 		if named {
@@ -105,10 +109,7 @@ func parsePorts(list string, protocols ...uint8) (ruleset.Ports, error) {
 			ports = append(ports, ruleset.Port{Proto: proto, Number: uint16(n)})
 		}
 	}
-	if set := ruleset.PortSet(ports...); set.Len() <= mostPorts {
-		return set, nil
-	}
-	return nil, fmt.Errorf("it names more than %d ports", mostPorts)
+	return ruleset.PortSet(ports...), nil
 }
 
 // runDaemon is serve. If that fails, systemd is told why.

@@ -182,7 +182,7 @@ func toWindows(o Observed, p Policy) (w *nft.ToWindows, needed []netwatch.Link) 
 	w = &nft.ToWindows{Ports: p.ToWindows.Minus(o.Taken).Minus(published), Addrs: o.Addrs, First: first, Last: last}
 	guarded := guarded(o)
 	for _, l := range o.Links {
-		if l.Kind != "bridge" || !l.Up || !slices.Contains(guarded, l.Name) {
+		if l.Kind != "bridge" || !l.Up || !slices.Contains(guarded, l.Name) || leadsOutside(o.Links, l) {
 			continue
 		}
 		needed = append(needed, l)
@@ -191,6 +191,14 @@ func toWindows(o Observed, p Policy) (w *nft.ToWindows, needed []netwatch.Link) 
 		}
 	}
 	return w, needed
+}
+
+// leadsOutside reports whether a bridge has a port that leads neither to a container
+// nor to a virtual machine: behind a NIC or a tunnel there are others' machines.
+func leadsOutside(links []netwatch.Link, bridge netwatch.Link) bool {
+	return slices.ContainsFunc(links, func(l netwatch.Link) bool {
+		return l.Master == bridge.Index && l.Kind != "veth" && l.Kind != "tun"
+	})
 }
 
 // sourcePorts are the ports that connections of Linux may have on 127.0.0.1, both ends

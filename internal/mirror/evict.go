@@ -39,6 +39,7 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	c := containersFlows{moved: was.Minus(now).Union(now.Minus(was)), toWindows: now, addrs: addrs}
 	switch {
 	case !before.SameLink(after): // and what began before there was a table
+		c.afresh = true
 	case len(old) > 0 || !slices.Equal(served, m.served):
 		// Our rule has kept packets from the ports that engines have just begun to
 		// serve.
@@ -64,12 +65,20 @@ func portOf(f conntrack.Flow) ruleset.Port {
 type containersFlows struct {
 	moved, toWindows ruleset.Ports
 	addrs            []netip.Addr
+	// afresh says that it is not known what led to Windows before.
+	afresh bool
 }
 
 func (c containersFlows) has(f conntrack.Flow) bool {
 	port := portOf(f)
-	return port.Proto == unix.IPPROTO_UDP && c.moved.Has(port) && slices.Contains(c.addrs, f.Original.Dst.Addr()) &&
-		ledToLocalhost(f) != c.toWindows.Has(port)
+	led, should := ledToLocalhost(f), c.toWindows.Has(port)
+	switch {
+	case port.Proto != unix.IPPROTO_UDP || led == should:
+		return false
+	case led && c.afresh:
+		return true
+	}
+	return c.moved.Has(port) && slices.Contains(c.addrs, f.Original.Dst.Addr())
 }
 
 // ledToLocalhost reports whether a flow for another address was sent to 127.0.0.1.

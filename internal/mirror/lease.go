@@ -17,7 +17,8 @@ import (
 // Beside the table there is a beacon, because the kernel sends no event when it
 // removes a table whose owner has died. It decides nothing.
 type lease struct {
-	wake func()
+	wake    func()
+	serving func() []uint16 // see nft.TableOwner
 
 	owner  *nft.TableOwner // nil until it is needed, and when it was closed
 	beacon *beacon         // nil while we do not serve
@@ -27,7 +28,9 @@ type lease struct {
 // open opens the socket that can own the table.
 func (l *lease) open() (err error) {
 	if l.owner == nil {
-		l.owner, err = nft.Open()
+		if l.owner, err = nft.Open(); err == nil {
+			l.owner.Serving = l.serving
+		}
 	}
 	return err
 }

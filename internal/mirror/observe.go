@@ -193,26 +193,26 @@ func (o *observer) own() (addrs []netip.Addr, err error) {
 // found at the next look, and until then a container reaches it by way of Windows, which
 // knows whose port it is.
 func (o *observer) taken() (addrs []netip.Addr, taken ruleset.Ports, err error) {
-	if o.sockets == nil {
-		if o.sockets, err = sockdiag.Open(); err != nil {
-			return nil, nil, err
-		}
+	if err := o.openSockets(); err != nil {
+		return nil, nil, err
 	}
 	prefixes, err := o.net.Prefixes()
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, of := range prefixes {
+	at := map[netip.Addr]int{ruleset.Localhost: 0} // the link of each address
+	for link, of := range prefixes {
 		for _, p := range of {
 			if !p.Addr().IsLoopback() {
 				addrs = append(addrs, p.Addr())
+				at[p.Addr()] = link
 			}
 		}
 	}
 	var found []ruleset.Port
 	for p := range o.toWindows.All() {
-		for _, a := range append(slices.Clip(addrs), ruleset.Localhost) {
-			is, err := o.sockets.Takes(p.Proto, netip.AddrPortFrom(a, p.Number))
+		for a, link := range at {
+			is, err := o.sockets.Takes(p.Proto, netip.AddrPortFrom(a, p.Number), link)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -223,6 +223,13 @@ func (o *observer) taken() (addrs []netip.Addr, taken ruleset.Ports, err error) 
 		}
 	}
 	return addrs, ruleset.PortSet(found...), nil
+}
+
+func (o *observer) openSockets() (err error) {
+	if o.sockets == nil {
+		o.sockets, err = sockdiag.Open()
+	}
+	return err
 }
 
 func ifaceOf(l netwatch.Link) ruleset.Iface { return ruleset.Iface{Name: l.Name, Index: l.Index} }

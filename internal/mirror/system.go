@@ -21,13 +21,29 @@ type system struct {
 }
 
 func newSystem(host string, p Policy, log logrus.FieldLogger, wake func()) *system {
-	return &system{
+	s := &system{
 		observer: observer{
 			host: host, direct: p.Direct, toWindows: p.ToWindows,
 			restores: p.Repair, memory: memory{losses: map[string][]time.Time{}},
 		},
 		lease: lease{wake: wake}, log: log,
 	}
+	s.lease.serving = s.serving
+	return s
+}
+
+// serving are the ports of 127.0.0.1 at which somebody serves. Without them, a server
+// that has no room at this moment might be taken for a closed port.
+func (s *system) serving() []uint16 {
+	err := s.openSockets()
+	var ports []uint16
+	if err == nil {
+		ports, err = s.sockets.Serving()
+	}
+	if err != nil {
+		s.log.WithError(err).Warn("which ports serve now is not known: a busy server may refuse once")
+	}
+	return ports
 }
 
 // observe reads what is there; see observer.observe.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,7 @@ type Socket struct {
 // neither listens nor is connected is closed: it holds the port, and ss does not
 // show it. Linux 6.8 and later show it to who asks for TCP_BOUND_INACTIVE.
 const (
+	synSent       = 2
 	TimeWait      = 6
 	Closed        = 7
 	Listening     = 10
@@ -78,8 +80,9 @@ func (c *Conn) Close() { c.nl.Close() }
 
 // Takes reports whether a socket takes the first packet of a client of IPv4 to an
 // address and port: one of TCP that listens, or one of UDP that is not connected to
-// another. What it costs does not depend on how many sockets there are.
-func (c *Conn) Takes(proto uint8, at netip.AddrPort) (bool, error) {
+// another. A socket that is bound to a link takes only what arrives on that: link is
+// its index, or 0. What it costs does not depend on how many sockets there are.
+func (c *Conn) Takes(proto uint8, at netip.AddrPort, link int) (bool, error) {
 	request := make([]byte, requestLen)
 	request[0], request[1] = unix.AF_INET, proto
 	const source, destination = 8, 10 // offsets of the ports; the addresses are 4 and 20 behind
@@ -90,6 +93,7 @@ func (c *Conn) Takes(proto uint8, at netip.AddrPort) (bool, error) {
 	addr := at.Addr().As4()
 	binary.BigEndian.PutUint16(request[to:], at.Port())
 	copy(request[map[int]int{source: 12, destination: 28}[to]:], addr[:])
+	binary.NativeEndian.PutUint32(request[requestLen-12:], uint32(link))
 	for i := requestLen - 8; i < requestLen; i++ {
 		request[i] = 0xff // INET_DIAG_NOCOOKIE: whichever socket it is
 	}
@@ -122,6 +126,28 @@ func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, 
 		}
 	}
 	return all, missing
+}
+
+// Serving are the ports of 127.0.0.1 at which somebody serves, in Linux or in Windows:
+// those on which a program listens, and those to which one is connected.
+func (c *Conn) Serving() (ports []uint16, err error) {
+	on := func(a netip.Addr) bool { return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		dumpErr := dump(c.nl, family, unix.IPPROTO_TCP, func(s Socket) {
+			switch {
+			case s.State == Listening && !s.OnlyV6 && (s.Local.Addr().IsUnspecified() || on(s.Local.Addr())):
+				ports = append(ports, s.Local.Port())
+			case s.State != synSent && on(s.Remote.Addr()):
+				ports = append(ports, s.Remote.Port())
+			}
+		})
+		if family == unix.AF_INET6 && errors.Is(dumpErr, unix.ENOENT) {
+			continue // a kernel without IPv6
+		}
+		err = errors.Join(err, dumpErr)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports), err
 }
 
 // dump calls each with the sockets of one family and protocol.

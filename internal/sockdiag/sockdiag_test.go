@@ -24,6 +24,10 @@ func TestTakes(t *testing.T) {
 	if err := b.AddBridge("docker0", netip.MustParsePrefix(bridge+"/16")); err != nil {
 		t.Fatal(err)
 	}
+	docker0, err := b.WSL.Net.LinkByName("docker0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var server net.Listener // of which clients are connected
 	if err := b.WSL.Do(func() (err error) {
 		server, err = net.Listen("tcp4", lan+":8000")
@@ -128,13 +132,15 @@ func TestTakes(t *testing.T) {
 			}
 			for name, proto := range map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP} {
 				for _, at := range all {
-					if test.device && at == local {
-						continue // where nothing arrives on docker0
-					}
-					want := strings.HasPrefix(test.network, name) && slices.Contains(test.at, at)
-					got, err := conn.Takes(proto, netip.AddrPortFrom(netip.MustParseAddr(at), 9000))
-					if err != nil || got != want {
-						t.Errorf("%s %s: %v, %v", name, at, got, err)
+					for _, link := range []int{0, docker0.Attrs().Index} {
+						if test.device && at == local {
+							continue // where nothing arrives on docker0
+						}
+						want := strings.HasPrefix(test.network, name) && slices.Contains(test.at, at) && (!test.device || link != 0)
+						got, err := conn.Takes(proto, netip.AddrPortFrom(netip.MustParseAddr(at), 9000), link)
+						if err != nil || got != want {
+							t.Errorf("%s %s, on link %d: %v, %v", name, at, link, got, err)
+						}
 					}
 				}
 			}
@@ -186,4 +192,35 @@ func when(is bool, err error) error {
 		return err
 	}
 	return nil
+}
+
+// A port of 127.0.0.1 serves if a program listens there, or is connected to it.
+func TestServing(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	for addr, h := range map[string]*lab.Host{
+		"0.0.0.0:9000": b.WSL, "127.0.0.1:9001": b.WSL, "192.0.2.2:9002": b.WSL, "127.0.0.53:9003": b.WSL,
+		"127.0.0.1:9004": b.Windows, "127.0.0.1:9005": b.Windows,
+	} {
+		if _, err := h.ServeEcho("tcp", addr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := b.WSL.Dial("tcp", "", "127.0.0.1:9004", labtest.Patience())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var ports []uint16
+	err = b.WSL.Do(func() error {
+		conn, err := Open()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		ports, err = conn.Serving()
+		return err
+	})
+	if want := []uint16{9000, 9001, 9004}; err != nil || !slices.Equal(ports, want) {
+		t.Errorf("%d, %v; want %d", ports, err, want)
+	}
 }
