@@ -140,13 +140,20 @@ func (t Table) Except() ruleset.Ports { return t.ports(exceptSet) }
 
 // ToWindows are the ports that the table sends to Windows when containers ask for them,
 // and the addresses at which they do.
-func (t Table) ToWindows() (ports ruleset.Ports, addrs []netip.Addr) {
-	for _, e := range t.set(addressesSet).Elements {
+func (t Table) ToWindows() (ruleset.Ports, []netip.Addr) {
+	return t.ports(windowsSet), t.addrs(addressesSet)
+}
+
+// Own are the addresses of the LAN at which Linux reaches what it publishes itself.
+func (t Table) Own() []netip.Addr { return t.addrs(ownSet) }
+
+func (t Table) addrs(set string) (addrs []netip.Addr) {
+	for _, e := range t.set(set).Elements {
 		if a, ok := netip.AddrFromSlice([]byte(e.Key)); ok {
 			addrs = append(addrs, a)
 		}
 	}
-	return t.ports(windowsSet), addrs
+	return addrs
 }
 
 func (t Table) ports(set string) ruleset.Ports {

@@ -49,8 +49,9 @@ func (w ToWindows) prerouting() ruleset.Chain {
 // returns its answers. It comes before the engines' masquerading, which would take an
 // address of the LAN.
 //
-// Where a container has taken the port that a client of Linux uses already, the kernel
-// would give that client any other, which Windows does not know as Linux's.
+// Where a client of Linux uses a port that a container's connection to the same port of
+// Windows has, or has had, the kernel would give that client any other, which Windows
+// does not know as Linux's.
 func (w ToWindows) postrouting(index int) ruleset.Chain {
 	c := ruleset.Chain{
 		Name: "to_windows_source", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
@@ -60,7 +61,6 @@ func (w ToWindows) postrouting(index int) ruleset.Chain {
 	elsewhere := matchLoopbackNet(ipSaddr)
 	elsewhere[1].(*expr.Cmp).Op = expr.CmpOpNeq
 	fromContainer := append(elsewhere, wasTranslated()...)
-	fromLinux := append(matchLoopbackNet(ipSaddr), inPortSet(windowsSet)...)
 	ownPort := append([]expr.Any{loadTH(1, thSport)}, matchRange(first, last)...)
 	// A rule for each protocol, because nft reads ports only after a single one.
 	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -80,7 +80,7 @@ func (w ToWindows) postrouting(index int) ruleset.Chain {
 			},
 			ruleset.Rule{
 				Comment: "Linux keeps its own",
-				Exprs:   slices.Concat(toWindows(index), fromLinux, matchProto(proto), ownPort, snat),
+				Exprs:   slices.Concat(toWindows(index), matchLoopbackNet(ipSaddr), matchProto(proto), ownPort, snat),
 			})
 	}
 	return c

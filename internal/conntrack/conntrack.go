@@ -16,7 +16,10 @@ import (
 
 // A Flow is what two ends send each other, as the packets look in both directions.
 // Where there is NAT, Reply is not the reverse of Original.
-type Flow struct{ Original, Reply Tuple }
+type Flow struct {
+	Original, Reply Tuple
+	Mark            uint32
+}
 
 // A Tuple is the packets of one direction. The ports are 0 where the protocol has
 // none.
@@ -30,7 +33,7 @@ const (
 	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
-	original, reply = 1, 2 // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY
+	original, reply, mark = 1, 2, 8 // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_MARK
 
 	tupleIP, tupleProto        = 1, 2    // CTA_TUPLE_IP, CTA_TUPLE_PROTO
 	ipSrc, ipDst               = 1, 2    // CTA_IP_V4_SRC, CTA_IP_V4_DST
@@ -110,25 +113,26 @@ func decode(msg []byte) (f Flow, err error) {
 	if len(msg) < header {
 		return f, fmt.Errorf("a message of %d bytes", len(msg))
 	}
-	// The tuples come first. What follows them is not looked at.
-	for b := msg[header:]; !f.Original.Src.IsValid() || !f.Reply.Src.IsValid(); {
-		if len(b) == 0 {
-			return f, errors.New("a flow without its tuples")
-		}
+	for b := msg[header:]; len(b) > 0; {
 		kind, data, rest, err := nlconn.Next(b)
 		if err != nil {
 			return f, err
 		}
-		switch kind {
-		case original:
+		switch {
+		case kind == original:
 			f.Original, err = decodeTuple(data)
-		case reply:
+		case kind == reply:
 			f.Reply, err = decodeTuple(data)
+		case kind == mark && len(data) == 4:
+			f.Mark = binary.BigEndian.Uint32(data)
 		}
 		if err != nil {
 			return f, err
 		}
 		b = rest
+	}
+	if !f.Original.Src.IsValid() || !f.Reply.Src.IsValid() {
+		return f, errors.New("a flow without its tuples")
 	}
 	return f, nil
 }

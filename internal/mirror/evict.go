@@ -49,9 +49,18 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	default:
 		return c.has
 	}
+	own := after.Own()
 	return func(f conntrack.Flow) bool {
-		return (m.has(f) || c.has(f)) && !after.Except().Has(portOf(f))
+		return (m.has(f) || c.has(f) || lacksMark(f, own)) && !after.Except().Has(portOf(f))
 	}
+}
+
+// lacksMark reports whether a flow of Linux to one of its own addresses of the LAN was
+// sent elsewhere before there was a table, so that its replies do not find their way:
+// see nft.Spec. The next client with that source port would be in the same flow.
+func lacksMark(f conntrack.Flow, own []netip.Addr) bool {
+	from, to := f.Original.Src.Addr(), f.Original.Dst.Addr()
+	return f.Mark&nft.Mark == 0 && f.Reply.Src.Addr() != to && slices.Contains(own, from) && slices.Contains(own, to)
 }
 
 // portOf is the port that a flow was for.
