@@ -158,21 +158,12 @@ func (r ForeignRule) exprs() []expr.Any {
 var ErrChanged = errors.New("the rules have changed")
 
 // A ForeignChange is what is to be changed in the tables of others.
-type ForeignChange struct {
-	// Add and Remove are rules of ours.
-	Add, Remove []ForeignRule
-	// Restore are chains of WSL's that were lost.
-	Restore []ruleset.WSLChain
-}
-
-// Empty reports whether c changes nothing.
-func (c ForeignChange) Empty() bool { return len(c.Add)+len(c.Remove)+len(c.Restore) == 0 }
+type ForeignChange struct{ Add, Remove []ForeignRule }
 
 // Apply carries c out, in one transaction. It was decided on in that generation: in
-// another the handles of rules may be those of other rules, and somebody else may
-// have restored a chain. Then it returns ErrChanged.
+// another the handles of rules may be those of other rules. Then it returns ErrChanged.
 func (c ForeignChange) Apply(generation uint32) error {
-	if c.Empty() {
+	if len(c.Add)+len(c.Remove) == 0 {
 		return nil
 	}
 	conn, sock, err := dial()
@@ -199,9 +190,6 @@ func (c ForeignChange) Apply(generation uint32) error {
 		if err := conn.DelRule(r); err != nil {
 			return fmt.Errorf("remove the rule for %s: %w", a, err)
 		}
-	}
-	for _, w := range c.Restore {
-		restoreChain(conn, w)
 	}
 	err = within(sock, answerTimeout, func() error { return conn.FlushWithGenID(generation) })
 	if errors.Is(err, unix.ERESTART) || errors.Is(err, unix.ENOENT) {

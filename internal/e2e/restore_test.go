@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -137,12 +139,37 @@ func TestContainersReachTheLANAfterAFlush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.LAN.ServeEcho("tcp", "192.0.2.1:7000"); err != nil {
+	var l net.Listener
+	if err := b.LAN.Do(func() (err error) {
+		l, err = net.Listen("tcp4", "192.0.2.1:7000")
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
+	// Windows drops what does not come from the block.
+	inBlock := make(chan error, 1)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if port := c.RemoteAddr().(*net.TCPAddr).Port; port < int(b.FirstPort) || port > int(b.LastPort) {
+				inBlock <- fmt.Errorf("it comes from port %d", port)
+			} else {
+				inBlock <- nil
+			}
+			c.Close()
+		}
+	}()
 	ask := func() error {
-		_, err := engine.Container.Ask("tcp", "192.0.2.1:7000", time.Second)
-		return err
+		c, err := engine.Container.Dial("tcp", "", "192.0.2.1:7000", time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return <-inBlock
 	}
 	if err := ask(); err != nil {
 		t.Fatal(err)

@@ -279,13 +279,13 @@ func (s *system) restore(obs Observed, lost WSL) error {
 	if len(tired) > 0 {
 		s.log.Warnf("removed for the third time within a minute, and not restored any more: %s", tired)
 	}
-	var change nft.ForeignChange
+	var chains []ruleset.WSLChain
 	for _, p := range again {
 		if c, ok := p.is.(chain); ok {
-			change.Restore = append(change.Restore, c.WSLChain)
+			chains = append(chains, c.WSLChain)
 		}
 	}
-	err := change.Apply(obs.Generation)
+	err := nft.RestoreChains(chains, obs.Generation)
 	if errors.Is(err, nft.ErrChanged) {
 		again, err = again.without(isChain), nil // an event tells of it
 	}

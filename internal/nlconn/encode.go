@@ -22,6 +22,11 @@ func AppendUint32(b []byte, kind uint16, n uint32) []byte {
 	return Append(b, kind, binary.NativeEndian.AppendUint32(nil, n))
 }
 
+// AppendUint32BE appends a number as nftables has it, in the network's byte order.
+func AppendUint32BE(b []byte, kind uint16, n uint32) []byte {
+	return Append(b, kind, binary.BigEndian.AppendUint32(nil, n))
+}
+
 // AppendText appends an attribute that is a string and its zero byte.
 func AppendText(b []byte, kind uint16, s string) []byte {
 	return Append(b, kind, append([]byte(s), 0))
