@@ -3,6 +3,7 @@ package packaging
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -71,6 +72,7 @@ func flags(pattern, text string) []string {
 
 func TestBashCompletion(t *testing.T) {
 	need(t, "bash")
+	publishing(t)
 	complete := func(words ...string) []string {
 		return strings.Fields(run(t, "bash", append([]string{"-euc", `
 			. completion/wslmirror.bash
@@ -88,9 +90,20 @@ func TestBashCompletion(t *testing.T) {
 		{"wslmirror run --interface l", "lo"},
 		{"wslmirror run --in", "--interface"},
 		{"wslmirror status --j", "--json"},
+		{"wslmirror run --path =", "proxy direct"},
+		{"wslmirror run --path = d", "direct"},
+		{"wslmirror status --w", "--watch"},
 		{"wslmirror ports e", "explain"},
+		{"wslmirror ports f", "free"},
+		{"wslmirror ports free --f", "--from"},
+		{"wslmirror ports explain ", "8080 5353"},
+		{"wslmirror doctor --bundle ", ""},
+		{"wslmirror doctor --bundle x --j", ""},
+		{"wslmirror log --s", "--since"},
+		{"wslmirror log --since = 1", "10m 1h"},
+		{"wslmirror help d", "doctor"},
 		{"wslmirror ports --j", "--json"},
-		{"wslmirror ports explain 80", ""},
+		{"wslmirror ports explain 80", "8080"},
 		{"wslmirror doctor --b", "--bundle"},
 	} {
 		got := complete(strings.Split(test.line, " ")...)
@@ -103,13 +116,65 @@ func TestBashCompletion(t *testing.T) {
 	}
 }
 
+// publishing plays a wslmirror whose daemon knows two published ports.
+func publishing(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	const script = "#!/bin/sh\n" + `[ "$*" = "status --json" ] && printf '{\n  "ports": [\n    "port": 8080,\n    "port": 5353\n'` + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "wslmirror"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// zsh completes in an interactive shell only, on a terminal.
 func TestZshCompletion(t *testing.T) {
 	need(t, "zsh")
+	publishing(t)
 	run(t, "zsh", "-n", "completion/wslmirror.zsh")
+	dir := t.TempDir()
+	b, err := os.ReadFile("completion/wslmirror.zsh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "_wslmirror"), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"wslmirror st":                     "wslmirror status ",
+		"wslmirror run --path=d":           "wslmirror run --path=direct ",
+		"wslmirror run --path d":           "wslmirror run --path direct ",
+		"wslmirror run --log-level wa":     "wslmirror run --log-level warning ",
+		"wslmirror status --w":             "wslmirror status --watch ",
+		"wslmirror ports ex":               "wslmirror ports explain ",
+		"wslmirror ports fr":               "wslmirror ports free ",
+		"wslmirror ports free --fr":        "wslmirror ports free --from=",
+		"wslmirror ports explain 80":       "wslmirror ports explain 8080 ",
+		"wslmirror doctor --bundle _w":     "wslmirror doctor --bundle _w",
+		"wslmirror log --since=to":         "wslmirror log --since=today ",
+		"wslmirror doctor --bundle=x --js": "wslmirror doctor --bundle=x --js",
+		"wslmirror help doc":               "wslmirror help doctor ",
+	} {
+		// After the completion a key prints the line as it has become.
+		out := run(t, "zsh", "-fc", `
+			zmodload zsh/zpty
+			zpty shell zsh -f -i
+			zpty -w shell "PS1= PS2= RPS1=; unsetopt zle_bracketed_paste beep prompt_cr prompt_sp; fpath=($1 \$fpath); cd $1; autoload -U compinit; compinit -D -u; show() { print -r -- \"LINE<\$BUFFER>\"; BUFFER=; zle accept-line }; zle -N show; bindkey '^X' show; print REA''DY"
+			while zpty -r shell got && [[ $got != *READY* ]]; do :; done
+			zpty -w -n shell "$2"$'\t\x18'
+			while zpty -r shell got && [[ $got != *'LINE<'* ]]; do :; done
+			print -r -- $got
+			zpty -d shell`, "zsh", dir, line)
+		_, got, _ := strings.Cut(out, "LINE<")
+		if got, _, _ := strings.Cut(got, ">"); got != want {
+			t.Errorf("%q completes to %q, want %q\n%q", line, got, want, out)
+		}
+	}
 }
 
 func TestFishCompletion(t *testing.T) {
 	need(t, "fish")
+	publishing(t)
 	run(t, "fish", "--no-execute", "completion/wslmirror.fish")
 	for line, want := range map[string]string{
 		"wslmirror st":                 "status\tShow the state",
@@ -117,10 +182,23 @@ func TestFishCompletion(t *testing.T) {
 		"wslmirror ports ex":           "explain\tWho has a port, or why it cannot be had",
 		"wslmirror doctor --bu":        "--bundle\tWrite a new file for a bug report",
 		"wslmirror run --interface lo": "lo\tWhere packets from Windows arrive",
+		"wslmirror run --path=d":       "--path=direct\tThe way to a published port",
+		"wslmirror status --w":         "--watch\tGo on, and show what changes",
+		"wslmirror ports fr":           "free\tThe next free ports",
+		"wslmirror ports free --fr":    "--from\tWhere to begin",
+		"wslmirror ports explain 80":   "8080\tA published port",
+		"wslmirror log --since to":     "today\tFrom when on",
+		"wslmirror help doc":           "doctor",
 	} {
 		out := run(t, "fish", "--no-config", "-c", `source completion/wslmirror.fish; complete -C $argv[1]`, line)
 		if !slices.Contains(strings.Split(out, "\n"), want) {
 			t.Errorf("%q completes to\n%s\nwant %q", line, out, want)
+		}
+	}
+	for _, line := range []string{"wslmirror doctor --bundle w", "wslmirror doctor --bundle x --js"} {
+		out := run(t, "fish", "--no-config", "-c", `source completion/wslmirror.fish; complete -C $argv[1]`, line)
+		if out != "" {
+			t.Errorf("%q completes to\n%s", line, out)
 		}
 	}
 }

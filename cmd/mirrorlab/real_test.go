@@ -207,9 +207,8 @@ until [ "$(ask '' 9000)" = WSL ]; do :; done 2>/dev/null # until Windows knows t
 ask '' 8080
 ask windows 8080 1 # which hangs
 ask windows 9000
-dir=$(dirname "$(command -v windows)")/run
-wslmirror run --runtime-dir "$dir" 2>/dev/null &
-until wslmirror status --runtime-dir "$dir" >/dev/null; do :; done
+wslmirror run 2>/dev/null & # as the hint has it
+until wslmirror status >/dev/null; do :; done
 ask windows 8080
 sleep 1000 &
 exit 7

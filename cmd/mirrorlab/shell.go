@@ -23,8 +23,9 @@ server (9001/tcp), each of which answers with who it is. Try:
 
   curl localhost:8080                 a container, from Linux
   windows curl -m 1 localhost:8080    the same, from Windows: no answer
-  wslmirror run --runtime-dir %s &
+  wslmirror run &
   windows curl -m 1 localhost:8080    now it answers
+  wslmirror status                    and this says why
 
 `
 
@@ -54,11 +55,11 @@ func runShell(ctx context.Context, args []string, std stdio) (code int, err erro
 	if err := writeWindows(dir, b.Windows); err != nil {
 		return 0, err
 	}
-	fmt.Fprintf(std.err, hint, filepath.Join(dir, "run"))
+	fmt.Fprint(std.err, hint)
 	shell := exec.CommandContext(ctx, cmp.Or(os.Getenv("SHELL"), "/bin/sh"))
 	shell.Stdin, shell.Stdout, shell.Stderr = std.in, std.out, std.err
 	// Of several, the last PATH counts.
-	shell.Env = append(os.Environ(), fmt.Sprintf("PATH=%s:%s:%s", dir, beside(""), os.Getenv("PATH")))
+	shell.Env = append(os.Environ(), fmt.Sprintf("PATH=%s:%s:%s", dir, beside(""), os.Getenv("PATH")), "WSLMIRROR_RUNTIME_DIR="+filepath.Join(dir, "run"))
 	p, err := b.WSL.Start(shell)
 	if err != nil {
 		return 0, err

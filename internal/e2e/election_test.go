@@ -49,6 +49,30 @@ func TestElection(t *testing.T) {
 	}
 }
 
+// In a distribution without a daemon, status does not miss one while another
+// distribution's serves, and says so to root and to any user.
+func TestStatusWhereAnotherDistributionServes(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	ask := func(serves bool) {
+		t.Helper()
+		for user, cmd := range map[string]*exec.Cmd{
+			"root":   program(t, "status", "--runtime-dir", t.TempDir()+"/none"),
+			"nobody": asNobody(t)("status", "--runtime-dir", "/nonexistent"),
+		} {
+			code, text := ends(t, b.WSL, cmd)
+			if code != exitNotActive || strings.Contains(text, "another one serves this") != serves || strings.Contains(text, "may not answer") == serves {
+				t.Errorf("%s, exit %d:\n%s", user, code, text)
+			}
+		}
+	}
+	ask(false)
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	ask(true)
+	d.stop(unix.SIGTERM)
+	ask(false)
+}
+
 // However many stand by, one takes over and the others stay calm.
 func TestElectionAmongMany(t *testing.T) {
 	b := labtest.New(t, lab.Options{})

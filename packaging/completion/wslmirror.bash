@@ -1,36 +1,53 @@
 # bash completion for wslmirror(8)
 
+# The ports that containers publish, by the word of the daemon.
+_wslmirror_ports() {
+	wslmirror status --json 2>/dev/null | command sed -n 's/^ *"port": \([0-9]*\),*$/\1/p'
+}
+
 _wslmirror() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
 	local verb=${COMP_WORDS[1]} words=''
 	COMPREPLY=()
 
+	# bash takes --path=direct apart.
+	if [[ $cur == = ]]; then
+		cur=''
+	elif [[ $prev == = ]]; then
+		prev=${COMP_WORDS[COMP_CWORD - 2]}
+	fi
+	local verbs='run status ports doctor log cleanup version help'
 	if ((COMP_CWORD == 1)); then
-		words='run status ports doctor cleanup version help --version --help'
+		words="$verbs --version --help"
 	else
 		case $verb:$prev in
 		run:--interface) words=$(command ls /sys/class/net 2>/dev/null) ;;
 		run:--path) words='proxy direct' ;;
 		run:--log-level) words='error warning info debug' ;;
-		run:--runtime-dir | status:--runtime-dir | ports:--runtime-dir | doctor:--runtime-dir)
+		*:--runtime-dir)
 			compopt -o filenames
 			mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 			return
 			;;
-		doctor:--bundle)
-			compopt -o filenames
-			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-			return
-			;;
+		doctor:--bundle) ;; # a file that is not there yet
+		log:--since) words='10m 1h today yesterday' ;;
 		run:*) words='--interface --path --repair=false --to-windows --except --runtime-dir --log-level --help' ;;
-		status:*) words='--json --runtime-dir --help' ;;
-		ports:explain) ;; # a port
+		status:*) words='--watch --json --runtime-dir --help' ;;
+		ports:explain) words=$(_wslmirror_ports) ;;
+		ports:free) words='--from --json --runtime-dir --help' ;;
+		ports:--from) ;; # a port
 		ports:*)
 			words='--json --runtime-dir --help'
-			((COMP_CWORD > 2)) || words="explain $words"
+			[[ " ${COMP_WORDS[*]} " != *' free '* ]] || words="--from $words"
+			((COMP_CWORD > 2)) || words="explain free $words"
 			;;
-		doctor:*) words='--json --bundle --runtime-dir --help' ;;
+		doctor:*)
+			words='--json --bundle --runtime-dir --help'
+			[[ " ${COMP_WORDS[*]} " != *' --bundle'* ]] || words='--runtime-dir --help'
+			;;
+		log:*) words='--since -f --help' ;;
 		cleanup:*) words='--help' ;;
+		help:*) words=$verbs ;;
 		esac
 	fi
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")

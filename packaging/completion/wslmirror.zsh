@@ -7,6 +7,7 @@ verbs=(
 	'status:show the state'
 	'ports:show what has which port'
 	'doctor:show what is wrong, and what to type'
+	'log:show what the daemon has done'
 	'cleanup:remove what a killed daemon left in the kernel'
 	'version:print the version'
 	'help:print a summary'
@@ -24,35 +25,50 @@ shift words
 case $verb in
 run)
 	_arguments \
-		'--interface[where packets from Windows arrive]:interface:_net_interfaces' \
-		'--path[the way to a published port]:path:(proxy direct)' \
+		'--interface=[where packets from Windows arrive]:interface:_net_interfaces' \
+		'--path=[the way to a published port]:path:(proxy direct)' \
 		'--repair=false[repair nothing for Linux, restore nothing of WSL]' \
-		'--to-windows[let containers reach these ports of Windows]:ports: ' \
-		'--except[leave these ports alone]:ports: ' \
-		'--runtime-dir[directory of the state]:directory:_directories' \
-		'--log-level[least important messages to log]:level:(error warning info debug)' \
+		'--to-windows=[let containers reach these ports of Windows]:ports: ' \
+		'--except=[leave these ports alone]:ports: ' \
+		'--runtime-dir=[directory of the state]:directory:_directories' \
+		'--log-level=[least important messages to log]:level:(error warning info debug)' \
 		'(- *)--help[print a summary]'
 	;;
 status)
 	_arguments \
+		'--watch[go on, and show what changes]' \
 		'--json[write JSON]' \
-		'--runtime-dir[directory of the state]:directory:_directories' \
+		'--runtime-dir=[directory of the state]:directory:_directories' \
 		'(- *)--help[print a summary]'
 	;;
 ports)
+	local -a published
+	case $words[2] in
+	explain) published=(${(f)"$(wslmirror status --json 2>/dev/null | command sed -n 's/^ *"port": \([0-9]*\),*$/\1/p')"}) ;;
+	esac
 	_arguments \
 		'--json[write JSON]' \
-		'--runtime-dir[directory of the state]:directory:_directories' \
+		'--from=[where free begins]:port: ' \
+		'--runtime-dir=[directory of the state]:directory:_directories' \
 		'(- *)--help[print a summary]' \
-		'1:word:((explain\:"who has a port, or why it cannot be had"))' \
-		'2:port:'
+		'1:word:((explain\:"who has a port, or why it cannot be had" free\:"the next free ports"))' \
+		"2:port:($published)"
 	;;
 doctor)
 	_arguments \
 		'(--bundle)--json[write JSON]' \
-		'(--json)--bundle[write a new file for a bug report]:file:_files' \
-		'--runtime-dir[directory of the state]:directory:_directories' \
+		'(--json)--bundle=[write a new file for a bug report]:new file: ' \
+		'--runtime-dir=[directory of the state]:directory:_directories' \
 		'(- *)--help[print a summary]'
+	;;
+log)
+	_arguments \
+		'--since=[from when on]:time:(10m 1h today yesterday)' \
+		'-f[go on, and show what comes]' \
+		'(- *)--help[print a summary]'
+	;;
+help)
+	_describe -t commands command verbs
 	;;
 cleanup)
 	_arguments '(- *)--help[print a summary]'
