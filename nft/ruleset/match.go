@@ -195,6 +195,8 @@ func (p *Packet) ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
 	}
 	is := uint16(expr.CtStateBitNEW)
 	switch {
+	case p.one != nil:
+		is = p.one.xtState()
 	case p.reply:
 		is = uint16(expr.CtStateBitESTABLISHED) | xtStateDNAT | xtStateSNAT
 	case p.forwarded != nil:

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -160,7 +161,10 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 		copy(header[ipDaddr:], p.addr(p.Dst, p.forwarded != nil && !p.reply))
 	case expr.PayloadBaseTransportHeader:
 		header = append(unknown(2), p.port()...)
-		if p.reply {
+		switch {
+		case p.one != nil && p.one.Reply:
+			header = append(slices.Clone(header[2:]), unknown(2)...)
+		case p.reply:
 			header = append(fields(rowPort, 2), unknown(2)...)
 		}
 	}
@@ -198,6 +202,12 @@ func (p *Packet) port() []cell {
 
 // to says when the packet is one of a protocol to the ports first to last.
 func (p *Packet) to(proto uint8, first, last uint16) match {
+	if p.one != nil && p.one.Reply {
+		// To the client's port, of which nothing is known.
+		m := match{ports: protoPorts(proto, 0, math.MaxUint16)}
+		m.maybe = first > 0 || last < math.MaxUint16
+		return m
+	}
 	if p.forwarded == nil {
 		return match{ports: protoPorts(proto, first, last)}
 	}
@@ -220,6 +230,9 @@ func (p *Packet) toEither(first, last uint16) match {
 // reply to it.
 func (p *Packet) ct(key expr.CtKey) []cell {
 	number := func(n uint32) []cell { return constant(binary.NativeEndian.AppendUint32(nil, n)) }
+	if p.one != nil {
+		return p.one.ct(key, number)
+	}
 	switch {
 	case key == expr.CtKeySTATE && p.reply:
 		return number(expr.CtStateBitESTABLISHED)
@@ -261,7 +274,7 @@ func (p *Packet) fib(x *expr.Fib) []cell {
 // addrType is what the routes say of the destination: it is this machine's own,
 // or that of a container.
 func (p *Packet) addrType() uint32 {
-	if p.forwarded != nil && !p.reply {
+	if p.one != nil && p.one.Away || p.forwarded != nil && !p.reply {
 		return unix.RTN_UNICAST
 	}
 	return unix.RTN_LOCAL

@@ -25,6 +25,8 @@ type Packet struct {
 	// the hook forward. Or, if it is a reply, it is where it comes from.
 	forwarded *forwarded
 	reply     bool
+	// one is there if the packet is a single one: see Follow.
+	one *Single
 }
 
 // An Iface names a link.
@@ -181,6 +183,8 @@ type walker struct {
 	// zoned are the ports of which the flow may be in a zone of its own, so that nothing
 	// is sure of what translates them.
 	zoned Ports
+	// accepts are the rules that accepted something.
+	accepts []Place
 }
 
 // A way is how a packet came to a rule.
@@ -257,6 +261,7 @@ func (w *walker) verdict(at Place, h hit, on way) (out ends, onward Ports) {
 		w.record(Outcome{Ports: h.ports, Fate: Dropped, At: at}, on)
 		return out, nil
 	case expr.VerdictAccept, expr.VerdictStop:
+		w.accepts = append(w.accepts, at)
 		return ends{accepted: h.ports}, nil
 	case expr.VerdictReturn:
 		return ends{fell: h.ports}, nil
