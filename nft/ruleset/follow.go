@@ -1,205 +1,210 @@
 package ruleset
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 )
 
-// A Single is what is known of one packet of a flow, where a Packet stands for those
-// to many ports. Its Packet's Ports are the protocol and the one port that is known:
-// that to which a request goes, and from which a reply comes.
+// A Single is what is known of one packet, where a Packet stands for those to many
+// ports. The one port of its Packet is the destination's, or of a reply the source's.
 type Single struct {
-	// Reply says that the packet is a reply.
-	Reply bool
-	// DNAT and SNAT say that the flow has been translated.
-	DNAT, SNAT bool
-	// Away says that the destination is not an address of this machine.
-	Away bool
+	// Reply says that the server sends the packet, Later that its direction has had
+	// one before, and the other too.
+	Reply, Later bool
+	Flow         Flow
+	Mark         Mark // of the packet
+	// Reroute says that a chain of the type route has changed what the routes look at.
+	Reroute bool
+	// Local reports whether an address is one of this machine.
+	Local func(netip.Addr) bool
+	// Own is the address that redirect and masquerade take at this hook. If it is not
+	// valid, the kernel drops the packet.
+	Own netip.Addr
 }
 
-// ct is what a ct expression loads.
-func (s *Single) ct(key expr.CtKey, number func(uint32) []cell) []cell {
-	direction := byte(0)
-	state := uint32(expr.CtStateBitNEW)
-	if s.Reply {
-		direction, state = 1, uint32(expr.CtStateBitESTABLISHED)
-	}
-	switch key {
-	case expr.CtKeySTATE:
-		return number(state)
-	case expr.CtKeyDIRECTION:
-		return constant([]byte{direction})
-	case expr.CtKeySTATUS:
-		return s.status()
-	}
-	return unknown(maxValue)
+// A Flow is what conntrack knows of the flow of a packet: Src and Dst are those of the
+// client, From and To what NAT has made of them.
+type Flow struct {
+	Src, From netip.Addr
+	Dst, To   netip.AddrPort
+	// SrcDone and DstDone say that NAT is settled, so that no chain is asked any more.
+	SrcDone, DstDone bool
+	Mark             Mark
+
+	confirmed bool
 }
 
-// status is that of the flow, of which only what comes of NAT is known.
-func (s *Single) status() []cell {
-	if s.Reply {
-		return unknown(4)
-	}
-	status := uint32(0)
-	if s.DNAT {
-		status |= ctStatusDNAT | ctStatusDNATDone
-	}
-	return constant(binary.NativeEndian.AppendUint32(nil, status))
+// NewFlow is the flow of a packet that no hook has seen.
+func NewFlow(src netip.Addr, dst netip.AddrPort) Flow {
+	return Flow{Src: src, From: src, Dst: dst, To: dst}
 }
 
-// xtState is the state as xt_conntrack has it.
-func (s *Single) xtState() (is uint16) {
-	is = uint16(expr.CtStateBitNEW)
-	if s.Reply {
-		is = uint16(expr.CtStateBitESTABLISHED)
-	}
-	if s.DNAT {
-		is |= xtStateDNAT
-	}
-	if s.SNAT {
-		is |= xtStateSNAT
-	}
-	return is
+// A Mark is a mark of a packet or of a flow.
+type Mark struct {
+	Value   uint32
+	Unknown bool
 }
 
 // A Step is what one chain with a hook does to a packet.
 type Step struct {
-	// Chain is the chain, with Handle 0.
-	Chain    Place
-	Type     nftables.ChainType
-	Hook     nftables.ChainHook
-	Priority nftables.ChainPriority
-	Does     Does
-	// At is the rule that does it; its Handle is 0 if it is the policy, or that no rule
+	Chain Place // with Handle 0
+	Type  nftables.ChainType
+	Does  Does
+	// At is the rule that does it. Its Handle is 0 if it is the policy, or that no rule
 	// applies.
 	At      Place
 	Comment string // of the rule
-	// To is the new destination of Translates; see Outcome.
+	// To is the new destination or source; its parts are zero where a rule computes them.
 	To netip.AddrPort
 	// Sure says that it does so. Otherwise it may, or let the packet pass.
 	Sure bool
+	// Owned says that only the process that owns the table can change it.
+	Owned bool
 }
 
 // Does is what a chain does to a packet.
-type Does int
+type Does string
 
 // What there is. To pass is to be let through to the next chain.
 const (
-	Passes     Does = iota // by its policy
-	Accepts                // by a rule
-	Drops                  // or rejects
-	Translates             // its destination is changed (dnat)
-	Redirects              // its destination is changed to this machine's own (redirect)
-	Skipped                // a chain of nat, for a flow that has its NAT
+	Passes      Does = "pass"   // by its policy
+	Accepts     Does = "accept" // by a rule
+	Drops       Does = "drop"   // or reject
+	Translates  Does = "dnat"
+	Redirects   Does = "redirect"
+	Masquerades Does = "masquerade" // or any source NAT
+	Skipped     Does = "skip"       // a chain of nat, for a flow that has its NAT
 )
 
 // Follow tells what the chains at the hook of p do to a single packet, one after the
 // other, up to that which drops it. Our own table is among them. An unsure step is
 // followed by what happens if it lets the packet pass.
 //
-// It returns the packet as it is then: its destination may be another one. done says
-// that the flow has its NAT at this hook.
-func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, done bool) {
+// It returns the packet as it is then: addresses and marks may have changed.
+func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end Single) {
 	p.one = &one
-	done = one.Reply
+	atDst := p.Hook == *nftables.ChainHookPrerouting || p.Hook == *nftables.ChainHookOutput
+	settled := &one.Flow.SrcDone
+	if atDst {
+		settled = &one.Flow.DstDone
+	}
+	known, passed := *settled, false
+	nat := func() { // what the kernel does where its nat hook stands
+		if !passed && known {
+			p.translate(atDst)
+		}
+		passed = true
+	}
 	for _, c := range rs.at(p.Hook) {
 		if rs.dormant[c.table] {
 			continue
 		}
-		step := Step{Chain: Place{chainID: c.chainID}, Type: c.kind, Hook: c.hook, Priority: c.priority, Sure: true}
 		isNAT := c.kind == nftables.ChainTypeNAT
-		if isNAT && done {
-			step.Does = Skipped
-			steps = append(steps, step)
+		if isNAT || c.priority > natSlot(p.Hook) {
+			nat()
+			*settled = *settled || !isNAT // with the addresses that it has
+		}
+		if isNAT && *settled {
+			steps = append(steps, Step{Chain: Place{chainID: c.chainID}, Type: c.kind, Does: Skipped, At: Place{chainID: c.chainID}, Sure: true})
 			continue
 		}
-		rs.step(p, c, &step)
+		mark := one.Mark
+		step := rs.step(p, c)
 		steps = append(steps, step)
-		if !step.Sure {
-			continue
-		}
-		switch step.Does {
-		case Drops:
-			return steps, p, done
-		case Translates, Redirects:
-			done = true
-			p = p.translated(step)
+		one.Reroute = one.Reroute || c.kind == nftables.ChainTypeRoute && mark != one.Mark
+		switch {
+		case !step.Sure:
+		case step.Does == Drops:
+			return steps, p, one
+		case step.Does == Translates, step.Does == Redirects:
+			one.Flow.To, *settled = step.To, true
+			p.translate(true)
+		case step.Does == Masquerades:
+			one.Flow.From, *settled = step.To.Addr(), true
+			p.translate(false)
 		}
 	}
-	return steps, p, done
+	nat()
+	*settled = true
+	one.Flow.confirmed = one.Flow.confirmed || p.Hook == *nftables.ChainHookInput || p.Hook == *nftables.ChainHookPostrouting
+	return steps, p, one
 }
 
-// translated is p after a step that changes its destination. What is not known of that
-// stays as it is.
-func (p Packet) translated(s Step) Packet {
-	one := *p.one
-	p.one = &one
-	was := p.Dst
-	if s.Does == Redirects {
-		p.Dst = Localhost // or at the hook prerouting an address of the link
-	}
-	if s.To.Addr().IsValid() {
-		p.Dst = s.To.Addr()
-	}
-	for port := range p.Ports.All() {
-		if s.To.Port() != 0 && s.To.Port() != port.Number {
-			p.Ports = PortSet(Port{port.Proto, s.To.Port()})
-			one.DNAT = true
+// translate gives p the addresses that its flow has behind a hook of NAT: one at which
+// the destination of what the client sends is changed, or its source.
+func (p *Packet) translate(dst bool) {
+	f := p.one.Flow
+	port := func(n uint16) {
+		for was := range p.Ports.All() {
+			p.Ports = PortSet(Port{was.Proto, n})
 		}
 	}
-	one.DNAT = one.DNAT || p.Dst != was
-	return p
+	switch {
+	case dst && p.one.Reply:
+		p.Dst = f.Src
+	case dst:
+		p.Dst = f.To.Addr()
+		port(f.To.Port())
+	case p.one.Reply:
+		p.Src = f.Dst.Addr()
+		port(f.Dst.Port())
+	default:
+		p.Src = f.From
+	}
 }
 
-// step fills in what c does to p.
-func (rs *Ruleset) step(p Packet, c *chain, out *Step) {
+// step is what c does to p.
+func (rs *Ruleset) step(p Packet, c *chain) Step {
 	w := &walker{rs: rs, packet: p, base: c}
 	ends := w.chain(c, p.Ports, way{sure: true})
+	policy := Place{chainID: c.chainID}
+	out := Step{Chain: policy, At: policy, Type: c.kind, Does: Passes, Sure: !w.strange, Owned: rs.owners[c.table] != 0}
+	can := map[Does]bool{} // and with it what is told: the gravest, by the first rule that does it
+	may := func(o Outcome) {
+		does, to := doesOf(o.Fate), p.resolve(o)
+		// Of two that send it to different places neither is sure, nor is one that computes
+		// the place.
+		out.Sure = out.Sure && (does == Drops || to.Addr().IsValid() && (!can[does] || out.To == to))
+		if !can[does] && !can[Drops] {
+			out.Does, out.At, out.To = does, o.At, to
+		}
+		can[does] = true
+	}
 	for _, o := range w.outcomes {
-		out.Does, out.At, out.To, out.Sure = doesOf(o.Fate), o.At, o.To, o.Sure
-		if to := o.To; o.Base != 0 && to.IsValid() {
-			for port := range p.Ports.All() {
-				out.To = netip.AddrPortFrom(to.Addr(), to.Port()+port.Number-o.Base)
-			}
+		may(o)
+	}
+	if c.drop && !ends.fell.Empty() {
+		may(Outcome{Fate: Dropped, At: policy})
+	}
+	if !ends.accepted.Empty() || !c.drop && !ends.fell.Empty() {
+		if len(can) == 0 && ends.fell.Empty() && len(w.accepts) > 0 {
+			out.Does, out.At = Accepts, w.accepts[len(w.accepts)-1]
 		}
-		out.Comment = rs.commentOf(o.At)
-		if o.Sure {
-			return
+		can[Passes] = true
+	}
+	out.Sure = out.Sure && len(can) == 1
+	out.Comment = rs.commentOf(out.At)
+	return out
+}
+
+// resolve is the address and port that a translation gives.
+func (p *Packet) resolve(o Outcome) netip.AddrPort {
+	to := o.To
+	for port := range p.Ports.All() {
+		switch {
+		case to.Port() == 0:
+			to = netip.AddrPortFrom(to.Addr(), port.Number)
+		case o.Base != 0:
+			to = netip.AddrPortFrom(to.Addr(), to.Port()+port.Number-o.Base)
 		}
-		break // of several that may happen, the first
 	}
-	if len(w.outcomes) > 0 {
-		// What is maybe rejected and otherwise dropped is lost.
-		kept := func(o Outcome) bool { return o.Fate != Dropped }
-		out.Sure = c.drop && len(w.accepts) == 0 && !slices.ContainsFunc(w.outcomes, kept)
-		return
-	}
-	out.Sure = w.doubt.Empty()
-	switch {
-	case ends.fell.Empty() && len(w.accepts) > 0:
-		out.Does, out.At = Accepts, w.accepts[len(w.accepts)-1]
-		out.Comment = rs.commentOf(out.At)
-	case c.drop && len(w.accepts) > 0: // by a rule that may apply
-		out.Does, out.At, out.Sure = Drops, Place{chainID: c.chainID}, false
-	case c.drop:
-		out.Does, out.At = Drops, Place{chainID: c.chainID}
-	default:
-		out.Does, out.At = Passes, Place{chainID: c.chainID}
-	}
+	return to
 }
 
 func doesOf(f Fate) Does {
-	switch f {
-	case Translated:
-		return Translates
-	case Redirected:
-		return Redirects
-	}
-	return Drops
+	return map[Fate]Does{Dropped: Drops, Translated: Translates, Redirected: Redirects, Masked: Masquerades}[f]
 }
 
 // commentOf is the comment of a rule.
@@ -209,16 +214,8 @@ func (rs *Ruleset) commentOf(at Place) string {
 		return ""
 	}
 	rules, _ := rs.rulesOf(c)
-	for _, r := range rules {
-		if r.handle == at.Handle {
-			return r.comment
-		}
+	if i := slices.IndexFunc(rules, func(r *rule) bool { return r.handle == at.Handle }); i >= 0 {
+		return rules[i].comment
 	}
 	return ""
-}
-
-// SinglePacket is a packet of one flow at a hook, to a port of proto, or as a reply
-// from one.
-func SinglePacket(hook nftables.ChainHook, iif, oif Iface, src, dst netip.Addr, port Port) Packet {
-	return Packet{Hook: hook, Iif: iif, Oif: oif, Src: src, Dst: dst, Ports: PortSet(port)}
 }
