@@ -44,6 +44,7 @@ type verb struct {
 var verbs = []verb{
 	{"run", runDaemon},
 	{"status", showStatus},
+	{"trace", showTrace},
 	{"ports", showPorts},
 	{"doctor", showDoctor},
 	{"cleanup", cleanup},
