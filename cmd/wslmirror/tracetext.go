@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -76,8 +75,7 @@ func printTrace(b *bytes.Buffer, port ruleset.Port, t trace.Trace, width int, co
 	}
 	fmt.Fprintf(b, "%s%s%s %s\n%s", head, strings.Repeat(" ", max(1, width-len(head)-len(end)-2)), look.print(colour), end, hops.Bytes())
 	if t.Why != "" {
-		first, size := utf8.DecodeRuneInString(t.Why)
-		fmt.Fprintf(b, "%s\n", foldTo(width, "  ", text.Line(string(unicode.ToUpper(first))+t.Why[size:]+"."), 2))
+		fmt.Fprintf(b, "%s\n", foldTo(width, "  Why:  ", text.Line(t.Why), 8))
 	}
 	for i, f := range t.Fix {
 		// Commands are not folded: they are there to be copied.

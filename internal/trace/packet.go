@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -276,17 +277,21 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 // refusal says why the kernel routes no such packet. It adds what mends it.
 func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) string {
 	l := f.link(in.Index)
+	if !l.Present() && dst == ruleset.Localhost {
+		l = netwatch.Find(f.Links, f.Link) // through which it would leave
+	}
 	fix := func(command string) { f.trace.Fix = append(f.trace.Fix, command) }
 	switch {
 	case in.Index != 0 && errors.Is(err, unix.EHOSTUNREACH) && !l.Forwarding:
 		fix("sudo sysctl -w net.ipv4.ip_forward=1")
-		return fmt.Sprintf("forwarding is off on %s", in.Name)
-	case in.Index != 0 && dst.IsLoopback() && !l.RouteLocalnet && in.Name != f.Link:
-		f.trace.Fix = append(f.trace.Fix, f.startUs()...)
-		return fmt.Sprintf("nothing for 127.0.0.0/8 may arrive on %s (route_localnet)", in.Name)
-	case in.Index != 0 && !l.RouteLocalnet && in.Name == f.Link:
-		fix(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.route_localnet=1", in.Name))
-		return fmt.Sprintf("nothing for 127.0.0.0/8 may arrive on %s (route_localnet)", in.Name)
+		return fmt.Sprintf("forwarding is off on %s", l.Name)
+	case dst.IsLoopback() && l.Present() && !l.RouteLocalnet:
+		if l.Name == f.Link {
+			fix(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.route_localnet=1", text.Word(l.Name)))
+		} else {
+			f.trace.Fix = append(f.trace.Fix, f.startUs()...)
+		}
+		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name)
 	}
 	fix("sudo wslmirror doctor")
 	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err)

@@ -87,8 +87,11 @@ func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end
 	p.one = &one
 	atDst := p.Hook == *nftables.ChainHookPrerouting || p.Hook == *nftables.ChainHookOutput
 	settled := &one.Flow.SrcDone
-	if atDst {
+	switch {
+	case atDst:
 		settled = &one.Flow.DstDone
+	case p.Hook == *nftables.ChainHookForward:
+		settled = new(bool) // NAT is not done there
 	}
 	known, passed := *settled, false
 	nat := func() { // what the kernel does where its nat hook stands

@@ -1,0 +1,212 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
+)
+
+// exitUnknown is promised for a forecast that is not certain.
+const exitUnknown = 3
+
+// forecasts is what "wslmirror trace --json" says in the WSL of a bench, by client.
+func forecasts(t *testing.T, b *lab.Bench, args ...string) map[trace.Client]trace.Trace {
+	t.Helper()
+	cmd := program(t, append([]string{"trace", "--json"}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	p, err := b.WSL.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	var all struct{ Traces []trace.Trace }
+	if err := json.Unmarshal(out.Bytes(), &all); err != nil || errs.Len() > 0 {
+		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())
+	}
+	want := exitOK
+	by := map[trace.Client]trace.Trace{}
+	for _, tr := range all.Traces {
+		by[tr.From] = tr
+		switch {
+		case tr.Verdict == trace.Stops:
+			want = exitFailure
+		case tr.Verdict == trace.Unknown && want == exitOK:
+			want = exitUnknown
+		}
+	}
+	if got := cmd.ProcessState.ExitCode(); got != want {
+		t.Errorf("trace %q exits with %d, want %d", args, got, want)
+	}
+	return by
+}
+
+// tell is what "wslmirror trace" prints.
+func tell(t *testing.T, b *lab.Bench, args ...string) string {
+	t.Helper()
+	cmd := program(t, append([]string{"trace"}, args...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p, err := b.WSL.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Wait()
+	return out.String()
+}
+
+// hasProcess gives a container of the stand-in a process, by which trace finds its
+// network.
+func hasProcess(t *testing.T, c *lab.Host) {
+	t.Helper()
+	if _, err := c.Start(exec.Command("sleep", "infinity")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is forecast for each fault is what happens, and what it says to type mends it.
+func TestTraceNamesTheFault(t *testing.T) {
+	const own = "9000" // of a server in Linux
+	tests := map[string]struct {
+		script         string
+		args           []string // of the daemon; nil: none runs
+		port           string
+		windows, linux string // in what is said of why; "": it reaches
+	}{
+		"nothing":                         {"", []string{}, "8080", "", ""},
+		"nothing, direct":                 {"", []string{"--path=direct"}, "8080", "", ""},
+		"own server":                      {"", []string{}, own, "", ""},
+		"no wslmirror":                    {"", nil, "8080", "sends its answer to itself", ""},
+		"no wslmirror, own server":        {"", nil, own, "", ""},
+		"output, policy drop":             {`nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; oif "lo" accept; oif "docker0" accept; }; }'`, []string{}, "8080", "the policy of inet fw out drops it", "the policy of inet fw out drops it"},
+		"output, to the container":        {`nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; oif { "lo", "loopback0" } accept; }; }'`, []string{}, "8080", "the policy of inet fw out drops it", "the policy of inet fw out drops it"},
+		"prerouting, anti-spoofing":       {`nft 'table ip raw { chain pre { type filter hook prerouting priority raw; iif != "lo" ip saddr 127.0.0.0/8 counter drop; }; }'`, []string{}, "8080", "of ip raw pre drops it", "of ip raw pre drops it"},
+		"input":                           {`nft 'table inet fw { chain in { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; }; }'`, []string{}, own, "the policy of inet fw in drops it", "the policy of inet fw in drops it"},
+		"input, new only":                 {`nft 'table inet fw { chain in { type filter hook input priority 0; policy drop; ct state new accept; iif lo accept; }; }'`, []string{}, own, "the policy of inet fw in drops it", "the policy of inet fw in drops it"},
+		"forward, past the proxy":         {`nft 'table inet fw { chain f { type filter hook forward priority 0; iif "docker0" ct state established drop; }; }'`, []string{"--path=proxy"}, "8080", "", ""},
+		"postrouting, masquerade":         {`nft 'table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != "lo" masquerade; }; }'`, []string{}, own, "", "gives it another source"},
+		"WSL's rules lost":                {"ip rule del pref 1 ipproto tcp lookup 127", []string{"--repair=false"}, own, "the answer to Windows stays in Linux", ""},
+		"way in lost":                     {"ip rule del pref 0 iif loopback0 ipproto tcp lookup local", []string{"--repair=false"}, own, "sent back to Windows", "goes round"},
+		"route_localnet":                  {"echo 0 >/proc/sys/net/ipv4/conf/loopback0/route_localnet", []string{"--repair=false"}, own, "route_localnet", "route_localnet"},
+		"nobody has the port":             {"", []string{}, "9999", "nobody in Linux has bound 9999/tcp", "?goes to Windows"},
+		"nobody has the port, udp":        {"", []string{}, "9999/udp", "nobody in Linux has bound 9999/udp", "?goes to Windows"},
+		"udp":                             {"", []string{}, "8080/udp", "", ""},
+		"udp, no wslmirror":               {"", nil, "8080/udp", "sends its answer to itself", ""},
+		"container listens on another":    {"", []string{}, "8099", "does not listen on 81/tcp, but on 80", "does not listen on 81/tcp, but on 80"},
+		"container listens on its own lo": {"", []string{}, "8098", "its own 127.0.0.1 only", "its own 127.0.0.1 only"},
+		"container, udp on nothing":       {"", []string{}, "8099/udp", "does not listen on 81/udp, but on 80", "does not listen on 81/udp, but on 80"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			engine, err := b.StartStandIn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			hasProcess(t, engine.Container)
+			for _, proto := range []string{"tcp", "udp"} {
+				if err := engine.Publish(proto, "0.0.0.0:8080"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			misPublish(t, b, engine)
+			if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:"+own); err != nil {
+				t.Fatal(err)
+			}
+			if test.args != nil {
+				d := start(t, b.WSL, test.args...)
+				d.await("the ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 5 })
+			}
+			if test.script != "" {
+				if _, err := b.WSL.Run("sh", "-c", test.script); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for round := 0; ; round++ {
+				by := forecasts(t, b, test.port)
+				mends := ""
+				for client, want := range map[trace.Client]string{trace.Windows: test.windows, trace.Linux: test.linux} {
+					got := by[client]
+					want, unknown := strings.CutPrefix(want, "?")
+					verdict := trace.Reaches
+					switch {
+					case unknown:
+						verdict = trace.Unknown
+					case want != "" && round == 0:
+						verdict = trace.Stops
+					}
+					if round == 0 && (got.Verdict != verdict || !strings.Contains(got.Why, want)) {
+						t.Errorf("from %s it %s: %q; want that it %s: %q\n%s", client, got.Verdict, got.Why, verdict, want, tell(t, b, test.port))
+					}
+					happens(t, b, client, test.port, got)
+					if len(got.Fix) > 0 && mends == "" && strings.HasPrefix(got.Fix[0], "sudo ") {
+						mends = strings.TrimPrefix(got.Fix[0], "sudo ")
+					}
+				}
+				if t.Failed() || mends == "" || strings.HasPrefix(mends, "systemctl") {
+					break
+				}
+				if round > 8 || strings.HasPrefix(mends, "wslmirror doctor") {
+					t.Fatalf("what it says to type does not mend it\n%s", tell(t, b, test.port))
+				}
+				if _, err := b.WSL.Run("sh", "-c", mends); err != nil {
+					t.Fatalf("it says %q: %v", mends, err)
+				}
+			}
+		})
+	}
+}
+
+// misPublish publishes ports on which the container does not listen.
+func misPublish(t *testing.T, b *lab.Bench, engine *lab.StandIn) {
+	t.Helper()
+	if _, err := engine.Container.ServeEcho("tcp", "127.0.0.1:82"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []struct{ proto, at, to string }{{"tcp", "8099", "81"}, {"udp", "8099", "81"}, {"tcp", "8098", "82"}} {
+		proxy, err := b.WSL.Proxy(p.proto, "0.0.0.0:"+p.at, fmt.Sprintf("%s:%s", engine.Addr, p.to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { proxy.Close() })
+		rule := fmt.Sprintf("nft add rule ip nat DOCKER iifname != docker0 %s dport %s dnat to %s:%s", p.proto, p.at, engine.Addr, p.to)
+		if _, err := b.WSL.Run("sh", "-c", rule); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// happens fails the test unless what is forecast happens.
+func happens(t *testing.T, b *lab.Bench, client trace.Client, port string, f trace.Trace) {
+	t.Helper()
+	if f.Verdict == trace.Unknown {
+		return
+	}
+	h := map[trace.Client]*lab.Host{trace.Windows: b.Windows, trace.Linux: b.WSL}[client]
+	number, proto, udp := strings.Cut(port, "/")
+	if !udp {
+		proto = "tcp"
+	}
+	wait := patience
+	if f.Verdict == trace.Stops {
+		wait = 300 * time.Millisecond
+	}
+	answer, err := h.Ask(proto, "127.0.0.1:"+number, wait)
+	if (err == nil) != (f.Verdict == trace.Reaches) {
+		t.Errorf("from %s it %s (%s), but: %q, %v\n%s", client, f.Verdict, f.Why, answer, err, tell(t, b, port))
+	}
+}
