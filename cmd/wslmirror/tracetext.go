@@ -139,7 +139,7 @@ func hopText(h trace.Hop) (subject, says string) {
 
 // hopWords are what sockets do.
 var hopWords = map[string]string{
-	"listen": "%s listens", "proxy": "%s, the proxy of a container", "hold": "%s only holds the port", "unknown": "who listens is not seen",
+	"listen": "%s listens", "proxy": "%s, the proxy of a container", "hold": "%s holds the port", "unknown": "who listens is not seen",
 	"none": "nobody listens", "martian": "takes it for one of its own, and drops it",
 }
 

@@ -143,16 +143,24 @@ func (p *packet) meets(e end) bool {
 		return f.stop(fmt.Sprintf("nobody listens on %s%s", at, f.instead(p.port)))
 	}
 	h.Verdict, h.Comment = "listen", who(l)
+	if p.port.Proto == unix.IPPROTO_UDP && l.Addr.Addr().IsUnspecified() {
+		// It answers from the address that the route to the client gives, unless the
+		// program says otherwise (IP_PKTINFO).
+		if a, err := f.Route(netwatch.RouteQuery{Dst: p.src, Proto: p.port.Proto}); err == nil && a.Src != p.dst {
+			f.doubt(fmt.Sprintf("%s may answer from %s instead of %s", who(l), a.Src, p.dst))
+		}
+	}
 	i := slices.IndexFunc(f.Published, func(q ruleset.Published) bool {
 		return q.Port == p.port && (q.Addr.IsUnspecified() || q.Addr == p.dst)
 	})
 	switch {
-	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || p.proxied:
+	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.local(f.Published[i].To.Addr()) || p.proxied:
 		f.trace.Why = "answered by " + who(l)
 		return true
 	case f.Published[i].EngineServed:
-		h.Verdict = "hold"
-		return f.stop(fmt.Sprintf("%s only holds the port: its engine serves it by rules, which the packet has not met", who(l)), f.startUs()...)
+		h.Verdict, h.Sure = "hold", false
+		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
+		return true
 	case !f.Published[i].To.Addr().IsValid():
 		f.doubt(fmt.Sprintf("%s is the proxy of a container that is not known", who(l)))
 		return true
