@@ -8,6 +8,7 @@ Usage:
                 [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
                 [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--json] [--runtime-dir DIR]
+  wslmirror trace PORT[/udp] [--from CLIENT] [--json]
   wslmirror ports [--json] [--runtime-dir DIR]
   wslmirror ports explain PORT[/udp] [--json] [--runtime-dir DIR]
   wslmirror doctor [--json | --bundle FILE] [--runtime-dir DIR]
@@ -37,6 +38,12 @@ Commands:
   status   Say what the daemon is doing. Any user may ask.
              --json              for programs; the fields are in wslmirror(8)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
+  trace    Follow a packet to a port and the answer to it: links, ip rules, chains of
+           nftables, and who listens at the end. Where it stops: why, and what to
+           type. It sends nothing. Any user may ask; only root sees the rules.
+             --from CLIENT       windows, linux, lan or container:NAME (windows
+                                 and linux)
+             --json              for programs; the fields are in wslmirror(8)
   ports    Say what has which port, in Linux and in Windows, and how many source
            ports are left. Any user may ask; root sees more. With explain: who
            has that port, or why it cannot be had, and what to type.
@@ -55,10 +62,12 @@ Commands:
   help     Print this.
 
 Exit status:
-  0   success; for status: active; for ports explain: free; for doctor: no fault found
-  1   failure; for ports explain: taken or blocked; for doctor: a fault found
+  0   success; for status: active; for trace: each client reaches the port; for ports
+      explain: free; for doctor: no fault found
+  1   failure; for trace: one client does not; for ports explain: taken or blocked; for
+      doctor: a fault found
   2   wrong usage
-  3   status: not active (waiting, standby or stopped)
+  3   status: not active (waiting, standby or stopped); trace: not certain
   78  run: bad options; systemd does not restart the service
 
 As a service:

@@ -70,7 +70,7 @@ type Trace struct {
 	// Why is who answers, or why nobody does, or what is not known.
 	Why string `json:"why"`
 	// Fix are commands that mend it, and comments on them.
-	Fix  []string `json:"fix"`
+	Fix  []string `json:"do"`
 	Hops []Hop    `json:"hops"`
 }
 

@@ -6,7 +6,7 @@ _wslmirror() {
 	COMPREPLY=()
 
 	if ((COMP_CWORD == 1)); then
-		words='run status ports doctor cleanup version help --version --help'
+		words='run status trace ports doctor cleanup version help --version --help'
 	else
 		case $verb:$prev in
 		run:--interface) words=$(command ls /sys/class/net 2>/dev/null) ;;
@@ -24,6 +24,8 @@ _wslmirror() {
 			;;
 		run:*) words='--interface --path --repair=false --to-windows --except --runtime-dir --log-level --help' ;;
 		status:*) words='--json --runtime-dir --help' ;;
+		trace:--from) words='windows linux lan container:' ;;
+		trace:*) words='--from --json --help' ;;
 		ports:explain) ;; # a port
 		ports:*)
 			words='--json --runtime-dir --help'
