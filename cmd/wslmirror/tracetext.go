@@ -41,12 +41,16 @@ func printTraces(w io.Writer, port ruleset.Port, traces []trace.Trace, colour bo
 	return err
 }
 
-// Where the second column of a hop begins.
-const hopColumn = 26
-
 func printTrace(b *bytes.Buffer, port ruleset.Port, t trace.Trace, width int, colour bool) {
 	var hops bytes.Buffer
 	number, stopsAt, part := 0, 0, ""
+	column := 0 // that of what a hop says
+	for _, h := range t.Hops {
+		if subject, _ := hopText(h); worthALine(h) {
+			column = max(column, 6+utf8.RuneCountInString(subject))
+		}
+	}
+	column = min(column, width*2/5)
 	for _, h := range t.Hops {
 		if !worthALine(h) {
 			continue
@@ -61,8 +65,8 @@ func printTrace(b *bytes.Buffer, port ruleset.Port, t trace.Trace, width int, co
 			stopsAt = number
 			says += " ◀ here"
 		}
-		subject = fmt.Sprintf("%3d  %-*s ", number, hopColumn-6, text.Line(subject))
-		fmt.Fprintf(&hops, "%s\n", foldTo(width, subject, text.Line(says), hopColumn))
+		subject = fmt.Sprintf("%3d  %-*s ", number, column-6, text.Line(subject))
+		fmt.Fprintf(&hops, "%s\n", foldTo(width, subject, text.Line(says), column))
 	}
 	names := map[trace.Client]string{trace.Windows: "Windows", trace.Linux: "Linux", trace.LAN: "the LAN", trace.Container: "a container"}
 	head := fmt.Sprintf("From %s to port %s", names[t.From], port)

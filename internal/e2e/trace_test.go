@@ -100,6 +100,11 @@ func TestTraceNamesTheFault(t *testing.T) {
 		"postrouting, masquerade":         {`nft 'table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != "lo" masquerade; }; }'`, []string{}, own, "", "gives it another source"},
 		"WSL's rules lost":                {"ip rule del pref 1 ipproto tcp lookup 127", []string{"--repair=false"}, own, "the answer to Windows stays in Linux", ""},
 		"way in lost":                     {"ip rule del pref 0 iif loopback0 ipproto tcp lookup local", []string{"--repair=false"}, own, "sent back to Windows", "goes round"},
+		"forward":                         {`nft 'table inet fw { chain f { type filter hook forward priority 0; oif "docker0" drop; }; }'`, nil, "8080", "of inet fw f drops it", ""},
+		"forwarding off":                  {"echo 0 >/proc/sys/net/ipv4/ip_forward", nil, "8080", "forwarding is off on loopback0", ""},
+		"no route back":                   {"ip route flush table 127", []string{"--repair=false"}, own, "the answer to Windows stays in Linux", ""},
+		"rule of a VPN":                   {"ip route add default dev eth0 table 51820; ip rule add pref 0 not fwmark 0xca6c lookup 51820", []string{"--repair=false"}, own, "is sent to 127.0.0.1 through eth0", "is sent to 127.0.0.1 through eth0"},
+		"may":                             {`nft 'table inet fw { chain in { type filter hook input priority 0; iif loopback0 limit rate over 1000/second drop; }; }'`, []string{}, own, "?may drop it", "?may drop it"},
 		"route_localnet":                  {"echo 0 >/proc/sys/net/ipv4/conf/loopback0/route_localnet", []string{"--repair=false"}, own, "route_localnet", "route_localnet"},
 		"nobody has the port":             {"", []string{}, "9999", "nobody in Linux has bound 9999/tcp", "?goes to Windows"},
 		"nobody has the port, udp":        {"", []string{}, "9999/udp", "nobody in Linux has bound 9999/udp", "?goes to Windows"},
@@ -157,10 +162,10 @@ func TestTraceNamesTheFault(t *testing.T) {
 						mends = strings.TrimPrefix(got.Fix[0], "sudo ")
 					}
 				}
-				if t.Failed() || mends == "" || strings.HasPrefix(mends, "systemctl") {
+				if t.Failed() || mends == "" || strings.HasPrefix(mends, "systemctl") || strings.HasPrefix(mends, "wslmirror doctor") {
 					break
 				}
-				if round > 8 || strings.HasPrefix(mends, "wslmirror doctor") {
+				if round > 8 {
 					t.Fatalf("what it says to type does not mend it\n%s", tell(t, b, test.port))
 				}
 				if _, err := b.WSL.Run("sh", "-c", mends); err != nil {
@@ -208,5 +213,62 @@ func happens(t *testing.T, b *lab.Bench, client trace.Client, port string, f tra
 	answer, err := h.Ask(proto, "127.0.0.1:"+number, wait)
 	if (err == nil) != (f.Verdict == trace.Reaches) {
 		t.Errorf("from %s it %s (%s), but: %q, %v\n%s", client, f.Verdict, f.Why, answer, err, tell(t, b, port))
+	}
+}
+
+// From the LAN and from a container, and by names and marks of real engines.
+func TestTraceWithEngines(t *testing.T) {
+	for _, test := range []struct {
+		engine string
+		args   []string
+		path   string // of the port
+		// What becomes of requests, without wslmirror and with it; "": not asked.
+		windows, linux [2]trace.Verdict
+	}{
+		{"docker-20.10", nil, status.PathProxy, [2]trace.Verdict{trace.Stops, trace.Reaches}, [2]trace.Verdict{trace.Reaches, trace.Reaches}},
+		{"docker-20.10", []string{"--path=direct"}, status.PathDirect, [2]trace.Verdict{trace.Stops, trace.Reaches}, [2]trace.Verdict{trace.Reaches, trace.Reaches}},
+		{"docker-20.10-noproxy", nil, status.PathKernel, [2]trace.Verdict{trace.Reaches, trace.Reaches}, [2]trace.Verdict{trace.Stops, trace.Reaches}},
+		{"docker-iptables", nil, status.PathProxy, [2]trace.Verdict{trace.Reaches, trace.Reaches}, [2]trace.Verdict{trace.Reaches, trace.Reaches}},
+		{"docker-nftables-noproxy", nil, status.PathKernel, [2]trace.Verdict{trace.Reaches, trace.Reaches}, [2]trace.Verdict{trace.Stops, trace.Reaches}},
+		{"podman-netavark", nil, status.PathKernel, [2]trace.Verdict{trace.Reaches, trace.Reaches}, [2]trace.Verdict{trace.Stops, trace.Reaches}},
+		{"podman-cni", nil, status.PathKernel, [2]trace.Verdict{trace.Reaches, trace.Reaches}, [2]trace.Verdict{trace.Stops, trace.Reaches}},
+	} {
+		t.Run(fmt.Sprint(test.engine, test.args), func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			engine := labtest.StartEngine(t, b, test.engine)
+			c := labtest.RunContainer(t, engine, "web", "8080:80/tcp", "8080:80/udp", "8099:81/tcp")
+			check := func(when string, n int) {
+				t.Helper()
+				for _, port := range []string{"8080", "8080/udp"} {
+					by := forecasts(t, b, port)
+					for client, want := range map[trace.Client]trace.Verdict{trace.Windows: test.windows[n], trace.Linux: test.linux[n]} {
+						if by[client].Verdict != want {
+							t.Errorf("%s: from %s to %s it %s (%s), want %s\n%s", when, client, port, by[client].Verdict, by[client].Why, want, tell(t, b, port))
+						}
+						happens(t, b, client, port, by[client])
+					}
+				}
+			}
+			check("without wslmirror", 0)
+			d := start(t, b.WSL, test.args...)
+			d.await("its path", func(s status.Snapshot) bool {
+				return s.State == status.Active && len(s.Ports) == 3 && s.Ports[0].Path == test.path
+			})
+			check("with wslmirror", 1)
+			for client, f := range forecasts(t, b, "8099") {
+				if f.Verdict != trace.Stops || !strings.Contains(f.Why, "does not listen on 81/tcp, but on 80") || f.Fix[0] != "# publish that port instead: --publish 8099:80" {
+					t.Errorf("from %s to a port on which the container does not listen: %+v", client, f)
+				}
+			}
+			lan := forecasts(t, b, "8080", "--from", "lan")[trace.LAN]
+			if answer, err := b.LAN.Ask("tcp", "192.0.2.2:8080", patience); lan.Verdict != trace.Reaches || answer != "web" {
+				t.Errorf("from the LAN it %s (%s), and: %q, %v\n%s", lan.Verdict, lan.Why, answer, err, tell(t, b, "8080", "--from=lan"))
+			}
+			// Whether the container reaches its own published port, by its gateway.
+			self := forecasts(t, b, "8080", "--from", "container:"+c.Addr.String())[trace.Container]
+			t.Logf("from the container it %s: %s\n%s", self.Verdict, self.Why, tell(t, b, "8080", "--from=container:"+c.Addr.String()))
+			t.Log(tell(t, b, "8080"))
+		})
 	}
 }

@@ -120,9 +120,9 @@ func (p *packet) lost(at end) bool {
 		where = "leaves through " + at.link.Name
 	}
 	if p.client == Windows {
-		return p.f.stop(fmt.Sprintf("the answer to Windows %s", where), p.f.missing(1, "", netwatch.LoopbackTable, p.port.Proto)...)
+		return p.f.stopAt(Routed, fmt.Sprintf("the answer to Windows %s", where), p.f.missing(1, "", netwatch.LoopbackTable, p.port.Proto)...)
 	}
-	return p.f.stop(fmt.Sprintf("the answer %s", where), "sudo wslmirror doctor")
+	return p.f.stopAt(Routed, fmt.Sprintf("the answer %s", where), "sudo wslmirror doctor")
 }
 
 // meets finds who is at the end of the way, and reports whether it answers.
@@ -173,9 +173,12 @@ func (p *packet) meets(e end) bool {
 func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	f := p.f
 	h := p.hop(Hop{Kind: InsideHost, Link: e.link.Name, To: at.String(), Verdict: "unknown"})
-	if p.src.IsLoopback() {
+	if p.src.IsLoopback() || p.src == p.dst {
 		h.Verdict, h.Sure = "martian", true
 		return f.stop(fmt.Sprintf("it keeps the source %s, so that the container sends its answer to itself", p.src), f.startUs()...)
+	}
+	if l, _ := f.bridge(p.src); l.Index == e.link.Index && p.one.Flow.To != p.one.Flow.Dst {
+		f.doubt("both containers are on " + l.Name + ", and the answer may go past this machine's translation")
 	}
 	inside, err := f.Inside(at.Addr())
 	if err != nil {

@@ -126,6 +126,9 @@ func (p *packet) arrive(in ruleset.Iface) (e end, ok bool) {
 // leave follows a packet through a link.
 func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 	p.hop(Hop{Kind: Leaves, Link: out.Name, Verdict: "leave", From: p.from(), To: p.to(), Sure: true})
+	if p.dst.IsLoopback() && out.Name != p.f.Link {
+		return e, p.f.stopAt(Routed, fmt.Sprintf("it is sent to %s through %s", p.dst, out.Name), "sudo wslmirror doctor")
+	}
 	if out.Name != p.f.Link || p.dst != ruleset.Localhost {
 		return end{out, true}, true
 	}
@@ -154,7 +157,7 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 		return e, p.f.unknown("Windows sends it back, and conntrack does not know it again after its translation")
 	}
 	if p.turns++; p.turns > 2 {
-		return e, p.f.stop("it goes round between Windows and Linux")
+		return e, p.f.stop("it goes round between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	}
 	p.hop(Hop{Kind: AtWindows, Verdict: "return", Sure: true})
 	return p.arrive(out)
@@ -208,10 +211,6 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	for p.port = range after.Ports.All() {
 		break
 	}
-	if (one.Mark.Unknown || one.Flow.Mark.Unknown) && slices.ContainsFunc(p.f.Rules, func(r netwatch.Rule) bool { return r.Mask != 0 }) {
-		p.f.doubt("its mark is not known, and ip rules look at it")
-		p.f.astray = true
-	}
 	return true
 }
 
@@ -248,6 +247,10 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 	if !p.one.Reply {
 		q.Port = p.port.Number
 	}
+	if p.one.Mark.Unknown && slices.ContainsFunc(p.f.Rules, func(r netwatch.Rule) bool { return r.Mask != 0 }) {
+		p.f.doubt("its mark is not known, and ip rules look at it")
+		p.f.astray = true
+	}
 	a, err := p.f.Route(q)
 	h := p.hop(Hop{Kind: Routed, Link: p.f.link(a.Oif).Name, Table: netwatch.TableName(a.Table), Verdict: "forward", Sure: true})
 	if a.Via.IsValid() {
@@ -262,7 +265,8 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		return a, p.f.unknown("the kernel could not be asked for a route: " + err.Error())
 	case a.Err != nil:
 		h.Verdict = "unreachable"
-		return a, p.f.stop(p.f.refusal(in, p.dst, a.Err))
+		why, fix := p.f.refusal(in, p.dst, a.Err)
+		return a, p.f.stop(why, fix...)
 	case a.Type == unix.RTN_LOCAL:
 		h.Verdict = "local"
 	case a.Type != unix.RTN_UNICAST:
@@ -274,27 +278,23 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 	return a, true
 }
 
-// refusal says why the kernel routes no such packet. It adds what mends it.
-func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) string {
+// refusal says why the kernel routes no such packet, and what mends it.
+func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why string, fix []string) {
 	l := f.link(in.Index)
 	if !l.Present() && dst == ruleset.Localhost {
 		l = netwatch.Find(f.Links, f.Link) // through which it would leave
 	}
-	fix := func(command string) { f.trace.Fix = append(f.trace.Fix, command) }
 	switch {
 	case in.Index != 0 && errors.Is(err, unix.EHOSTUNREACH) && !l.Forwarding:
-		fix("sudo sysctl -w net.ipv4.ip_forward=1")
-		return fmt.Sprintf("forwarding is off on %s", l.Name)
+		return fmt.Sprintf("forwarding is off on %s", l.Name), []string{"sudo sysctl -w net.ipv4.ip_forward=1"}
 	case dst.IsLoopback() && l.Present() && !l.RouteLocalnet:
+		fix = f.startUs()
 		if l.Name == f.Link {
-			fix(fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.route_localnet=1", text.Word(l.Name)))
-		} else {
-			f.trace.Fix = append(f.trace.Fix, f.startUs()...)
+			fix = []string{fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.route_localnet=1", text.Word(l.Name))}
 		}
-		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name)
+		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name), fix
 	}
-	fix("sudo wslmirror doctor")
-	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err)
+	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), []string{"sudo wslmirror doctor"}
 }
 
 // rule is the ip rule by which a packet came to a table.

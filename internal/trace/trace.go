@@ -160,6 +160,17 @@ func (f *forecast) stop(why string, fix ...string) bool {
 	return false
 }
 
+// stopAt is stop at the last hop of a kind.
+func (f *forecast) stopAt(kind Kind, why string, fix ...string) bool {
+	for n := len(f.trace.Hops); n > 0; n-- {
+		if f.trace.Hops[n-1].Kind == kind {
+			f.trace.Hops = f.trace.Hops[:n]
+			break
+		}
+	}
+	return f.stop(why, fix...)
+}
+
 // unknown ends the way where nothing more is known. It returns false.
 func (f *forecast) unknown(why string) bool {
 	f.doubt(why)

@@ -83,7 +83,62 @@ const (
 // followed by what happens if it lets the packet pass.
 //
 // It returns the packet as it is then: addresses and marks may have changed.
+//
+// Which of two chains of one priority, in different tables, comes first depends on which
+// is older, and that shows nowhere. Where it makes a difference nothing is sure.
 func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end Single) {
+	chains := rs.at(p.Hook)
+	steps, after, end = rs.follow(p, one, chains)
+	if !turnTies(chains) {
+		return steps, after, end
+	}
+	others, otherAfter, otherEnd := rs.follow(p, one, chains)
+	drops := func(steps []Step) bool {
+		return len(steps) > 0 && steps[len(steps)-1].Sure && steps[len(steps)-1].Does == Drops
+	}
+	switch {
+	case drops(steps) && drops(others):
+		return steps, after, end
+	case drops(steps):
+		after, end = otherAfter, otherEnd
+		steps[len(steps)-1].Sure = false
+	case drops(others):
+		steps = others
+		steps[len(steps)-1].Sure = false
+	default:
+		for i, s := range steps {
+			steps[i].Sure = slices.Contains(others, s)
+		}
+	}
+	if end.Mark != otherEnd.Mark {
+		end.Mark = Mark{Unknown: true}
+	}
+	if end.Flow.Mark != otherEnd.Flow.Mark {
+		end.Flow.Mark = Mark{Unknown: true}
+	}
+	return steps, after, end
+}
+
+// turnTies turns the order of chains of one priority round, and reports whether there
+// are some in different tables.
+func turnTies(chains []*chain) (turned bool) {
+	for i := 0; i < len(chains); {
+		first, n := chains[i], 1
+		for ; i+n < len(chains); n++ {
+			c := chains[i+n]
+			if c.priority != first.priority || (c.kind == nftables.ChainTypeNAT) != (first.kind == nftables.ChainTypeNAT) {
+				break
+			}
+			turned = turned || c.table != first.table
+		}
+		slices.Reverse(chains[i : i+n])
+		i += n
+	}
+	return turned
+}
+
+// follow is Follow for chains in this order.
+func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, after Packet, end Single) {
 	p.one = &one
 	atDst := p.Hook == *nftables.ChainHookPrerouting || p.Hook == *nftables.ChainHookOutput
 	settled := &one.Flow.SrcDone
@@ -100,7 +155,7 @@ func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end
 		}
 		passed = true
 	}
-	for _, c := range rs.at(p.Hook) {
+	for _, c := range chains {
 		if rs.dormant[c.table] {
 			continue
 		}
