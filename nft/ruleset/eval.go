@@ -278,30 +278,8 @@ func (r *registers) destination(x *expr.NAT) netip.AddrPort {
 func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 	switch x.Name {
 	case "DNAT":
-		o = &Outcome{Fate: Translated}
-		var to xt.NatRange
-		switch info := x.Info.(type) {
-		case *xt.NatRange:
-			to = *info
-		case *xt.NatRange2:
-			to = info.NatRange
-			if to.Flags&uint(xt.NatRangeProtoOffset) != 0 {
-				o.Base = info.BasePort
-			}
-		case *xt.NatIPv4MultiRangeCompat:
-			if len(*info) == 1 {
-				to = xt.NatRange((*info)[0])
-			}
-		}
-		var addr netip.Addr
-		if xt.NatRangeFlags(to.Flags)&xt.NatRangeMapIPs != 0 && to.MinIP.Equal(to.MaxIP) {
-			addr, _ = netip.AddrFromSlice(to.MinIP)
-		}
-		if to.MinPort != to.MaxPort && o.Base == 0 {
-			to.MinPort = 0 // any of them
-		}
-		o.To = netip.AddrPortFrom(addr.Unmap(), to.MinPort)
-		return o, true, true
+		to, base := xtRange(x.Info)
+		return &Outcome{Fate: Translated, To: to, Base: base}, true, true
 	case "REDIRECT":
 		return &Outcome{Fate: Redirected}, true, true
 	case "REJECT":
@@ -313,6 +291,33 @@ func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 		return nil, false, true
 	}
 	return nil, false, false
+}
+
+// xtRange is where a target of NAT sends a packet, as far as it is one address or
+// port. If base is not 0 it is the port for which that stands.
+func xtRange(info xt.InfoAny) (_ netip.AddrPort, base uint16) {
+	var to xt.NatRange
+	switch info := info.(type) {
+	case *xt.NatRange:
+		to = *info
+	case *xt.NatRange2:
+		to = info.NatRange
+		if to.Flags&uint(xt.NatRangeProtoOffset) != 0 {
+			base = info.BasePort
+		}
+	case *xt.NatIPv4MultiRangeCompat:
+		if len(*info) == 1 {
+			to = xt.NatRange((*info)[0])
+		}
+	}
+	var addr netip.Addr
+	if xt.NatRangeFlags(to.Flags)&xt.NatRangeMapIPs != 0 && to.MinIP.Equal(to.MaxIP) {
+		addr, _ = netip.AddrFromSlice(to.MinIP)
+	}
+	if to.MinPort != to.MaxPort && base == 0 {
+		to.MinPort = 0 // any of them
+	}
+	return netip.AddrPortFrom(addr.Unmap(), to.MinPort), base
 }
 
 // untracked reports whether the target CT keeps a packet from conntrack, or may:

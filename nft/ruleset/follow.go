@@ -139,7 +139,7 @@ func turnTies(chains []*chain) (turned bool) {
 
 // follow is Follow for chains in this order.
 func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, after Packet, end Single) {
-	p.one = &one
+	p.one, one.Reroute = &one, false
 	atDst := p.Hook == *nftables.ChainHookPrerouting || p.Hook == *nftables.ChainHookOutput
 	settled := &one.Flow.SrcDone
 	switch {

@@ -262,22 +262,19 @@ func (w *walker) xtSingle(x *expr.Target, b *branch, o *Outcome, ends bool) (*Ou
 	case x.Name == "MASQUERADE":
 		return w.packet.toOwn(Masked, &expr.NAT{}, b), true
 	case x.Name == "REDIRECT":
-		to := w.packet.toOwn(Redirected, &expr.NAT{}, b)
-		if r, ok := x.Info.(*xt.NatIPv4MultiRangeCompat); ok && len(*r) == 1 && xt.NatRangeFlags((*r)[0].Flags)&xt.NatRangeProtoSpecified != 0 && to.Fate == Redirected {
-			to.To = netip.AddrPortFrom(to.To.Addr(), (*r)[0].MinPort)
-			if (*r)[0].MinPort != (*r)[0].MaxPort {
-				to.To = netip.AddrPort{}
-			}
-		} else if !ok && to.Fate == Redirected {
-			to.To = netip.AddrPort{}
-		}
-		return to, true
+		to, _ := xtRange(x.Info)
+		o := w.packet.toOwn(Redirected, &expr.NAT{}, b)
+		o.To = netip.AddrPortFrom(o.To.Addr(), to.Port())
+		return o, true
 	case x.Name == "SNAT":
-		return &Outcome{Fate: Masked}, true // to an address that is not decoded here
+		to, _ := xtRange(x.Info)
+		return &Outcome{Fate: Masked, To: to}, true
 	case x.Name == "MARK" && x.Rev == 2 && len(info) >= 8:
 		change(&one.Mark, one.Mark, ^word(1), word(0))
 	case x.Name == "CONNMARK" && x.Rev == 1 && len(info) >= 13:
-		w.connmark(b, info)
+		w.connmark(b, info, info[12])
+	case x.Name == "CONNMARK" && x.Rev == 2 && len(info) >= 15 && info[13] == 0: // no shift
+		w.connmark(b, info, info[14])
 	case x.Name == "MARK":
 		w.mark(b, &one.Mark, unknown(4))
 	case x.Name == "CONNMARK":
@@ -287,25 +284,25 @@ func (w *walker) xtSingle(x *expr.Target, b *branch, o *Outcome, ends bool) (*Ou
 	return o, ends
 }
 
-// connmark is struct xt_connmark_tginfo1: three words and the mode.
-func (w *walker) connmark(b *branch, info []byte) {
+// connmark is struct xt_connmark_tginfo1, or the beginning of xt_connmark_tginfo2: three
+// words, and then the mode.
+func (w *walker) connmark(b *branch, info []byte, mode byte) {
 	const set, save, restore = 0, 1, 2
-	one := w.packet.one
-	ctmark, ctmask, nfmask := binary.NativeEndian.Uint32(info), binary.NativeEndian.Uint32(info[4:]), binary.NativeEndian.Uint32(info[8:])
-	packet, flow := one.Mark, one.Flow.Mark
-	unknown := Mark{Unknown: packet.Unknown || flow.Unknown}.cells()
-	value := func(m uint32) []cell {
-		if packet.Unknown || flow.Unknown {
-			return unknown
-		}
-		return Mark{Value: m}.cells()
-	}
-	switch info[12] {
+	word := func(i int) uint32 { return binary.NativeEndian.Uint32(info[4*i:]) }
+	ctmark, ctmask, nfmask := word(0), word(1), word(2)
+	packet, flow := &w.packet.one.Mark, &w.packet.one.Flow.Mark
+	is := *flow
+	is.Unknown = is.Unknown || mode != set && packet.Unknown
+	to := flow
+	switch mode {
 	case set:
-		w.mark(b, &one.Flow.Mark, value(flow.Value&^ctmask^ctmark))
+		is.Value = flow.Value&^ctmask ^ ctmark
 	case save:
-		w.mark(b, &one.Flow.Mark, value(flow.Value&^ctmask^(packet.Value&nfmask)))
+		is.Value = flow.Value&^ctmask ^ packet.Value&nfmask
 	case restore:
-		w.mark(b, &one.Mark, value(packet.Value&^nfmask^(flow.Value&ctmask)))
+		to, is.Value = packet, packet.Value&^nfmask^flow.Value&ctmask
+	default:
+		return
 	}
+	w.mark(b, to, is.cells())
 }
