@@ -84,9 +84,26 @@ func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst n
 		return p.arrive(in)
 	}
 	e, ok := send()
-	if !ok || !p.meets(e) {
+	if !ok || !p.meets(e) || !p.answer(e, in) {
 		return false
 	}
+	if proto != unix.IPPROTO_TCP {
+		return true
+	}
+	// What is said over the connection has other states and marks than its beginning.
+	n := len(f.trace.Hops)
+	p.one.Reply, p.one.Later, p.one.Mark, p.turns = false, true, ruleset.Mark{}, 0
+	p.src, p.dst, p.port.Number = p.one.Flow.Src, dst.Addr(), dst.Port()
+	if e, ok = send(); !ok || !p.answer(e, in) {
+		return false
+	}
+	f.trace.Hops = f.trace.Hops[:n] // as before
+	return true
+}
+
+// answer follows the answer to a packet that has come to e, to the client, whose packets
+// arrive on the link in. It reports whether it comes there.
+func (p *packet) answer(e end, in ruleset.Iface) (ok bool) {
 	p.one.Reply, p.one.Mark, p.turns = true, ruleset.Mark{}, 0
 	p.src, p.dst = p.dst, p.src
 	back := e
@@ -98,19 +115,10 @@ func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst n
 	if !ok {
 		return false
 	}
-	if home := from != Linux; back.out != home || home && back.link != in {
+	if out := p.client != Linux; back.out != out || out && back.link != in {
 		return p.lost(back)
 	}
-	if proto != unix.IPPROTO_TCP {
-		return true
-	}
-	n := len(f.trace.Hops)
-	p.one.Reply, p.one.Later, p.one.Mark, p.turns = false, true, ruleset.Mark{}, 0
-	p.src, p.dst, p.port.Number = p.one.Flow.Src, dst.Addr(), dst.Port()
-	if _, ok = send(); ok {
-		f.trace.Hops = f.trace.Hops[:n] // as before
-	}
-	return ok
+	return true
 }
 
 // lost stops an answer that has come to the wrong place.

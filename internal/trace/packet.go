@@ -160,6 +160,7 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 		return e, p.f.stop("it goes round between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	}
 	p.hop(Hop{Kind: AtWindows, Verdict: "return", Sure: true})
+	p.one.Mark = ruleset.Mark{} // which has not left Linux
 	return p.arrive(out)
 }
 

@@ -126,7 +126,7 @@ func (s *Single) status() (bits uint32) {
 		bit uint32
 		is  bool
 	}{
-		{seen, s.answered()}, {assured, s.Later && !s.Reply}, {confirmed, s.Flow.confirmed || s.answered()},
+		{seen, s.answered()}, {assured, s.Later}, {confirmed, s.Flow.confirmed || s.answered()},
 		{snat, s.Flow.From != s.Flow.Src}, {snatDone, s.Flow.SrcDone},
 		{ctStatusDNAT, s.Flow.To != s.Flow.Dst}, {ctStatusDNATDone, s.Flow.DstDone},
 	} {
