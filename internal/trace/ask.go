@@ -162,15 +162,15 @@ func (p *packet) meets(e end) bool {
 		return q.Port == p.port && (q.Addr.IsUnspecified() || q.Addr == p.dst)
 	})
 	switch {
-	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.local(f.Published[i].To.Addr()) || p.proxied:
+	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To == netip.AddrPortFrom(ruleset.Localhost, p.port.Number) || p.proxied:
 		f.trace.Why = "answered by " + who(l)
 		return true
 	case f.Published[i].EngineServed:
 		h.Verdict, h.Sure = "hold", false
 		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
 		return true
-	case !f.Published[i].To.Addr().IsValid():
-		f.doubt(fmt.Sprintf("%s is the proxy of a container that is not known", who(l)))
+	case !f.Published[i].To.Addr().IsValid() || f.local(f.Published[i].To.Addr()):
+		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
 		return true
 	}
 	h.Verdict = "proxy"

@@ -107,7 +107,7 @@ func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end
 		steps[len(steps)-1].Sure = false
 	default:
 		for i, s := range steps {
-			steps[i].Sure = slices.Contains(others, s)
+			steps[i].Sure = s.Sure && slices.Contains(others, s)
 		}
 	}
 	if end.Mark != otherEnd.Mark {

@@ -92,6 +92,8 @@ func TestFollow(t *testing.T) {
 		"route": {"table ip t { chain out { type route hook output priority mangle; tcp dport 8080 meta mark set 0x5; }; }\n", linux(nftables.ChainHookOutput), Single{Flow: flow}, "t pass" + passed + ", mark 0x5, reroute"},
 		"of one priority": {filter("output", "0", "accept", "meta mark set 0x5") + "table inet g { chain c { type filter hook output priority 0; meta mark 0x5 drop; }; }\n",
 			linux(nftables.ChainHookOutput), Single{Flow: flow}, "f0 pass, g may drop" + passed + ", mark 0x5"},
+		"may, of one priority": {filter("output", "0", "accept", "limit rate 1/second drop") + "table inet g { chain c { type filter hook output priority 0; oif lo drop; }; }\n",
+			linux(nftables.ChainHookOutput), Single{Flow: flow}, "f0 may drop, g pass" + passed},
 		"types of addresses": {filter("output", "0", "drop", "fib saddr type local fib daddr type local accept"), linux(nftables.ChainHookOutput), Single{Flow: flow}, "f0 accept" + passed},
 		"dormant":            {"table ip t { flags dormant; chain out { type filter hook output priority 0; policy drop; }; }\n", linux(nftables.ChainHookOutput), Single{Flow: flow}, passed},
 		"notrack":            {filter("output", "-300", "accept", "notrack"), linux(nftables.ChainHookOutput), Single{Flow: flow}, "f300 may pass" + passed},
