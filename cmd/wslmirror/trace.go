@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/nlconn"
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/trace"
@@ -190,6 +191,11 @@ func inside(addr netip.Addr) (list []ports.Listener, err error) {
 	}
 	here, _ := os.Readlink("/proc/self/ns/net")
 	seen := map[string]bool{here: true}
+	c, err := nlconn.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -201,6 +207,9 @@ func inside(addr netip.Addr) (list []ports.Listener, err error) {
 			continue
 		}
 		seen[ns] = true
+		if !joined(c, path) {
+			continue
+		}
 		has := false
 		err = inNamespace(path, func() error {
 			c, err := netwatch.Open()
@@ -224,6 +233,23 @@ func inside(addr netip.Addr) (list []ports.Listener, err error) {
 		}
 	}
 	return nil, errors.New("no process with this address is seen here")
+}
+
+// joined reports whether a link leads from here to a network namespace: others may have
+// the same addresses. The kernel has given it a number then, when it told of the link.
+func joined(c *nlconn.Conn, path string) (is bool) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	const header = 4 // struct rtgenmsg, with what fills it up
+	answer, err := c.Ask(unix.RTM_GETNSID, nlconn.AppendUint32(make([]byte, header), unix.NETNSA_FD, uint32(fd)))
+	if err != nil || len(answer) < header {
+		return false
+	}
+	err = nlconn.Attrs(answer[header:], func(a *nlconn.Attr) { is = is || a.Kind == unix.NETNSA_NSID && int32(a.Uint32()) >= 0 })
+	return is && err == nil
 }
 
 // inNamespace runs fn in the network namespace of a file, on a thread that ends then.

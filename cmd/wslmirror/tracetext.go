@@ -19,7 +19,7 @@ import (
 // widthOf is how many columns w has.
 func widthOf(w io.Writer) int {
 	if f, ok := w.(*os.File); ok {
-		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && size.Col >= 40 {
+		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && size.Col >= 50 {
 			return int(size.Col)
 		}
 	}

@@ -272,3 +272,63 @@ func TestTraceWithEngines(t *testing.T) {
 		})
 	}
 }
+
+// In the other mode, from a container to Windows, and for a user who is not root.
+func TestTraceElsewhere(t *testing.T) {
+	t.Run("consomme", func(t *testing.T) {
+		t.Parallel()
+		b := labtest.New(t, lab.Options{Mode: lab.Consomme})
+		d := start(t, b.WSL)
+		d.awaitState(status.Active)
+		publishes(t, b, d)
+		for client, f := range forecasts(t, b, "8080/udp") {
+			// trace finds the networks of processes, and in the container there is none.
+			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no process with this address is seen here") {
+				t.Errorf("from %s it %s: %s", client, f.Verdict, f.Why)
+			}
+		}
+	})
+	t.Run("to Windows", func(t *testing.T) {
+		t.Parallel()
+		b := labtest.New(t, lab.Options{})
+		engine, err := b.StartStandIn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Windows.ServeEcho("tcp", "127.0.0.1:11434"); err != nil {
+			t.Fatal(err)
+		}
+		from := "--from=container:" + engine.Addr.String()
+		f := forecasts(t, b, "11434", from)[trace.Container]
+		if _, err := engine.Container.Ask("tcp", "172.17.0.1:11434", silence); f.Verdict != trace.Stops || !strings.Contains(f.Why, "nobody listens on 172.17.0.1:11434") || err == nil {
+			t.Errorf("without --to-windows it %s: %s; %v", f.Verdict, f.Why, err)
+		}
+		start(t, b.WSL, "--to-windows=11434").awaitState(status.Active)
+		labtest.Eventually(t, "Windows answers the container", func() bool {
+			answer, _ := engine.Container.Ask("tcp", "172.17.0.1:11434", silence)
+			return answer == "Windows"
+		})
+		if f = forecasts(t, b, "11434", from)[trace.Container]; f.Verdict != trace.Unknown || !strings.Contains(f.Why, "goes to Windows") {
+			t.Errorf("with --to-windows it %s: %s\n%s", f.Verdict, f.Why, tell(t, b, "11434", from))
+		}
+	})
+	t.Run("ordinary user", func(t *testing.T) {
+		t.Parallel()
+		b := labtest.New(t, lab.Options{})
+		if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
+			t.Fatal(err)
+		}
+		cmd := asNobody(t)("trace", "9000")
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		p, err := b.WSL.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Wait()
+		labtest.WantAll(t, out.String(), "? not certain", "by ip rule 0: from all iif loopback0", "a program that is not seen listens", "run with sudo")
+		if code := cmd.ProcessState.ExitCode(); code != exitUnknown {
+			t.Errorf("exit %d", code)
+		}
+	})
+}

@@ -107,7 +107,10 @@ func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end
 		steps[len(steps)-1].Sure = false
 	default:
 		for i, s := range steps {
-			steps[i].Sure = s.Sure && slices.Contains(others, s)
+			at := slices.IndexFunc(others, func(o Step) bool { return o.Chain == s.Chain })
+			// To pass a chain and to be spared it come to the same.
+			same := at >= 0 && (s == others[at] || s.passes() && others[at].passes())
+			steps[i].Sure = s.Sure && same
 		}
 	}
 	if end.Mark != otherEnd.Mark {
@@ -117,6 +120,11 @@ func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end
 		end.Flow.Mark = Mark{Unknown: true}
 	}
 	return steps, after, end
+}
+
+// passes reports whether the packet is as it was.
+func (s Step) passes() bool {
+	return s.Sure && (s.Does == Passes || s.Does == Accepts || s.Does == Skipped)
 }
 
 // turnTies turns the order of chains of one priority round, and reports whether there
