@@ -169,7 +169,7 @@ func (p *packet) meets(e end) bool {
 		h.Verdict, h.Sure = "hold", false
 		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
 		return true
-	case !f.Published[i].To.Addr().IsValid() || f.local(f.Published[i].To.Addr()):
+	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood || f.local(f.Published[i].To.Addr()):
 		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
 		return true
 	}

@@ -167,6 +167,7 @@ func TestAsk(t *testing.T) {
 		"nothing in it":     {func(o *Observation) { inside(o) }, Question{Port: http, From: Linux}, Stops, "nobody in the container", "# start"},
 		"held":              {func(o *Observation) { o.Published[0].EngineServed = true }, Question{Port: http, From: Windows}, Unknown, "may only hold the port", ""},
 		"computed":          {func(o *Observation) { o.Published[0].To = netip.AddrPort{} }, Question{Port: http, From: Windows}, Unknown, "a container that is not known", ""},
+		"not certain":       {func(o *Observation) { o.Published[0].Obstacle = ruleset.NotUnderstood }, Question{Port: http, From: Windows}, Unknown, "a container that is not known", ""},
 		"no engine's":       {func(o *Observation) { o.Published[0].Obstacle = ruleset.NotEngines }, Question{Port: http, From: Windows}, Reaches, "answered by server (7)", ""},
 		"program not seen":  {func(o *Observation) { o.Listeners[2].PID = 0 }, Question{Port: tcp(9000), From: Windows}, Reaches, "a program that is not seen", ""},
 	}
