@@ -47,6 +47,7 @@ type verb struct {
 var verbs = []verb{
 	{"run", runDaemon},
 	{"status", showStatus},
+	{"trace", showTrace},
 	{"ports", showPorts},
 	{"doctor", showDoctor},
 	{"log", showLog},

@@ -8,6 +8,7 @@ Usage:
                 [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
                 [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--watch] [--json] [--runtime-dir DIR]
+  wslmirror trace PORT[/udp] [--from CLIENT] [--json]
   wslmirror ports [--json] [--runtime-dir DIR]
   wslmirror ports [explain] PORT[/udp] [--json] [--runtime-dir DIR]
   wslmirror ports free [N] [--from PORT[/udp]] [--json] [--runtime-dir DIR]
@@ -40,6 +41,12 @@ Commands:
              --watch             go on, and show what changes, until ^C
              --json              for programs; the fields are in wslmirror(8)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
+  trace    Follow a packet to a port and the answer to it: links, ip rules, chains of
+           nftables, and who listens at the end. Where it stops: why, and what to
+           type. It sends nothing. Any user may ask; only root sees the rules.
+             --from CLIENT       windows, linux, lan or container:NAME (windows
+                                 and linux)
+             --json              for programs; the fields are in wslmirror(8)
   ports    List ports and who uses them, in Linux and in Windows, and how many
            source ports are left. Any user may ask; root sees more.
              explain PORT        who has that port, or why it cannot be had, and
@@ -66,11 +73,14 @@ Commands:
   help     Print this, or what is said of one command.
 
 Exit status:
-  0   success; for status: active; for ports explain: free; for doctor: no fault found
-  1   failure; for ports explain: taken or blocked; for doctor: a fault found
+  0   success; for status: active; for trace: each client reaches the port; for ports
+      explain: free; for doctor: no fault found
+  1   failure; for trace: one client does not; for ports explain: taken or blocked; for
+      doctor: a fault found
   2   wrong usage
   3   for status: not active (waiting, standby or stopped); for ports explain and
       ports free: not known, since Windows could not be asked
+  3   status: not active (waiting, standby or stopped); trace: not certain
   78  run: bad options; systemd does not restart the service
 
 Environment:

@@ -32,6 +32,8 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 	case *expr.Meta:
 		if !x.SourceRegister {
 			b.regs.store(x.Register, w.packet.meta(x.Key, w.base.hook))
+		} else if w.packet.one != nil && x.Key == expr.MetaKeyMARK {
+			w.mark(b, &w.packet.one.Mark, b.regs.load(x.Register, 4))
 		}
 		keep()
 	case *expr.Payload:
@@ -39,16 +41,21 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 			cells := w.packet.payload(x.Base, x.Offset, x.Len)
 			b.regs.store(x.DestRegister, cells)
 			b.regs.daddr = x.Base == expr.PayloadBaseNetworkHeader && x.Offset == ipDaddr && x.Len == 4
+		} else {
+			w.strange = true // it may be another packet then
 		}
 		keep()
 	case *expr.Ct:
 		// To mark a flow changes nothing for the packet, and each zone has the same nat
 		// chains. But the reply may not find the flow.
 		if x.SourceRegister && x.Key == expr.CtKeyZONE {
-			w.zoned = w.zoned.Union(b.ports.Intersect(w.ports))
+			w.zone(b)
+		}
+		if x.SourceRegister && x.Key == expr.CtKeyMARK && w.packet.one != nil {
+			w.mark(b, &w.packet.one.Flow.Mark, b.regs.load(x.Register, 4))
 		}
 		if !x.SourceRegister {
-			cells := w.packet.ct(x.Key)
+			cells := w.packet.ct(x)
 			if w.base.priority <= *nftables.ChainPriorityConntrack {
 				cells = unknown(maxValue) // conntrack has not seen the packet yet
 			}
@@ -84,12 +91,21 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 			keep() // in a table of both families
 		case x.Type == expr.NATTypeDestNAT:
 			b.outcome = &Outcome{Fate: Translated, To: b.regs.destination(x)}
+			if w.packet.one != nil {
+				b.outcome = w.packet.translation(Translated, x, b, w.packet.Dst)
+			}
+			hits = append(hits, b.hit)
+		case w.packet.one != nil:
+			b.outcome = w.packet.translation(Masked, x, b, w.packet.Src)
 			hits = append(hits, b.hit)
 		default:
 			keep()
 		}
 	case *expr.Redir:
 		b.outcome = &Outcome{Fate: Redirected}
+		if w.packet.one != nil {
+			b.outcome = w.packet.toOwn(Redirected, &expr.NAT{RegProtoMin: x.RegisterProtoMin, RegProtoMax: x.RegisterProtoMax}, b)
+		}
 		hits = append(hits, b.hit)
 	case *expr.Reject:
 		b.outcome = &Outcome{Fate: Dropped}
@@ -104,12 +120,20 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		}
 		keep()
 	case *expr.Masq:
-		keep()
+		if w.packet.one == nil {
+			keep()
+			break
+		}
+		b.outcome = w.packet.toOwn(Masked, &expr.NAT{}, b) // its port is the client's
+		hits = append(hits, b.hit)
 	case *expr.Target:
 		if x.Name == "CT" {
-			w.zoned = w.zoned.Union(b.ports.Intersect(w.ports))
+			w.zone(b)
 		}
 		o, ends, known := xtTarget(x)
+		if w.packet.one != nil {
+			o, ends = w.xtSingle(x, b, o, ends)
+		}
 		if !known {
 			w.opaque(b, e.name)
 		}
@@ -140,10 +164,17 @@ func (w *walker) opaque(b *branch, name string) {
 		// and because it fails where its set is full.
 	default:
 		// Notrack is here because it keeps the packet from all NAT.
-		w.doubt = w.doubt.Union(b.ports.Intersect(w.ports))
+		w.lost(b.ports.Intersect(w.ports))
 	}
 	b.sure = false
 	b.regs = registers{}
+}
+
+// zone notes that the flow may be in a zone of its own.
+func (w *walker) zone(b *branch) {
+	ports := b.ports.Intersect(w.ports)
+	w.zoned = w.zoned.Union(ports)
+	w.strange = w.strange || !ports.Empty()
 }
 
 // narrow leaves in b the packets for which m holds, or may.
@@ -160,6 +191,10 @@ func (b *branch) narrow(m match, next []branch) []branch {
 // of its own.
 func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([]branch, []hit) {
 	s := w.rs.sets[setID{w.base.table, x.SetName}]
+	if s != nil && s.dynamic && w.base.table == w.rs.own && w.packet.one != nil {
+		// Our own sets remember clients and servers. This client asks for the first time.
+		return b.narrow(matches(x.Invert), next), hits
+	}
 	var entries []entry
 	known := false
 	if s != nil {
@@ -170,7 +205,7 @@ func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([
 		if x.IsDestRegSet {
 			b.regs.store(x.DestRegister, unknown(maxValue))
 			if x.DestRegister == unix.NFT_REG_VERDICT {
-				w.doubt = w.doubt.Union(b.ports.Intersect(w.ports))
+				w.lost(b.ports.Intersect(w.ports))
 			}
 		}
 		return append(next, *b), hits
@@ -243,30 +278,8 @@ func (r *registers) destination(x *expr.NAT) netip.AddrPort {
 func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 	switch x.Name {
 	case "DNAT":
-		o = &Outcome{Fate: Translated}
-		var to xt.NatRange
-		switch info := x.Info.(type) {
-		case *xt.NatRange:
-			to = *info
-		case *xt.NatRange2:
-			to = info.NatRange
-			if to.Flags&uint(xt.NatRangeProtoOffset) != 0 {
-				o.Base = info.BasePort
-			}
-		case *xt.NatIPv4MultiRangeCompat:
-			if len(*info) == 1 {
-				to = xt.NatRange((*info)[0])
-			}
-		}
-		var addr netip.Addr
-		if xt.NatRangeFlags(to.Flags)&xt.NatRangeMapIPs != 0 && to.MinIP.Equal(to.MaxIP) {
-			addr, _ = netip.AddrFromSlice(to.MinIP)
-		}
-		if to.MinPort != to.MaxPort && o.Base == 0 {
-			to.MinPort = 0 // any of them
-		}
-		o.To = netip.AddrPortFrom(addr.Unmap(), to.MinPort)
-		return o, true, true
+		to, base := xtRange(x.Info)
+		return &Outcome{Fate: Translated, To: to, Base: base}, true, true
 	case "REDIRECT":
 		return &Outcome{Fate: Redirected}, true, true
 	case "REJECT":
@@ -278,6 +291,33 @@ func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 		return nil, false, true
 	}
 	return nil, false, false
+}
+
+// xtRange is where a target of NAT sends a packet, as far as it is one address or
+// port. If base is not 0 it is the port for which that stands.
+func xtRange(info xt.InfoAny) (_ netip.AddrPort, base uint16) {
+	var to xt.NatRange
+	switch info := info.(type) {
+	case *xt.NatRange:
+		to = *info
+	case *xt.NatRange2:
+		to = info.NatRange
+		if to.Flags&uint(xt.NatRangeProtoOffset) != 0 {
+			base = info.BasePort
+		}
+	case *xt.NatIPv4MultiRangeCompat:
+		if len(*info) == 1 {
+			to = xt.NatRange((*info)[0])
+		}
+	}
+	var addr netip.Addr
+	if xt.NatRangeFlags(to.Flags)&xt.NatRangeMapIPs != 0 && to.MinIP.Equal(to.MaxIP) {
+		addr, _ = netip.AddrFromSlice(to.MinIP)
+	}
+	if to.MinPort != to.MaxPort && base == 0 {
+		to.MinPort = 0 // any of them
+	}
+	return netip.AddrPortFrom(addr.Unmap(), to.MinPort), base
 }
 
 // untracked reports whether the target CT keeps a packet from conntrack, or may:

@@ -142,6 +142,11 @@ func bitwise(cells []cell, x *expr.Bitwise) []cell {
 
 // xtMatch is a match of xtables.
 func (p *Packet) xtMatch(x *expr.Match) match {
+	if p.one != nil {
+		if m, known := p.xtSingle(x); known {
+			return m
+		}
+	}
 	switch info := x.Info.(type) {
 	case *xt.Comment:
 		return holds
@@ -195,6 +200,8 @@ func (p *Packet) ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
 	}
 	is := uint16(expr.CtStateBitNEW)
 	switch {
+	case p.one != nil:
+		is = p.xtState()
 	case p.reply:
 		is = uint16(expr.CtStateBitESTABLISHED) | xtStateDNAT | xtStateSNAT
 	case p.forwarded != nil:

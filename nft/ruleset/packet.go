@@ -125,6 +125,10 @@ func (p *Packet) meta(key expr.MetaKey, hook nftables.ChainHook) []cell {
 		return constant([]byte{unix.NFPROTO_IPV4})
 	case expr.MetaKeyPROTOCOL:
 		return constant(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
+	case expr.MetaKeyMARK:
+		if p.one != nil {
+			return p.one.Mark.cells()
+		}
 	}
 	return unknown(maxValue)
 }
@@ -160,7 +164,10 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 		copy(header[ipDaddr:], p.addr(p.Dst, p.forwarded != nil && !p.reply))
 	case expr.PayloadBaseTransportHeader:
 		header = append(unknown(2), p.port()...)
-		if p.reply {
+		switch {
+		case p.one != nil:
+			header = p.transport()
+		case p.reply:
 			header = append(fields(rowPort, 2), unknown(2)...)
 		}
 	}
@@ -176,14 +183,20 @@ func (p *Packet) addr(a netip.Addr, container bool) []cell {
 	if container {
 		return fields(rowAddr, 4)
 	}
+	if !a.IsValid() {
+		return unknown(4)
+	}
 	b := a.As4()
 	return constant(b[:])
 }
 
 // proto is the protocol of the packet.
 func (p *Packet) proto() []cell {
-	if p.forwarded != nil {
+	switch {
+	case p.forwarded != nil:
 		return fields(rowProto, 1)
+	case p.one != nil:
+		return constant([]byte{p.single().Proto})
 	}
 	return []cell{{kind: isProto}}
 }
@@ -218,8 +231,12 @@ func (p *Packet) toEither(first, last uint16) match {
 
 // ct is what a ct expression loads for the first packet of a flow, or for the
 // reply to it.
-func (p *Packet) ct(key expr.CtKey) []cell {
+func (p *Packet) ct(x *expr.Ct) []cell {
+	key := x.Key
 	number := func(n uint32) []cell { return constant(binary.NativeEndian.AppendUint32(nil, n)) }
+	if p.one != nil {
+		return p.singleCt(x)
+	}
 	switch {
 	case key == expr.CtKeySTATE && p.reply:
 		return number(expr.CtStateBitESTABLISHED)
@@ -252,6 +269,9 @@ const (
 
 // fib is what a fib expression loads.
 func (p *Packet) fib(x *expr.Fib) []cell {
+	if p.one != nil && x.ResultADDRTYPE && x.FlagSADDR && !x.FlagIIF && !x.FlagOIF {
+		return constant(binary.NativeEndian.AppendUint32(nil, p.typeOf(p.Src)))
+	}
 	if x.ResultADDRTYPE && x.FlagDADDR && !x.FlagIIF && !x.FlagOIF {
 		return constant(binary.NativeEndian.AppendUint32(nil, p.addrType()))
 	}
@@ -261,7 +281,10 @@ func (p *Packet) fib(x *expr.Fib) []cell {
 // addrType is what the routes say of the destination: it is this machine's own,
 // or that of a container.
 func (p *Packet) addrType() uint32 {
-	if p.forwarded != nil && !p.reply {
+	switch {
+	case p.one != nil:
+		return p.typeOf(p.Dst)
+	case p.forwarded != nil && !p.reply:
 		return unix.RTN_UNICAST
 	}
 	return unix.RTN_LOCAL

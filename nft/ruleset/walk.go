@@ -25,6 +25,8 @@ type Packet struct {
 	// the hook forward. Or, if it is a reply, it is where it comes from.
 	forwarded *forwarded
 	reply     bool
+	// one is there if the packet is a single one: see Follow.
+	one *Single
 }
 
 // An Iface names a link.
@@ -41,6 +43,7 @@ const (
 	Dropped    Fate = iota
 	Translated      // its destination is changed (dnat)
 	Redirected      // its destination is changed to this machine's own (redirect)
+	Masked          // its source is changed; of a single packet only
 )
 
 // An Outcome is what the rules do to a packet to some ports.
@@ -155,7 +158,7 @@ func (rs *Ruleset) at(hook nftables.ChainHook) (list []*chain) {
 	}
 	runsAt := func(c *chain) nftables.ChainPriority {
 		if c.kind == nftables.ChainTypeNAT {
-			return *nftables.ChainPriorityNATDest // at both hooks of a Packet
+			return natSlot(hook)
 		}
 		return c.priority
 	}
@@ -163,6 +166,15 @@ func (rs *Ruleset) at(hook nftables.ChainHook) (list []*chain) {
 		return cmp.Or(cmp.Compare(runsAt(a), runsAt(b)), cmp.Compare(a.priority, b.priority))
 	})
 	return list
+}
+
+// natSlot is the priority at which the kernel runs the nat chains of a hook
+// (nf_nat_ipv4_ops in net/netfilter/nf_nat_proto.c).
+func natSlot(hook nftables.ChainHook) nftables.ChainPriority {
+	if hook == *nftables.ChainHookPrerouting || hook == *nftables.ChainHookOutput {
+		return *nftables.ChainPriorityNATDest
+	}
+	return *nftables.ChainPriorityNATSource
 }
 
 type walker struct {
@@ -181,6 +193,12 @@ type walker struct {
 	// zoned are the ports of which the flow may be in a zone of its own, so that nothing
 	// is sure of what translates them.
 	zoned Ports
+	// For a single packet: on is how it came to the rule, accepts are the rules that
+	// accepted it, and strange says that something was not understood that may do
+	// anything.
+	on      way
+	accepts []Place
+	strange bool
 }
 
 // A way is how a packet came to a rule.
@@ -200,7 +218,7 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 	// The kernel has no loops, but a ruleset that changed while it was read may
 	// seem to have one.
 	if len(w.path) > maxDepth || w.steps > maxSteps || slices.Contains(w.path, c) {
-		w.doubt = w.doubt.Union(ports)
+		w.lost(ports)
 		return ends{fell: ports}
 	}
 	w.path = append(w.path, c)
@@ -208,7 +226,7 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 	ports = slices.Clone(ports) // to remove from
 	rules, ok := w.rs.rulesOf(c)
 	if !ok {
-		w.doubt = w.doubt.Union(ports)
+		w.lost(ports)
 		return ends{fell: ports}
 	}
 	for _, r := range rules {
@@ -220,6 +238,7 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 		}
 		w.steps++
 		doubt, left := w.doubt, w.left
+		w.on = on
 		for _, h := range w.rule(r, ports) {
 			at := way{sure: on.sure && h.sure, toAddr: on.toAddr || h.toAddr}
 			e, onward := w.verdict(Place{c.chainID, r.handle}, h, at)
@@ -242,6 +261,12 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 	return out
 }
 
+// lost notes that nothing is known of what becomes of the packets to some ports.
+func (w *walker) lost(ports Ports) {
+	w.doubt = w.doubt.Union(ports)
+	w.strange = w.strange || !ports.Empty()
+}
+
 // verdict does what a rule says to the packets that it hits. It returns where
 // they have left the chain, if they were not kept, and which of them go on to
 // the next rule.
@@ -257,13 +282,16 @@ func (w *walker) verdict(at Place, h hit, on way) (out ends, onward Ports) {
 		w.record(Outcome{Ports: h.ports, Fate: Dropped, At: at}, on)
 		return out, nil
 	case expr.VerdictAccept, expr.VerdictStop:
+		if w.packet.one != nil {
+			w.accepts = append(w.accepts, at)
+		}
 		return ends{accepted: h.ports}, nil
 	case expr.VerdictReturn:
 		return ends{fell: h.ports}, nil
 	case expr.VerdictJump, expr.VerdictGoto:
 		next := w.rs.chains[chainID{at.table, h.verdict.Chain}]
 		if next == nil { // it was made in between
-			w.doubt = w.doubt.Union(h.ports)
+			w.lost(h.ports)
 			return out, h.ports
 		}
 		sub := w.chain(next, h.ports, on)

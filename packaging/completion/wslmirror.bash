@@ -16,7 +16,7 @@ _wslmirror() {
 	elif [[ $prev == = ]]; then
 		prev=${COMP_WORDS[COMP_CWORD - 2]}
 	fi
-	local verbs='run status ports doctor log cleanup version help'
+	local verbs='run status trace ports doctor log cleanup version help'
 	if ((COMP_CWORD == 1)); then
 		words="$verbs --version --help"
 	else
@@ -33,6 +33,8 @@ _wslmirror() {
 		log:--since) words='10m 1h today yesterday' ;;
 		run:*) words='--interface --path --repair=false --to-windows --except --runtime-dir --log-level --help' ;;
 		status:*) words='--watch --json --runtime-dir --help' ;;
+		trace:--from) words='windows linux lan container:' ;;
+		trace:*) words='--from --json --help' ;;
 		ports:explain) words=$(_wslmirror_ports) ;;
 		ports:free) words='--from --json --runtime-dir --help' ;;
 		ports:--from) ;; # a port

@@ -5,6 +5,7 @@ local -a verbs
 verbs=(
 	'run:run the daemon in the foreground'
 	'status:show the state'
+	'trace:follow a packet to a port'
 	'ports:show what has which port'
 	'doctor:show what is wrong, and what to type'
 	'log:show what the daemon has done'
@@ -40,6 +41,13 @@ status)
 		'--json[write JSON]' \
 		'--runtime-dir=[directory of the state]:directory:_directories' \
 		'(- *)--help[print a summary]'
+	;;
+trace)
+	_arguments \
+		'--from[where the packet starts]:client:(windows linux lan container\:)' \
+		'--json[write JSON]' \
+		'(- *)--help[print a summary]' \
+		'1:port:'
 	;;
 ports)
 	local -a published

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/nlconn"
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
+	"github.com/wslmirror/wslmirror/internal/trace"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// exitUnknown says that a question has no certain answer.
+const exitUnknown = 3
+
+// showTrace is "trace PORT".
+func showTrace(args []string, stdout io.Writer) (int, error) {
+	flags := flag.NewFlagSet("trace", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	from := flags.String("from", "", "")
+	words, err := parseAll(flags, args)
+	switch {
+	case err != nil:
+		return usageExit(err, stdout)
+	case len(words) == 0:
+		return exitUsage, usageError("trace needs a port, for example 8080 or 5353/udp")
+	case len(words) > 1:
+		return exitUsage, usageError("trace takes one port, and no argument %q", words[1])
+	}
+	number, proto, err := parsePort(words[0])
+	if err != nil {
+		return exitUsage, err
+	}
+	port := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: number}
+	if proto == "udp" {
+		port.Proto = unix.IPPROTO_UDP
+	}
+	questions, err := questionsOf(port, *from)
+	if err != nil {
+		return exitUsage, err
+	}
+	traces, err := traceAll(questions)
+	if err != nil {
+		return exitFailure, err
+	}
+	if *asJSON {
+		err = writeJSON(stdout, struct {
+			Port   uint16        `json:"port"`
+			Proto  string        `json:"proto"`
+			Traces []trace.Trace `json:"traces"`
+		}{number, proto, traces})
+	} else {
+		err = printTraces(stdout, port, traces, colourful(stdout))
+	}
+	if err != nil {
+		return exitFailure, fmt.Errorf("print: %w", err)
+	}
+	code := exitOK
+	for _, t := range traces {
+		switch {
+		case t.Verdict == trace.Stops:
+			return exitFailure, nil
+		case t.Verdict == trace.Unknown:
+			code = exitUnknown
+		}
+	}
+	return code, nil
+}
+
+// questionsOf are those that the flag --from asks.
+func questionsOf(port ruleset.Port, from string) ([]trace.Question, error) {
+	container, is := strings.CutPrefix(from, "container:")
+	switch {
+	case from == "":
+		return []trace.Question{{Port: port, From: trace.Windows}, {Port: port, From: trace.Linux}}, nil
+	case from == "windows", from == "linux", from == "lan":
+		return []trace.Question{{Port: port, From: trace.Client(from)}}, nil
+	case !is || container == "":
+		return nil, usageError("there is no client %q: windows, linux, lan or container:NAME", from)
+	}
+	addr, err := netip.ParseAddr(container)
+	if err != nil {
+		addr, err = containerAddr(container)
+	}
+	return []trace.Question{{Port: port, From: trace.Container, Addr: addr}}, err
+}
+
+// containerAddr asks the engines for the address of a container.
+func containerAddr(name string) (addr netip.Addr, err error) {
+	for _, engine := range []string{"docker", "podman"} {
+		out, _ := exec.Command(engine, "inspect", "--type", "container", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", "--", name).Output()
+		for _, word := range strings.Fields(string(out)) {
+			if addr, err = netip.ParseAddr(word); err == nil && addr.Is4() {
+				return addr, nil
+			}
+		}
+	}
+	return addr, usageError("no engine knows an address of a container %q; its address will do as well: --from container:172.17.0.2", name)
+}
+
+// traceAll answers the questions by one reading of the ruleset.
+func traceAll(questions []trace.Question) (traces []trace.Trace, err error) {
+	c, err := netwatch.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	o := &trace.Observation{Link: defaultInterface, Route: c.Route, Inside: insides()}
+	var errs [4]error
+	o.Links, errs[0] = c.Links()
+	o.Prefixes, errs[1] = c.Prefixes()
+	o.Rules, errs[2] = c.Rules()
+	o.Listeners, errs[3] = ports.Listeners()
+	if o.NoUDP = errors.Is(errs[3], sockdiag.ErrNoUDP); o.NoUDP {
+		errs[3] = nil
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	if tables, _ := os.ReadFile("/proc/net/ip_tables_names"); len(tables) > 0 {
+		o.Unread = "iptables-legacy has rules, which are not read here: " + strings.Join(strings.Fields(string(tables)), ", ")
+	}
+	answer := func() {
+		traces = nil
+		for _, q := range questions {
+			traces = append(traces, o.Ask(q))
+		}
+	}
+	reader, err := ruleset.OpenReader(nft.TableName)
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close()
+	_, o.Served, err = reader.Owner(nft.TableName)
+	if errors.Is(err, unix.EPERM) {
+		answer()
+		return traces, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var bridges []ruleset.Bridge
+	for _, l := range o.Links {
+		if l.Kind == "bridge" {
+			bridges = append(bridges, ruleset.Bridge{Iface: ruleset.Iface{Name: l.Name, Index: l.Index}, Prefixes: o.Prefixes[l.Index]})
+		}
+	}
+	by := ruleset.Iface{Name: o.Link, Index: netwatch.Find(o.Links, o.Link).Index}
+	_, err = reader.Read(func(rs *ruleset.Ruleset) error {
+		o.Follow, o.Published = rs.Follow, append(rs.Analyse(by, bridges).Published, hidden(rs, questions[0].Port)...)
+		answer()
+		return nil
+	})
+	return traces, err
+}
+
+// hidden is a port as engines publish it where the rules of others keep all packets from
+// theirs: a proxy may listen on it, and for which container is not certain.
+func hidden(rs *ruleset.Ruleset, port ruleset.Port) (list []ruleset.Published) {
+	for _, out := range rs.Walk(ruleset.FromWindows(ruleset.Unnamed), ruleset.Sight{Chains: ruleset.Intended}) {
+		if out.Fate == ruleset.Translated && out.Ports.Len() <= ruleset.MostPorts && out.Ports.Has(port) {
+			return []ruleset.Published{{Port: port, Addr: netip.IPv4Unspecified()}}
+		}
+	}
+	return nil
+}
+
+// insides finds who listens in the container with an address: in the network namespace
+// of a process that has it.
+func insides() func(netip.Addr) ([]ports.Listener, error) {
+	type answer struct {
+		list []ports.Listener
+		err  error
+	}
+	known := map[netip.Addr]answer{}
+	return func(addr netip.Addr) ([]ports.Listener, error) {
+		a, ok := known[addr]
+		if !ok {
+			a.list, a.err = inside(addr)
+			known[addr] = a
+		}
+		return a.list, a.err
+	}
+}
+
+func inside(addr netip.Addr) (list []ports.Listener, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("run with sudo")
+	}
+	here, _ := os.Readlink("/proc/self/ns/net")
+	seen := map[string]bool{here: true}
+	c, err := nlconn.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range dirs {
+		path := "/proc/" + d.Name() + "/ns/net"
+		ns, err := os.Readlink(path)
+		if _, no := strconv.Atoi(d.Name()); no != nil || err != nil || seen[ns] {
+			continue
+		}
+		seen[ns] = true
+		if !joined(c, path) {
+			continue
+		}
+		has := false
+		err = inNamespace(path, func() error {
+			c, err := netwatch.Open()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			prefixes, err := c.Prefixes()
+			for _, of := range prefixes {
+				for _, p := range of {
+					has = has || p.Addr() == addr
+				}
+			}
+			if err == nil && has {
+				list, err = ports.Listeners()
+			}
+			return err
+		})
+		if has {
+			return list, err
+		}
+	}
+	return nil, errors.New("no process with this address is seen here")
+}
+
+// joined reports whether a link leads from here to a network namespace: others may have
+// the same addresses. The kernel has given it a number then, when it told of the link.
+func joined(c *nlconn.Conn, path string) (is bool) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	const header = 4 // struct rtgenmsg, with what fills it up
+	answer, err := c.Ask(unix.RTM_GETNSID, nlconn.AppendUint32(make([]byte, header), unix.NETNSA_FD, uint32(fd)))
+	if err != nil || len(answer) < header {
+		return false
+	}
+	err = nlconn.Attrs(answer[header:], func(a *nlconn.Attr) { is = is || a.Kind == unix.NETNSA_NSID && int32(a.Uint32()) >= 0 })
+	return is && err == nil
+}
+
+// inNamespace runs fn in the network namespace of a file, on a thread that ends then.
+func inNamespace(path string, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: it has changed its namespace
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			unix.Close(fd)
+		}
+		if err == nil {
+			err = fn()
+		}
+		done <- err
+	}()
+	return <-done
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/trace"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+func TestTraceUsage(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                        "trace needs a port",
+		"8080 9090":               `trace takes one port, and no argument "9090"`,
+		"x":                       `"x" is not a port`,
+		"8080/icmp":               `"icmp" is not a protocol`,
+		"8080 --from mars":        `there is no client "mars"`,
+		"8080 --from container:":  `there is no client "container:"`,
+		"8080 --from container:x": `no engine knows an address of a container "x"`,
+	} {
+		t.Run(line, func(t *testing.T) {
+			labtest.Programs(t, map[string]string{"docker": "exit 1", "podman": "exit 1"})
+			var out, errs bytes.Buffer
+			if code := run(append([]string{"trace"}, strings.Fields(line)...), &out, &errs); code != exitUsage || !strings.Contains(errs.String(), want) {
+				t.Errorf("exit %d, %q, want %q", code, errs.String(), want)
+			}
+		})
+	}
+}
+
+func TestQuestions(t *testing.T) {
+	labtest.Programs(t, map[string]string{"docker": "exit 1", "podman": `[ "$7" = web ] && echo "10.88.0.2 "`})
+	port := ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}
+	for from, want := range map[string]string{
+		"": "windows linux", "lan": "lan", "container:172.17.0.2": "container 172.17.0.2", "container:web": "container 10.88.0.2",
+	} {
+		questions, err := questionsOf(port, from)
+		var got []string
+		for _, q := range questions {
+			got = append(got, string(q.From))
+			if q.From == trace.Container {
+				got = append(got, q.Addr.String())
+			}
+			if q.Port != port {
+				t.Errorf("asks for %s", q.Port)
+			}
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%q: %q, %v", from, got, err)
+		}
+	}
+}
+
+// One way that stops and one that is not certain, as they are printed.
+var printed = []trace.Trace{
+	{
+		From: trace.Windows, Verdict: trace.Stops, Why: "the policy of inet fw in drops it",
+		Fix: []string{"sudo nft insert rule inet fw in iifname loopback0 ip daddr 127.0.0.1 accept"},
+		Hops: []trace.Hop{
+			{Kind: trace.Arrives, Link: "loopback0", Verdict: "arrive", From: "127.0.0.1", To: "127.0.0.1:8080", Sure: true},
+			{Kind: trace.InChain, Table: "ip wslmirror", Chain: "WSLPREROUTING", Handle: 7, Comment: "mirrored", Verdict: "dnat", To: "127.0.0.1:8080", Sure: true},
+			{Kind: trace.InChain, Table: "ip nat", Chain: "PREROUTING", Verdict: "skip", Sure: true},
+			{Kind: trace.InChain, Table: "ip mangle", Chain: "PREROUTING", Verdict: "pass", Sure: true},
+			{Kind: trace.Routed, Link: "lo", Table: "local", Comment: "0: from all iif loopback0 ipproto tcp lookup local", Verdict: "local", Sure: true},
+			{Kind: trace.InChain, Table: "inet fw", Chain: "in", Verdict: "drop", Sure: true, Stops: true},
+		},
+	},
+	{
+		From: trace.Linux, Verdict: trace.Unknown, Why: "inet fw out may drop it: this rule depends on more than trace knows", Fix: []string{},
+		Hops: []trace.Hop{
+			{Kind: trace.Routed, Link: "loopback0", Table: "127", Comment: "1: from all ipproto tcp lookup 127", Verdict: "out", Sure: true},
+			{Kind: trace.InChain, Table: "inet fw", Chain: "out", Handle: 3, Verdict: "drop"},
+			{Kind: trace.Leaves, Link: "loopback0", Sure: true},
+			{Kind: trace.AtWindows, Verdict: "return", Sure: true},
+			{Kind: trace.AtSocket, To: "127.0.0.1:8080", Verdict: "proxy", Comment: "docker-proxy (161)", Sure: true},
+			{Kind: trace.InsideHost, To: "172.17.0.2:80", Verdict: "listen", Comment: labtest.Hostile, Sure: true, Proxied: true},
+			{Kind: trace.Routed, Link: "loopback0", Table: "127", Verdict: "out", Sure: true, Reply: true},
+		},
+	},
+}
+
+func TestPrintTraces(t *testing.T) {
+	port := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}
+	for _, width := range []int{50, 60, 80, 200} {
+		var b bytes.Buffer
+		for _, tr := range printed {
+			printTrace(&b, port, tr, width, false)
+		}
+		if r, found := labtest.Unprintable(b.String()); found {
+			t.Errorf("prints %q", r)
+		}
+		for line := range strings.Lines(b.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width && !strings.Contains(line, "sudo nft") {
+				t.Errorf("%d columns in %d: %q", n, width, line)
+			}
+		}
+		if width != 80 {
+			continue
+		}
+		hostile := strings.NewReplacer("\n", "?", "\x1b", "?", "\a", "?", "\u009b", "?", "\u202e", "?").Replace(strings.ToValidUTF8(labtest.Hostile, "\ufffd"))
+		want := fmt.Sprintf(`From Windows to port 8080/tcp                                       ✗ stops at 5
+  1  loopback0                  127.0.0.1 → 127.0.0.1:8080
+  2  ip wslmirror WSLPREROUTING dnat to 127.0.0.1:8080, by "mirrored"
+  3  ip nat PREROUTING          skipped: its NAT is settled
+  4  table local                for this machine, by ip rule 0: from all iif
+                                loopback0 ipproto tcp lookup local
+  5  inet fw in                 drop by policy ◀ here
+  Why:  the policy of inet fw in drops it
+  Fix:  sudo nft insert rule inet fw in iifname loopback0 ip daddr 127.0.0.1 accept
+From Linux to port 8080/tcp                                        ? not certain
+  1  table 127      to loopback0, by ip rule 1: from all ipproto tcp lookup 127
+  2  inet fw out    may drop by rule 3
+  3  Windows        sends it back: Linux has the port
+  4  127.0.0.1:8080 docker-proxy (161), the proxy of a container
+     the proxy's own connection:
+  5  172.17.0.2:80  %s listens
+     the answer:
+  6  table 127      to loopback0
+  Why:  inet fw out may drop it: this rule depends on more than trace knows
+`, hostile)
+		if b.String() != want {
+			t.Errorf("prints\n%s\nwant\n%s", b.String(), want)
+		}
+	}
+}

@@ -1,0 +1,325 @@
+package trace
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// ask follows the packet of the question from where it starts.
+func (f *forecast) ask() {
+	q := f.question
+	local := netip.AddrPortFrom(ruleset.Localhost, q.Port.Number)
+	var in ruleset.Iface
+	src := ruleset.Localhost
+	switch q.From {
+	case Linux:
+		f.exchange(Linux, in, netip.Addr{}, local, q.Port.Proto)
+		return
+	case Windows:
+		in = iface(netwatch.Find(f.Links, f.Link))
+	case LAN:
+		var own netip.Addr
+		if in, own, src = f.lan(); in.Index != 0 {
+			local = netip.AddrPortFrom(own, q.Port.Number)
+		}
+	case Container:
+		l, gateway := f.bridge(q.Addr)
+		in, src, local = iface(l), q.Addr, netip.AddrPortFrom(gateway, q.Port.Number)
+	}
+	if in.Index == 0 {
+		f.hop(Hop{Kind: Arrives, Link: in.Name, Verdict: "none", Sure: true})
+		f.stop(map[Client]string{Windows: f.Link + " is not there", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
+		return
+	}
+	if q.From != Container && !f.announced(q.Port) {
+		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: local.String(), Sure: true})
+		if f.NoUDP && q.Port.Proto == unix.IPPROTO_UDP {
+			f.unknown("this kernel does not list the sockets of UDP")
+			return
+		}
+		f.stop(fmt.Sprintf("nobody in Linux has bound %s so that Windows hears of it, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
+		return
+	}
+	f.exchange(q.From, in, src, local, q.Port.Proto)
+}
+
+// lan is the link to the LAN, its address, and that of a neighbour.
+func (f *forecast) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
+	a, err := f.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
+	l := f.link(a.Oif)
+	if err != nil || a.Type != unix.RTN_UNICAST || len(f.Prefixes[a.Oif]) == 0 || !l.Present() {
+		return in, own, neighbour
+	}
+	prefix := f.Prefixes[a.Oif][0]
+	if neighbour = a.Via; !prefix.Contains(neighbour) {
+		if neighbour = prefix.Masked().Addr().Next(); neighbour == prefix.Addr() {
+			neighbour = neighbour.Next()
+		}
+	}
+	return iface(l), prefix.Addr(), neighbour
+}
+
+// exchange follows a request, the answer, and of TCP what the client sends then. It
+// reports whether the answer comes back.
+func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst netip.AddrPort, proto uint8) bool {
+	p := &packet{
+		f: f, client: from, src: src, dst: dst.Addr(), port: ruleset.Port{Proto: proto, Number: dst.Port()},
+		masked: -1, proxied: len(f.trace.Hops) > 0,
+	}
+	p.one.Flow = ruleset.NewFlow(src, dst)
+	send := func() (end, bool) {
+		if in.Index == 0 {
+			return p.depart()
+		}
+		return p.arrive(in)
+	}
+	e, ok := send()
+	if !ok || !p.meets(e) || !p.answer(e, in) {
+		return false
+	}
+	if proto != unix.IPPROTO_TCP {
+		return true
+	}
+	// What is said over the connection has other states and marks than its beginning.
+	n := len(f.trace.Hops)
+	p.one.Reply, p.one.Later, p.one.Mark, p.turns = false, true, ruleset.Mark{}, 0
+	p.src, p.dst, p.port.Number = p.one.Flow.Src, dst.Addr(), dst.Port()
+	if e, ok = send(); !ok || !p.answer(e, in) {
+		return false
+	}
+	f.trace.Hops = f.trace.Hops[:n] // as before
+	return true
+}
+
+// answer follows the answer to a packet that has come to e, to the client, whose packets
+// arrive on the link in. It reports whether it comes there.
+func (p *packet) answer(e end, in ruleset.Iface) (ok bool) {
+	p.one.Reply, p.one.Mark, p.turns = true, ruleset.Mark{}, 0
+	p.src, p.dst = p.dst, p.src
+	back := e
+	if e.out {
+		back, ok = p.arrive(e.link)
+	} else {
+		back, ok = p.depart()
+	}
+	if !ok {
+		return false
+	}
+	if out := p.client != Linux; back.out != out || out && back.link != in {
+		return p.lost(back)
+	}
+	return true
+}
+
+// lost stops an answer that has come to the wrong place.
+func (p *packet) lost(at end) bool {
+	where := "stays in Linux"
+	if at.out {
+		where = "leaves through " + at.link.Name
+	}
+	if p.client == Windows {
+		return p.f.stopAt(Routed, fmt.Sprintf("the answer to Windows %s", where), p.f.missing(1, "", netwatch.LoopbackTable, p.port.Proto)...)
+	}
+	return p.f.stopAt(Routed, fmt.Sprintf("the answer %s", where), "sudo wslmirror doctor")
+}
+
+// meets finds who is at the end of the way, and reports whether it answers.
+func (p *packet) meets(e end) bool {
+	f := p.f
+	at := netip.AddrPortFrom(p.dst, p.port.Number)
+	if e.out {
+		return p.meetsContainer(e, at)
+	}
+	h := p.hop(Hop{Kind: AtSocket, To: at.String(), Verdict: "none", Sure: true})
+	if f.NoUDP && p.port.Proto == unix.IPPROTO_UDP {
+		h.Sure, h.Verdict = false, "unknown"
+		f.doubt("this kernel does not list the sockets of UDP")
+		return true
+	}
+	l, found := listener(f.Listeners, p.port, p.dst)
+	if !found {
+		return f.stop(fmt.Sprintf("nobody listens on %s%s", at, f.instead(p.port)))
+	}
+	h.Verdict, h.Comment = "listen", who(l)
+	if p.port.Proto == unix.IPPROTO_UDP && l.Addr.Addr().IsUnspecified() {
+		// It answers from the address that the route to the client gives, unless the
+		// program says otherwise (IP_PKTINFO).
+		if a, err := f.Route(netwatch.RouteQuery{Dst: p.src, Proto: p.port.Proto}); err == nil && a.Src != p.dst {
+			f.doubt(fmt.Sprintf("%s may answer from %s instead of %s", who(l), a.Src, p.dst))
+		}
+	}
+	i := slices.IndexFunc(f.Published, func(q ruleset.Published) bool {
+		return q.Port == p.port && (q.Addr.IsUnspecified() || q.Addr == p.dst)
+	})
+	switch {
+	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To == netip.AddrPortFrom(ruleset.Localhost, p.port.Number) || p.proxied:
+		f.trace.Why = "answered by " + who(l)
+		return true
+	case f.Published[i].EngineServed:
+		h.Verdict, h.Sure = "hold", false
+		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
+		return true
+	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood || f.local(f.Published[i].To.Addr()):
+		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
+		return true
+	}
+	h.Verdict = "proxy"
+	return f.exchange(Linux, ruleset.Iface{}, netip.Addr{}, f.Published[i].To, p.port.Proto)
+}
+
+// meetsContainer is meets for what has left through a link.
+func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
+	f := p.f
+	h := p.hop(Hop{Kind: InsideHost, Link: e.link.Name, To: at.String(), Verdict: "unknown"})
+	if p.src.IsLoopback() || p.src == p.dst {
+		h.Verdict, h.Sure = "martian", true
+		return f.stop(fmt.Sprintf("it keeps the source %s, so that the container sends its answer to itself", p.src), f.startUs()...)
+	}
+	if l, _ := f.bridge(p.src); l.Index == e.link.Index && p.one.Flow.To != p.one.Flow.Dst {
+		f.doubt("both containers are on " + l.Name + ", and the answer may go past this machine's translation")
+	}
+	inside, err := f.Inside(at.Addr())
+	if err != nil {
+		f.doubt(fmt.Sprintf("whether somebody listens on %s is not seen: %v", at, err))
+		return true
+	}
+	h.Sure = true
+	l, found := listener(inside, p.port, at.Addr())
+	if found {
+		h.Verdict, h.Comment = "listen", who(l)
+		f.trace.Why = fmt.Sprintf("answered by %s on %s", who(l), at)
+		return true
+	}
+	h.Verdict = "none"
+	var own, others []string // sockets with the port, and with other ones
+	for _, l := range inside {
+		switch {
+		case l.Proto != p.port.ProtoName() || l.Bound || !l.TakesIPv4():
+		case l.Addr.Port() == p.port.Number:
+			own = append(own, l.Addr.Addr().String())
+		case !l.Addr.Addr().IsLoopback():
+			others = add(others, fmt.Sprint(l.Addr.Port()))
+		}
+	}
+	switch {
+	case len(own) > 0:
+		return f.stop(fmt.Sprintf("the container listens on its own %s only, not on %s", strings.Join(own, ", "), at),
+			fmt.Sprintf("# have the program in the container listen on 0.0.0.0:%d", p.port.Number))
+	case len(others) > 0:
+		return f.stop(fmt.Sprintf("the container does not listen on %s, but on %s", p.port, strings.Join(others, ", ")),
+			fmt.Sprintf("# publish that port instead: --publish %d:%s", f.question.Port.Number, others[0]))
+	}
+	return f.stop(fmt.Sprintf("nobody in the container listens on %s", at), "# start the program in the container")
+}
+
+// listener is the socket that takes a packet to an address.
+func listener(list []ports.Listener, port ruleset.Port, to netip.Addr) (found ports.Listener, ok bool) {
+	for _, l := range list {
+		if l.Proto != port.ProtoName() || l.Bound || !l.TakesIPv4() || l.Addr.Port() != port.Number {
+			continue
+		}
+		switch {
+		case l.Addr.Addr() == to:
+			return l, true
+		case l.Addr.Addr().IsUnspecified() && !ok:
+			found, ok = l, true
+		}
+	}
+	return found, ok
+}
+
+// who names a program.
+func who(l ports.Listener) string {
+	if l.PID == 0 {
+		return "a program that is not seen"
+	}
+	return fmt.Sprintf("%s (%d)", l.Program, l.PID)
+}
+
+// instead says who has the port in another way.
+func (f *forecast) instead(port ruleset.Port) string {
+	for _, l := range f.Listeners {
+		switch {
+		case l.Proto != port.ProtoName() || l.Addr.Port() != port.Number:
+		case l.MPTCP:
+			return fmt.Sprintf("; %s listens by MPTCP, of which Windows never learns", who(l))
+		case l.Bound:
+			return fmt.Sprintf("; %s has bound it, and does not listen", who(l))
+		case !l.TakesIPv4():
+			return fmt.Sprintf("; %s listens for IPv6 only", who(l))
+		default:
+			return fmt.Sprintf("; %s listens on %s only", who(l), l.Addr.Addr())
+		}
+	}
+	return ""
+}
+
+// startUs is what to do where wslmirror would help.
+func (f *forecast) startUs() []string {
+	if f.Served {
+		return []string{"sudo wslmirror doctor"}
+	}
+	return []string{"sudo systemctl enable --now wslmirror"}
+}
+
+// missing is the command that adds a rule of WSL's that is lost.
+func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8) []string {
+	r := netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: in, IPProto: proto, SuppressPrefix: -1}
+	if slices.ContainsFunc(f.Rules, func(s netwatch.Rule) bool { s.Protocol = 0; return s == r }) {
+		return []string{"sudo wslmirror doctor"}
+	}
+	r.Iif = ""
+	words := strings.TrimPrefix(r.String(), fmt.Sprintf("%d:", priority))
+	if in != "" {
+		words = strings.Replace(words, " from all", " from all iif "+text.Word(in), 1)
+	}
+	return []string{fmt.Sprintf("sudo ip rule add pref %d%s", priority, words)}
+}
+
+// nftName is a name that nft takes without quotes (string in its src/scanner.l).
+var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
+
+// accept is the command that has a chain let the packet pass ahead of what the hop
+// does.
+func (p *packet) accept(h Hop, in, out ruleset.Iface) []string {
+	family, table, _ := strings.Cut(h.Table, " ")
+	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
+		return []string{"sudo nft list ruleset   # and have it let the packet pass"}
+	}
+	words := []string{"sudo nft insert rule", family, table, h.Chain}
+	if h.Handle != 0 {
+		words = append(words, fmt.Sprintf("position %d", h.Handle))
+	}
+	if in.Name != "" {
+		words = append(words, "iifname", text.Word(in.Name))
+	}
+	if out.Name != "" {
+		words = append(words, "oifname", text.Word(out.Name))
+	}
+	switch {
+	case p.dst == ruleset.Localhost:
+		words = append(words, "ip daddr 127.0.0.1")
+	case p.one.Reply:
+		words = append(words, fmt.Sprintf("ip saddr %s %s sport %d", p.src, p.port.ProtoName(), p.port.Number))
+	default:
+		words = append(words, fmt.Sprintf("ip daddr %s %s dport %d", p.dst, p.port.ProtoName(), p.port.Number))
+	}
+	return []string{strings.Join(append(words, "accept"), " "), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+}
+
+func add(to []string, item string) []string {
+	if slices.Contains(to, item) {
+		return to
+	}
+	return append(to, item)
+}

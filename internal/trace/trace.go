@@ -1,0 +1,224 @@
+// Package trace forecasts the way of a packet: from a client of a port, hop by hop, to
+// whoever answers, and back. It sends nothing and asks for everything by an
+// [Observation].
+package trace
+
+import (
+	"net/netip"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// An Observation is what there is to see, and whom to ask.
+type Observation struct {
+	// Link is the link on which Windows' localhost arrives.
+	Link     string
+	Links    []netwatch.Link
+	Prefixes map[int][]netip.Prefix // by the index of the link
+	Rules    []netwatch.Rule
+	// Route asks the kernel for a route.
+	Route func(netwatch.RouteQuery) (netwatch.RouteAnswer, error)
+	// Follow is that of a Ruleset. If it is nil, the rules are not known.
+	Follow func(ruleset.Packet, ruleset.Single) ([]ruleset.Step, ruleset.Packet, ruleset.Single)
+	// Unread says which rules Follow does not see, "" if it sees all.
+	Unread    string
+	Published []ruleset.Published
+	Listeners []ports.Listener
+	// NoUDP says that the listeners of UDP are not known.
+	NoUDP bool
+	// Inside are the listeners in the container with an address.
+	Inside func(netip.Addr) ([]ports.Listener, error)
+	// Served says that our own table is there.
+	Served bool
+}
+
+// A Client is where a request comes from.
+type Client string
+
+// The clients.
+const (
+	Windows   Client = "windows"
+	Linux     Client = "linux"
+	LAN       Client = "lan"
+	Container Client = "container"
+)
+
+// A Question is a packet to a port: of 127.0.0.1 from Windows and Linux, of this
+// machine's address from the LAN, of the gateway from a container with an address.
+type Question struct {
+	Port ruleset.Port
+	From Client
+	Addr netip.Addr // of the container
+}
+
+// A Verdict is what comes of a request.
+type Verdict string
+
+// The verdicts.
+const (
+	Reaches Verdict = "reaches" // and the answer the client
+	Stops   Verdict = "stops"
+	Unknown Verdict = "unknown"
+)
+
+// A Trace is the way of a packet and of the answer to it.
+type Trace struct {
+	From    Client  `json:"from"`
+	Verdict Verdict `json:"verdict"`
+	// Why is who answers, or why nobody does, or what is not known.
+	Why string `json:"why"`
+	// Fix are commands that mend it, and comments on them.
+	Fix  []string `json:"do"`
+	Hops []Hop    `json:"hops"`
+}
+
+// A Kind is what a hop is.
+type Kind string
+
+// The kinds of hops.
+const (
+	Arrives    Kind = "arrives"   // on a link
+	Routed     Kind = "route"     // Table and Comment are the table and the ip rule
+	InChain    Kind = "chain"     // of nftables, with a hook
+	Leaves     Kind = "leaves"    // through a link
+	AtWindows  Kind = "windows"   // which sends it back, or takes it
+	AtSocket   Kind = "socket"    // in Linux
+	InsideHost Kind = "container" // and whoever listens there
+)
+
+// A Hop is a part of the way. What does not apply is "" or 0.
+type Hop struct {
+	Kind Kind   `json:"kind"`
+	Link string `json:"link,omitempty"`
+	Hook string `json:"hook,omitempty"`
+	// Table is as in "inet filter", or of a route "local" or "127".
+	Table   string `json:"table,omitempty"`
+	Chain   string `json:"chain,omitempty"`
+	Handle  uint64 `json:"handle,omitempty"` // of the rule; 0: the policy
+	Comment string `json:"comment,omitempty"`
+	Verdict string `json:"verdict"`
+	// From and To are addresses: of the packet, or To what it is changed to.
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
+	Sure bool   `json:"sure"`
+	// Reply says that it is a hop of the answer, Proxied that it is one of the
+	// connection that a proxy makes.
+	Reply   bool `json:"reply"`
+	Proxied bool `json:"proxied"`
+	// Stops says that the packet gets no further.
+	Stops bool `json:"stops"`
+}
+
+// Ask forecasts what comes of a request.
+func (o *Observation) Ask(q Question) Trace {
+	f := &forecast{Observation: o, question: q, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
+	if o.Follow == nil {
+		f.doubt("only root may read the rules (run with sudo)")
+	} else if o.Unread != "" {
+		f.doubt(o.Unread)
+	}
+	f.ask()
+	if f.trace.Verdict == Reaches && f.maybe != "" {
+		f.trace.Verdict, f.trace.Why = Unknown, f.maybe
+	}
+	return f.trace
+}
+
+// A forecast is one in the making.
+type forecast struct {
+	*Observation
+	question Question
+	trace    Trace
+	// maybe says why the packet may not have come as far as it is followed, and astray
+	// that it may be elsewhere, or another one.
+	maybe  string
+	astray bool
+}
+
+func (f *forecast) hop(h Hop) *Hop {
+	f.trace.Hops = append(f.trace.Hops, h)
+	return &f.trace.Hops[len(f.trace.Hops)-1]
+}
+
+// doubt notes why nothing is sure any more.
+func (f *forecast) doubt(why string) {
+	if f.maybe == "" {
+		f.maybe = why
+	}
+}
+
+// stop ends the way at the last hop. It returns false.
+func (f *forecast) stop(why string, fix ...string) bool {
+	if f.astray {
+		return f.unknown(f.maybe)
+	}
+	f.trace.Verdict, f.trace.Why = Stops, why
+	f.trace.Fix = append(f.trace.Fix, fix...)
+	f.trace.Hops[len(f.trace.Hops)-1].Stops = true
+	return false
+}
+
+// stopAt is stop at the last hop of a kind.
+func (f *forecast) stopAt(kind Kind, why string, fix ...string) bool {
+	for n := len(f.trace.Hops); n > 0; n-- {
+		if f.trace.Hops[n-1].Kind == kind {
+			f.trace.Hops = f.trace.Hops[:n]
+			break
+		}
+	}
+	return f.stop(why, fix...)
+}
+
+// unknown ends the way where nothing more is known. It returns false.
+func (f *forecast) unknown(why string) bool {
+	f.doubt(why)
+	f.trace.Verdict, f.trace.Why = Unknown, f.maybe
+	return false
+}
+
+// link is the link of that index.
+func (o *Observation) link(index int) netwatch.Link {
+	for _, l := range o.Links {
+		if l.Index == index {
+			return l
+		}
+	}
+	return netwatch.Link{Index: index}
+}
+
+// local reports whether an address is one of this machine.
+func (o *Observation) local(a netip.Addr) bool {
+	for _, prefixes := range o.Prefixes {
+		for _, p := range prefixes {
+			if p.Addr() == a {
+				return true
+			}
+		}
+	}
+	return a.IsLoopback()
+}
+
+// bridge is the bridge behind which an address is, which is not Present if there is
+// none.
+func (o *Observation) bridge(a netip.Addr) (netwatch.Link, netip.Addr) {
+	for _, l := range o.Links {
+		for _, p := range o.Prefixes[l.Index] {
+			if l.Kind == "bridge" && p.Contains(a) && p.Addr() != a {
+				return l, p.Addr()
+			}
+		}
+	}
+	return netwatch.Link{}, netip.Addr{}
+}
+
+// announced reports whether Windows sends the port to Linux: somebody there has it.
+func (o *Observation) announced(p ruleset.Port) bool {
+	for _, l := range o.Listeners {
+		if l.Announces(p.ProtoName(), p.Number, ruleset.Localhost.String()) {
+			return true
+		}
+	}
+	return false
+}
