@@ -17,14 +17,12 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
+	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
-
-// exitUnknown says that a question has no certain answer.
-const exitUnknown = 3
 
 // showTrace is "trace PORT".
 func showTrace(args []string, stdout io.Writer) (int, error) {
@@ -63,7 +61,7 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 			Traces []trace.Trace `json:"traces"`
 		}{number, proto, traces})
 	} else {
-		err = printTraces(stdout, port, traces, colourful(stdout))
+		err = printTraces(stdout, port, traces)
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)
@@ -118,7 +116,7 @@ func traceAll(questions []trace.Question) (traces []trace.Trace, err error) {
 		return nil, err
 	}
 	defer c.Close()
-	o := &trace.Observation{Link: defaultInterface, Route: c.Route, Inside: insides()}
+	o := &trace.Observation{Link: status.DefaultInterface, Route: c.Route, Inside: insides()}
 	var errs [4]error
 	o.Links, errs[0] = c.Links()
 	o.Prefixes, errs[1] = c.Prefixes()

@@ -87,10 +87,10 @@ var printed = []trace.Trace{
 
 func TestPrintTraces(t *testing.T) {
 	port := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}
-	for _, width := range []int{50, 60, 80, 200} {
+	for _, width := range []int{60, 80, 200} {
 		var b bytes.Buffer
 		for _, tr := range printed {
-			printTrace(&b, port, tr, width, false)
+			printTrace(&b, screen{width: width}, port, tr)
 		}
 		if r, found := labtest.Unprintable(b.String()); found {
 			t.Errorf("prints %q", r)
@@ -105,23 +105,24 @@ func TestPrintTraces(t *testing.T) {
 		}
 		hostile := strings.NewReplacer("\n", "?", "\x1b", "?", "\a", "?", "\u009b", "?", "\u202e", "?").Replace(strings.ToValidUTF8(labtest.Hostile, "\ufffd"))
 		want := fmt.Sprintf(`From Windows to port 8080/tcp                                       ✗ stops at 5
-  1  loopback0                  127.0.0.1 → 127.0.0.1:8080
-  2  ip wslmirror WSLPREROUTING dnat to 127.0.0.1:8080, by "mirrored"
-  3  ip nat PREROUTING          skipped: its NAT is settled
-  4  table local                for this machine, by ip rule 0: from all iif
-                                loopback0 ipproto tcp lookup local
-  5  inet fw in                 drop by policy ◀ here
+  1  loopback0                    127.0.0.1 → 127.0.0.1:8080
+  2  ip wslmirror WSLPREROUTING   dnat to 127.0.0.1:8080, by "mirrored"
+  3  ip nat PREROUTING            skipped: its NAT is settled
+  4  table local                  for this machine, by ip rule 0: from all iif
+                                  loopback0 ipproto tcp lookup local
+  5  inet fw in                   drop by policy ◀ here
   Why:  the policy of inet fw in drops it
   Fix:  sudo nft insert rule inet fw in iifname loopback0 ip daddr 127.0.0.1 accept
 From Linux to port 8080/tcp                                        ? not certain
-  1  table 127      to loopback0, by ip rule 1: from all ipproto tcp lookup 127
-  2  inet fw out    may drop by rule 3
-  3  Windows        sends it back: Linux has the port
-  4  127.0.0.1:8080 docker-proxy (161), the proxy of a container
+  1  table 127        to loopback0, by ip rule 1: from all ipproto tcp lookup
+                      127
+  2  inet fw out      may drop by rule 3
+  3  Windows          sends it back: Linux has the port
+  4  127.0.0.1:8080   docker-proxy (161), the proxy of a container
      the proxy's own connection:
-  5  172.17.0.2:80  %s listens
+  5  172.17.0.2:80    %s listens
      the answer:
-  6  table 127      to loopback0
+  6  table 127        to loopback0
   Why:  inet fw out may drop it: this rule depends on more than trace knows
 `, hostile)
 		if b.String() != want {

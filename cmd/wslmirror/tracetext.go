@@ -4,82 +4,74 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/wslmirror/wslmirror/internal/doctor"
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// widthOf is how many columns w has.
-func widthOf(w io.Writer) int {
-	if f, ok := w.(*os.File); ok {
-		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && size.Col >= 50 {
-			return int(size.Col)
-		}
-	}
-	return 80
-}
-
 // printTraces prints the ways for people: a line for each hop that decides something,
 // and the mark where one ends.
-func printTraces(w io.Writer, port ruleset.Port, traces []trace.Trace, colour bool) error {
+func printTraces(w io.Writer, port ruleset.Port, traces []trace.Trace) error {
 	var b bytes.Buffer
-	width := widthOf(w)
+	out := screenOf(w)
 	for i, t := range traces {
 		if i > 0 {
 			b.WriteString("\n")
 		}
-		printTrace(&b, port, t, width, colour)
+		printTrace(&b, out, port, t)
 	}
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
-func printTrace(b *bytes.Buffer, port ruleset.Port, t trace.Trace, width int, colour bool) {
+func printTrace(b *bytes.Buffer, out screen, port ruleset.Port, t trace.Trace) {
 	var hops bytes.Buffer
+	var rows [][]string // of one part of the way
 	number, stopsAt, part := 0, 0, ""
-	column := 0 // that of what a hop says
+	longest := 0 // of the subjects: all parts have the same columns
 	for _, h := range t.Hops {
 		if subject, _ := hopText(h); worthALine(h) {
-			column = max(column, 6+utf8.RuneCountInString(subject))
+			longest = max(longest, columns(text.Line(subject)))
 		}
 	}
-	column = min(column, width*2/5)
+	flush := func() {
+		out.table(&hops, "", rows)
+		rows = nil
+	}
 	for _, h := range t.Hops {
 		if !worthALine(h) {
 			continue
 		}
 		if now := partOf(h); now != part {
+			flush()
 			part = now
 			fmt.Fprintf(&hops, "     %s:\n", part)
 		}
 		number++
 		subject, says := hopText(h)
+		says = text.Line(says)
 		if h.Stops {
 			stopsAt = number
-			says += " ◀ here"
+			says += map[bool]string{false: " ◀ here", true: " <-- here"}[out.ascii]
 		}
-		subject = fmt.Sprintf("%3d  %-*s ", number, column-6, text.Line(subject))
-		fmt.Fprintf(&hops, "%s\n", foldTo(width, subject, text.Line(says), column))
+		rows = append(rows, []string{fmt.Sprintf("%3d  %-*s", number, longest, out.show(text.Line(subject))), out.show(says)})
 	}
+	flush()
 	names := map[trace.Client]string{trace.Windows: "Windows", trace.Linux: "Linux", trace.LAN: "the LAN", trace.Container: "a container"}
 	head := fmt.Sprintf("From %s to port %s", names[t.From], port)
-	look, end := looks[doctor.OK], "reaches"
+	sign, end := markOK, "reaches"
 	switch t.Verdict {
 	case trace.Stops:
-		look, end = looks[doctor.Fault], fmt.Sprintf("stops at %d", stopsAt)
+		sign, end = markFault, fmt.Sprintf("stops at %d", stopsAt)
 	case trace.Unknown:
-		look, end = looks[doctor.Unknown], "not certain"
+		sign, end = markUnknown, "not certain"
 	}
-	fmt.Fprintf(b, "%s%s%s %s\n%s", head, strings.Repeat(" ", max(1, width-len(head)-len(end)-2)), look.print(colour), end, hops.Bytes())
+	end = out.mark(sign, end)
+	fmt.Fprintf(b, "%s%s%s\n%s", head, strings.Repeat(" ", max(1, out.width-columns(head)-columns(end))), end, hops.Bytes())
 	if t.Why != "" {
-		fmt.Fprintf(b, "%s\n", foldTo(width, "  Why:  ", text.Line(t.Why), 8))
+		fmt.Fprintf(b, "  Why:  %s\n", strings.TrimLeft(out.fold(out.show(text.Line(t.Why)), "        ", 0), " "))
 	}
 	for i, f := range t.Fix {
 		// Commands are not folded: they are there to be copied.
@@ -169,21 +161,4 @@ func chainText(h trace.Hop) (subject, says string) {
 		says = "may " + says
 	}
 	return subject, says
-}
-
-// foldTo breaks a text into lines of at most width columns. The first begins with
-// beginning, the others with spaces.
-func foldTo(width int, beginning, words string, indent int) string {
-	line, out := beginning, ""
-	for i, word := range strings.Fields(words) {
-		switch n := utf8.RuneCountInString(line) + utf8.RuneCountInString(word); {
-		case i == 0:
-			line += word
-		case n+1 > width:
-			out, line = out+line+"\n", strings.Repeat(" ", indent)+word
-		default:
-			line += " " + word
-		}
-	}
-	return out + line
 }

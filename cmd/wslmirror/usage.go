@@ -78,9 +78,8 @@ Exit status:
   1   failure; for trace: one client does not; for ports explain: taken or blocked; for
       doctor: a fault found
   2   wrong usage
-  3   for status: not active (waiting, standby or stopped); for ports explain and
-      ports free: not known, since Windows could not be asked
-  3   status: not active (waiting, standby or stopped); trace: not certain
+  3   for status: not active (waiting, standby or stopped); for trace: not certain;
+      for ports explain and ports free: not known, since Windows could not be asked
   78  run: bad options; systemd does not restart the service
 
 Environment:
