@@ -31,7 +31,7 @@ import (
 // what somebody's firewall has dropped does not get here.
 func (s Spec) refuse() ruleset.Chain {
 	c := refusal("refuse", *nftables.ChainHookOutput, s.Index)
-	c.Rules = append(s.leftAlone(toWindows(s.Index), loadPort()), c.Rules...)
+	c.Rules = slices.Insert(c.Rules, 1, s.leftAlone(toWindows(s.Index), loadPort())...)
 	return c
 }
 
@@ -51,6 +51,15 @@ func refusal(name string, hook nftables.ChainHook, index int) ruleset.Chain {
 	return ruleset.Chain{
 		Name: name, Type: nftables.ChainTypeFilter, Hook: hook, Priority: *nftables.ChainPrioritySecurity,
 		Rules: []ruleset.Rule{
+			{
+				// Which is all packets but a few, so it must cost little.
+				Comment: "of a flow that was answered",
+				Exprs: []expr.Any{
+					&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+					&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(expr.CtStateBitNEW)},
+					&expr.Verdict{Kind: expr.VerdictAccept},
+				},
+			},
 			{
 				Comment: refused,
 				Exprs: slices.Concat(begin, []expr.Any{
