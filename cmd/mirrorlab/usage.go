@@ -60,7 +60,7 @@ Commands:
              --seed N            which faults come (one that is drawn, and told)
              --steps N           how many faults, of all worlds (1000)
              --path both         the daemons' path, or half of the worlds each
-             --worlds N          how many at a time, of each path (1); 8 in all
+             --worlds N          how many at a time, of each path (1); 6 in all
              --rest 0s           how long to wait after each burst
              --verbose           print each fault
   soak     A storm of events for a minute; then containers come and go and

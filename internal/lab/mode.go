@@ -82,6 +82,10 @@ func (b *Bench) SetMode(m Mode) error {
 		return err
 	}
 	b.mode = m
+	// A client that gets the source port of a flow of before would be in that flow.
+	if err := b.WSL.Net.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		return fmt.Errorf("forget flows: %w", err)
+	}
 	if err := b.setPorts(); err != nil {
 		return err
 	}

@@ -293,10 +293,11 @@ func guarded(o Observed) (names []string) {
 }
 
 // replies reports whether a container may reply to a client of Linux without a proxy,
-// by the rules of its engine, which always do so for the machine's own addresses. An engine that writes its rules anew has none for
-// a moment, but its bridge is open meanwhile, as it is where the rules cannot be seen
-// (iptables-legacy). On a link that is not open the kernel lets no packet for
-// 127.0.0.1 in (ip_route_input_slow in net/ipv4/route.c).
+// by the rules of its engine, which always do so for the machine's own addresses. An
+// engine that writes its rules anew has none for a moment, but its bridge is open
+// meanwhile, as it is where the rules cannot be seen (iptables-legacy). On a link that
+// is not open the kernel lets no packet for 127.0.0.1 in (ip_route_input_slow in
+// net/ipv4/route.c).
 //
 // Links that somebody has opened by the sysctl of "all" do not show, since netlink does
 // not tell that one. There, and behind a veth without a bridge, only the rules count.

@@ -31,7 +31,7 @@ func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []st
 		containers.Ports = append(containers.Ports, port.String())
 	}
 	if left := p.ToWindows.Minus(toWindows); containers.Active && !left.Empty() {
-		containers.Reason = "Linux itself serves " + left.String()
+		containers.Reason = served(left)
 	}
 	return []status.Direction{
 		direction(status.FromWindows, "", counted.Windows),
@@ -51,9 +51,14 @@ func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
 	case last == 0:
 		return "the source ports that Windows expects are not known: WSL's chain WSLPOSTROUTING is gone"
 	case ports.Empty():
-		return "Linux itself serves " + p.ToWindows.String()
+		return served(p.ToWindows)
 	}
 	return ""
+}
+
+// served says why ports of --to-windows are Linux's.
+func served(ports ruleset.Ports) string {
+	return "Linux serves or publishes " + ports.String()
 }
 
 // when is text if is holds, and "" if not.

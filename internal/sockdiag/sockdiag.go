@@ -85,18 +85,15 @@ func (c *Conn) Close() { c.nl.Close() }
 func (c *Conn) Takes(proto uint8, at netip.AddrPort, link int) (bool, error) {
 	request := make([]byte, requestLen)
 	request[0], request[1] = unix.AF_INET, proto
-	const source, destination = 8, 10 // offsets of the ports; the addresses are 4 and 20 behind
-	to := source
+	port, addr := request[8:], request[12:] // idiag_sport, idiag_src
 	if proto == unix.IPPROTO_UDP {
-		to = destination // udp_dump_one in net/ipv4/udp_diag.c takes them the other way round
+		// udp_dump_one in net/ipv4/udp_diag.c takes them the other way round.
+		port, addr = request[10:], request[28:] // idiag_dport, idiag_dst
 	}
-	addr := at.Addr().As4()
-	binary.BigEndian.PutUint16(request[to:], at.Port())
-	copy(request[map[int]int{source: 12, destination: 28}[to]:], addr[:])
-	binary.NativeEndian.PutUint32(request[requestLen-12:], uint32(link))
-	for i := requestLen - 8; i < requestLen; i++ {
-		request[i] = 0xff // INET_DIAG_NOCOOKIE: whichever socket it is
-	}
+	binary.BigEndian.PutUint16(port, at.Port())
+	copy(addr, at.Addr().AsSlice())
+	binary.NativeEndian.PutUint32(request[44:], uint32(link))
+	binary.NativeEndian.PutUint64(request[48:], ^uint64(0)) // INET_DIAG_NOCOOKIE: whichever socket it is
 	_, err := c.nl.Ask(unix.SOCK_DIAG_BY_FAMILY, request)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -132,19 +129,27 @@ func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, 
 // those on which a program listens, and those to which one is connected.
 func (c *Conn) Serving() (ports []uint16, err error) {
 	on := func(a netip.Addr) bool { return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
+	var connected []Socket
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		dumpErr := dump(c.nl, family, unix.IPPROTO_TCP, func(s Socket) {
 			switch {
 			case s.State == Listening && !s.OnlyV6 && (s.Local.Addr().IsUnspecified() || on(s.Local.Addr())):
 				ports = append(ports, s.Local.Port())
 			case s.State != synSent && on(s.Remote.Addr()):
-				ports = append(ports, s.Remote.Port())
+				connected = append(connected, s)
 			}
 		})
 		if family == unix.AF_INET6 && errors.Is(dumpErr, unix.ENOENT) {
 			continue // a kernel without IPv6
 		}
 		err = errors.Join(err, dumpErr)
+	}
+	listening := len(ports)
+	for _, s := range connected {
+		// The other end of a server's connection is a client.
+		if !slices.Contains(ports[:listening], s.Local.Port()) {
+			ports = append(ports, s.Remote.Port())
+		}
 	}
 	slices.Sort(ports)
 	return slices.Compact(ports), err
