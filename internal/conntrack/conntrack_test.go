@@ -42,15 +42,15 @@ func recorded(tb testing.TB) (msgs [][]byte) {
 
 // show is a flow in one line.
 func show(f Flow) string {
-	return fmt.Sprintf("%d %v>%v %v>%v", f.Original.Proto, f.Original.Src, f.Original.Dst, f.Reply.Src, f.Reply.Dst)
+	return fmt.Sprintf("%d %v>%v %v>%v mark %#x", f.Original.Proto, f.Original.Src, f.Original.Dst, f.Reply.Src, f.Reply.Dst, f.Mark)
 }
 
 // The flows that the tests make, sorted.
 var flows = []string{
-	"1 127.0.0.1:0>127.0.0.1:0 127.0.0.1:0>127.0.0.1:0",
-	"17 127.0.0.1:4000>127.0.0.1:9000 127.0.0.1:9000>127.0.0.1:4000",
-	"17 127.0.0.1:4001>127.0.0.1:9001 127.0.0.1:9001>127.0.0.1:4001",
-	"6 172.17.0.2:4000>203.0.113.1:443 203.0.113.1:443>192.0.2.2:60700",
+	"1 127.0.0.1:0>127.0.0.1:0 127.0.0.1:0>127.0.0.1:0 mark 0x0",
+	"17 127.0.0.1:4000>127.0.0.1:9000 127.0.0.1:9000>127.0.0.1:4000 mark 0x0",
+	"17 127.0.0.1:4001>127.0.0.1:9001 127.0.0.1:9001>127.0.0.1:4001 mark 0x0",
+	"6 172.17.0.2:4000>203.0.113.1:443 203.0.113.1:443>192.0.2.2:60700 mark 0x1001",
 }
 
 func TestDecode(t *testing.T) {
@@ -104,7 +104,7 @@ func create(handle *netlink.Handle, proto uint8, src, dst, replyTo string) error
 	s, d, r := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst), netip.MustParseAddrPort(replyTo)
 	ip := func(a netip.AddrPort) net.IP { return a.Addr().AsSlice() }
 	f := &netlink.ConntrackFlow{
-		FamilyType: unix.AF_INET, TimeOut: 600,
+		FamilyType: unix.AF_INET, TimeOut: 600, Mark: 0x1001,
 		Forward: netlink.IPTuple{Protocol: proto, SrcIP: ip(s), DstIP: ip(d), SrcPort: s.Port(), DstPort: d.Port()},
 		Reverse: netlink.IPTuple{Protocol: proto, SrcIP: ip(d), DstIP: ip(r), SrcPort: d.Port(), DstPort: r.Port()},
 	}

@@ -69,3 +69,37 @@ func TestOwnAddress(t *testing.T) {
 		})
 	}
 }
+
+// A client that uses the source port of a flow that began without wslmirror is answered
+// at once: that flow is forgotten. One that began with it goes on when another daemon
+// takes over.
+func TestOwnAddressOfAnEarlierFlow(t *testing.T) {
+	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("udp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	const from, to = "192.0.2.2:60900", "192.0.2.2:8080"
+	c, err := b.WSL.Dial("udp", from, to, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, err := c.Ask(patience); err == nil {
+		t.Fatalf("without wslmirror %q answers", got)
+	}
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	labtest.Eventually(t, "the client is answered", func() bool {
+		got, err := c.Ask(patience)
+		return err == nil && got == engine.Container.Name
+	})
+	d.proc.Stop(unix.SIGKILL)
+	start(t, b.WSL).awaitState(status.Active)
+	if got, err := c.Ask(patience); got != engine.Container.Name {
+		t.Errorf("with the next daemon: %q, %v", got, err)
+	}
+}

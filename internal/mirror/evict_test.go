@@ -97,3 +97,42 @@ func TestMisdirected(t *testing.T) {
 		}
 	}
 }
+
+// A flow of Linux to its own address that began without a table has no mark, so its
+// replies are lost: it begins anew when there is a table. One that has the mark goes on.
+func TestEvictionsOfTheOwnAddress(t *testing.T) {
+	own := netip.MustParseAddr("192.0.2.2")
+	flow := func(from, to, answers string, mark uint32) conntrack.Flow {
+		src := netip.AddrPortFrom(netip.MustParseAddr(from), 40000)
+		return conntrack.Flow{
+			Original: conntrack.Tuple{Src: src, Dst: netip.AddrPortFrom(netip.MustParseAddr(to), 8080), Proto: unix.IPPROTO_TCP},
+			Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort(answers), Dst: src, Proto: unix.IPPROTO_TCP},
+			Mark:     mark,
+		}
+	}
+	first := nft.Spec{Index: 7, Repair: true, Own: []netip.Addr{own}}
+	excepting := first
+	excepting.Except = ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080})
+	for name, test := range map[string]struct {
+		before nft.Table
+		after  nft.Spec
+		f      conntrack.Flow
+		want   bool
+	}{
+		"without the mark":          {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), true},
+		"with a mark of others":     {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 1), true},
+		"with the mark":             {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", nft.Mark|1), false},
+		"to a server of Linux":      {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "192.0.2.2:8080", 0), false},
+		"from the LAN":              {nft.Table{}, first, flow("192.0.2.1", "192.0.2.2", "172.17.0.2:80", 0), false},
+		"to the LAN":                {nft.Table{}, first, flow("192.0.2.2", "192.0.2.1", "192.0.2.9:80", 0), false},
+		"to a port left alone":      {nft.Table{}, excepting, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), false},
+		"without such an address":   {nft.Table{}, nft.Spec{Index: 7, Repair: true}, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), false},
+		"when there was a table":    {first.Table(), first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), false},
+		"when loopback0 is another": {nft.Spec{Index: 6}.Table(), first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), true},
+	} {
+		match := evictions(test.before, test.after.Table(), nil)
+		if got := match != nil && match(test.f); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
