@@ -22,7 +22,7 @@ import (
 // stays in Linux, since WSL sends to Windows only TCP and UDP. A socket takes it for
 // ECONNREFUSED (tcp_v4_err in net/ipv4/tcp_ipv4.c).
 //
-// A SYN is recognized by its source and its port, for a few seconds. A mark of its flow would
+// A SYN is recognized by its source and its port, for a few seconds after the first. A mark of its flow would
 // not do: conntrack keeps the flow of a client that has given up for two minutes, and
 // the first SYN of the next client with the same port would be refused, also when there
 // is a server by then.
@@ -70,8 +70,7 @@ func refusal(name string, hook nftables.ChainHook, index int) ruleset.Chain {
 			},
 			{
 				Comment: "asked once",
-				// Not update: a client that asks again and again is not refused for ever.
-				Exprs: append(slices.Clone(begin), &expr.Dynset{SrcRegKey: 1, SetName: askedSet, Operation: unix.NFT_DYNSET_OP_ADD}),
+				Exprs:   append(slices.Clone(begin), &expr.Dynset{SrcRegKey: 1, SetName: askedSet, Operation: unix.NFT_DYNSET_OP_ADD}),
 			},
 		},
 	}
