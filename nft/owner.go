@@ -74,6 +74,17 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 	if old.Present {
 		o.conn.DelTable(table)
 	}
+	if err := o.add(table, t, o.Serving); err != nil {
+		return err
+	}
+	if old.Owner == o.portID {
+		return o.flush("replace table", answerTimeout)
+	}
+	return o.flush("install table", installTimeout)
+}
+
+// add adds a table with all that is in it.
+func (o *TableOwner) add(table *nftables.Table, t Table, serving func() []uint16) error {
 	o.conn.AddTable(table)
 	for _, s := range t.Sets {
 		set := asSet(s, table)
@@ -81,22 +92,44 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 			return fmt.Errorf("make set %s: %w", s.Name, err)
 		}
 		elements := s.Elements
-		if s.Name == answeredSet && o.Serving != nil {
-			for _, port := range o.Serving() {
+		if s.Name == answeredSet && serving != nil {
+			for _, port := range serving() {
 				elements = append(elements, ruleset.Element{Key: string([]byte{byte(port >> 8), byte(port)})})
 			}
 		}
 		if err := o.elements(o.conn.SetAddElements, set, elements); err != nil {
 			return err
 		}
+		if s.Name == askedSet {
+			policy := forgetSYN
+			o.conn.AddObj(&nftables.NamedObj{Table: table, Name: askedTimeout, Type: nftables.ObjTypeCtTimeout, Obj: &policy})
+		}
 	}
 	for _, c := range t.Chains {
 		o.addChain(table, c)
 	}
-	if old.Owner == o.portID {
-		return o.flush("replace table", answerTimeout)
+	return nil
+}
+
+// CanRefuse reports whether this kernel has what closed ports need to refuse: nft_reject
+// and timeouts of conntrack (CONFIG_NF_CONNTRACK_TIMEOUT), which WSL's kernels have since
+// 6.6. It makes a table in one transaction and removes it again, so nobody sees it.
+func (o *TableOwner) CanRefuse() (bool, error) {
+	probe := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
+	if err := o.add(probe, Spec{Index: 1, Refuse: true}.Table(), nil); err != nil {
+		return false, err
 	}
-	return o.flush("install table", installTimeout)
+	o.conn.DelTable(probe)
+	err := within(o.sock, installTimeout, o.conn.Flush)
+	for _, lacking := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL} {
+		if errors.Is(err, lacking) {
+			return false, nil
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("find out whether closed ports can refuse: %w", err)
+	}
+	return true, nil
 }
 
 func (o *TableOwner) addChain(table *nftables.Table, c ruleset.Chain) {

@@ -22,58 +22,57 @@ import (
 // stays in Linux, since WSL sends to Windows only TCP and UDP. A socket takes it for
 // ECONNREFUSED (tcp_v4_err in net/ipv4/tcp_ipv4.c).
 //
-// A SYN is recognized by its source and its port, for a few seconds after the first. A mark of its flow would
-// not do: conntrack keeps the flow of a client that has given up for two minutes, and
-// the first SYN of the next client with the same port would be refused, also when there
-// is a server by then.
+// Chains of nat are asked for the first packet of a flow alone, so this costs all the
+// others nothing. Conntrack forgets the flow of an unanswered SYN after a second, by the
+// policy of the object asked: then the SYN that is sent again is the first packet of a
+// flow once more. It is recognized by its source and its port, for a few seconds.
 //
-// What an engine or we have sent elsewhere by then is not for 127.0.0.1 any more, and
-// what somebody's firewall has dropped does not get here.
+// What an engine or we have sent elsewhere by then does not get here.
 func (s Spec) refuse() ruleset.Chain {
-	c := refusal("refuse", *nftables.ChainHookOutput, s.Index)
-	c.Rules = slices.Insert(c.Rules, 1, s.leftAlone(toWindows(s.Index), loadPort())...)
-	return c
+	return ruleset.Chain{
+		Name: "refuse", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
+		// One step after the engines. Nft does not take the name dstnat here.
+		Priority: *nftables.ChainPriorityNATDest + 1,
+		Rules:    append(s.leftAlone(nil, loadPort()), refusal(toWindows(s.Index))...),
+	}
 }
 
-// refuseContainers is refuse for what containers send to Windows.
-func (s Spec) refuseContainers() ruleset.Chain {
-	return refusal("to_windows_refuse", *nftables.ChainHookForward, s.Index)
-}
-
-func refusal(name string, hook nftables.ChainHook, index int) ruleset.Chain {
-	begin := slices.Concat(toWindows(index), tcpFlagsAre(syn), []expr.Any{
+// refusal is the two rules for a SYN that matches.
+func refusal(match []expr.Any) []ruleset.Rule {
+	begin := slices.Concat(match, tcpFlagsAre(syn), []expr.Any{
 		loadTH(1, thDport),
 		&expr.Lookup{SourceRegister: 1, SetName: answeredSet, Invert: true},
 		loadAddr(ipSaddr, 4),
 		loadTH(unix.NFT_REG32_01, thSport),
 		loadTH(unix.NFT_REG32_02, thDport),
 	})
-	return ruleset.Chain{
-		Name: name, Type: nftables.ChainTypeFilter, Hook: hook, Priority: *nftables.ChainPrioritySecurity,
-		Rules: []ruleset.Rule{
-			{
-				// Which is all packets but a few, so it must cost little.
-				Comment: "of a flow that was answered",
-				Exprs: []expr.Any{
-					&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-					&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: word(expr.CtStateBitNEW)},
-					&expr.Verdict{Kind: expr.VerdictAccept},
-				},
-			},
-			{
-				Comment: refused,
-				Exprs: slices.Concat(begin, []expr.Any{
-					&expr.Lookup{SourceRegister: 1, SetName: askedSet},
-					&expr.Counter{},
-					&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable},
-				}),
-			},
-			{
-				Comment: "asked once",
-				Exprs:   append(slices.Clone(begin), &expr.Dynset{SrcRegKey: 1, SetName: askedSet, Operation: unix.NFT_DYNSET_OP_ADD}),
-			},
+	return []ruleset.Rule{
+		{
+			Comment: refused,
+			Exprs: slices.Concat(begin, []expr.Any{
+				&expr.Lookup{SourceRegister: 1, SetName: askedSet},
+				&expr.Counter{},
+				&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable},
+			}),
+		},
+		{
+			Comment: "asked once",
+			Exprs: slices.Concat(begin, []expr.Any{
+				&expr.Dynset{SrcRegKey: 1, SetName: askedSet, Operation: unix.NFT_DYNSET_OP_ADD},
+				&expr.Objref{Type: unix.NFT_OBJECT_CT_TIMEOUT, Name: askedTimeout},
+			}),
 		},
 	}
+}
+
+// askedTimeout is the object of conntrack that refusal names.
+const askedTimeout = "asked"
+
+// forgetSYN is what it does. All but the first are the kernel's own timeouts, in seconds:
+// for a connection that is established the library has another one.
+var forgetSYN = expr.CtTimeout{
+	L3Proto: unix.NFPROTO_IPV4, L4Proto: unix.IPPROTO_TCP,
+	Policy: expr.CtStatePolicyTimeout{expr.CtStateTCPSYNSENT: 1, expr.CtStateTCPESTABLISHED: 432_000},
 }
 
 // answered is the rule for what answers a SYN of Linux: a server in Linux, which does so

@@ -28,7 +28,8 @@ type Spec struct {
 	// Own are the addresses of the LAN that WSL sends to Windows as it does with
 	// 127.0.0.1: the repair is for them too.
 	Own []netip.Addr
-	// Refuse has closed ports of 127.0.0.1 refuse Linux's clients.
+	// Refuse has closed ports of 127.0.0.1 refuse Linux's clients, and those of Windows
+	// containers too. It needs a kernel that can: see TableOwner.CanRefuse.
 	Refuse bool
 	// ToWindows lets containers reach servers on Windows' 127.0.0.1. If it is nil,
 	// none ever does.
@@ -71,10 +72,7 @@ func (s Spec) Table() Table {
 	}
 	if w := s.ToWindows; w != nil {
 		t.Sets = append(t.Sets, linkSet(containersSet, w.Links), addrSet(addressesSet, w.Addrs), portSet(windowsSet, w.Ports))
-		t.Chains = append(t.Chains, w.prerouting(), w.postrouting(s.Index))
-		if s.Refuse {
-			t.Chains = append(t.Chains, s.refuseContainers())
-		}
+		t.Chains = append(t.Chains, w.prerouting(s.Refuse), w.postrouting(s.Index))
 	}
 	if !s.Except.Empty() {
 		t.Sets = append(t.Sets, portSet(exceptSet, s.Except))

@@ -31,18 +31,20 @@ type ToWindows struct {
 // It comes after the engines' chains, and others': what somebody has published or
 // redirected stays as it is. The guard comes before. So a container that sends to
 // 127.0.0.1 itself reaches nothing, and no other ports than these.
-func (w ToWindows) prerouting() ruleset.Chain {
-	return ruleset.Chain{
+func (w ToWindows) prerouting(refuse bool) ruleset.Chain {
+	match := slices.Concat([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Lookup{SourceRegister: 1, SetName: containersSet},
+	}, inAddrSet(ipDaddr, addressesSet), inPortSet(windowsSet))
+	c := ruleset.Chain{
 		Name: "to_windows", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPrerouting,
 		Priority: *nftables.ChainPriorityNATDest + 1,
-		Rules: []ruleset.Rule{{
-			Comment: fromContainers,
-			Exprs: slices.Concat([]expr.Any{
-				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-				&expr.Lookup{SourceRegister: 1, SetName: containersSet},
-			}, inAddrSet(ipDaddr, addressesSet), inPortSet(windowsSet), toLocalhost()),
-		}},
 	}
+	if refuse {
+		c.Rules = refusal(match)
+	}
+	c.Rules = append(c.Rules, ruleset.Rule{Comment: fromContainers, Exprs: append(match, toLocalhost()...)})
+	return c
 }
 
 // postrouting has Windows see one of Linux's own ports of 127.0.0.1, to which it

@@ -35,6 +35,8 @@ type Observed struct {
 	Settling  bool
 
 	Mode netwatch.Mode
+	// CanRefuse says that the kernel has what closed ports need to refuse.
+	CanRefuse bool
 	// SourcePorts are the first and last port that WSL has reserved in Windows for
 	// connections of Linux, by its own rules; 0 where there is no such rule.
 	SourcePorts [2]uint16
@@ -110,7 +112,7 @@ func decide(o Observed, p Policy) Desired {
 		spec.Repair, spec.Own = true, o.Own
 		spec.Replies = p.Direct || replies(o)
 		// In consomme Windows' refusal is not known to get lost.
-		spec.Refuse = o.Mode.Mirrors()
+		spec.Refuse = o.Mode.Mirrors() && o.CanRefuse
 	}
 	var needed []netwatch.Link
 	if p.Direct {

@@ -36,10 +36,21 @@ func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []st
 	return []status.Direction{
 		direction(status.FromWindows, "", counted.Windows),
 		direction(status.FromLinux, repair(""), counted.Linux),
-		direction(status.ClosedPorts, repair(when(!obs.Mode.Mirrors(), "outside the mirrored mode they are not known to hang")), counted.Refused),
+		direction(status.ClosedPorts, repair(whyNotRefuse(obs)), counted.Refused),
 		direction(status.OwnAddress, repair(when(len(obs.Own) == 0, "only with hostAddressLoopback in mirrored mode")), counted.Own),
 		containers,
 	}
+}
+
+// whyNotRefuse says why closed ports do not refuse; "" if they do.
+func whyNotRefuse(obs Observed) string {
+	switch {
+	case !obs.Mode.Mirrors():
+		return "outside the mirrored mode they are not known to hang"
+	case !obs.CanRefuse:
+		return "this kernel lacks nft_reject or CONFIG_NF_CONNTRACK_TIMEOUT, which WSL's have since 6.6"
+	}
+	return ""
 }
 
 // whyNotToWindows says why containers do not reach Windows; "" if they do.

@@ -21,16 +21,22 @@ type lease struct {
 	serving func() []uint16 // see nft.TableOwner
 
 	owner  *nft.TableOwner // nil until it is needed, and when it was closed
+	refuse bool            // the kernel can: see nft.TableOwner.CanRefuse
 	beacon *beacon         // nil while we do not serve
 	watch  *beaconWatch    // of the daemon that serves
 }
 
-// open opens the socket that can own the table.
+// open opens the socket that can own the table, and finds out what the kernel can.
 func (l *lease) open() (err error) {
-	if l.owner == nil {
-		if l.owner, err = nft.Open(); err == nil {
-			l.owner.Serving = l.serving
-		}
+	if l.owner != nil {
+		return nil
+	}
+	if l.owner, err = nft.Open(); err != nil {
+		return err
+	}
+	l.owner.Serving = l.serving
+	if l.refuse, err = l.owner.CanRefuse(); err != nil {
+		err = errors.Join(err, l.close())
 	}
 	return err
 }

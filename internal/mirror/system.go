@@ -52,7 +52,7 @@ func (s *system) observe(fresh bool) (Observed, error) {
 		return Observed{}, err
 	}
 	seen, err := s.observer.observe(fresh)
-	seen.Ours = s.lease.held(seen.Table)
+	seen.Ours, seen.CanRefuse = s.lease.held(seen.Table), s.lease.refuse
 	return seen, err
 }
 

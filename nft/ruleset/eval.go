@@ -112,7 +112,7 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 		hits = append(hits, b.hit)
 	case *expr.Objref:
 		switch x.Type {
-		case unix.NFT_OBJECT_COUNTER, unix.NFT_OBJECT_CT_HELPER:
+		case unix.NFT_OBJECT_COUNTER, unix.NFT_OBJECT_CT_HELPER, unix.NFT_OBJECT_CT_TIMEOUT:
 		case unix.NFT_OBJECT_QUOTA, unix.NFT_OBJECT_LIMIT, unix.NFT_OBJECT_CONNLIMIT:
 			b.sure = false
 		default:
