@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -339,6 +340,42 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 				t.Errorf("check: %v, want %v", err, test.want)
 			}
 		})
+	}
+}
+
+// This kernel has what closed ports need, and one that has not is no error.
+func TestCanRefuse(t *testing.T) {
+	h, index := host(t)
+	owner := install(t, h, mirror(index))
+	before := read(t, h)
+	in(t, h, func() error {
+		if can, err := owner.CanRefuse(); err != nil || !can {
+			return fmt.Errorf("%v, %w", can, err)
+		}
+		return nil
+	})
+	if after := read(t, h); !after.Table.Equal(before.Table) {
+		t.Errorf("the table is %+v", after)
+	}
+	if out, err := h.Run("nft", "list", "table", TableFamily, TableName+"-check"); err == nil {
+		t.Errorf("leaves %s", out)
+	}
+	for errno, fails := range map[unix.Errno]bool{unix.ENOENT: false, unix.EOPNOTSUPP: false, unix.EPERM: true, unix.ENOMEM: true} {
+		answered := false
+		kernel := func(req []mdl.Message) ([]mdl.Message, error) {
+			if len(req) > 0 || answered {
+				return nil, nil
+			}
+			answered = true
+			return nil, &mdl.OpError{Op: "receive", Err: errno}
+		}
+		conn, sock, err := dial(nftables.WithTestDial(kernel))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if can, err := (&TableOwner{conn: conn, sock: sock}).CanRefuse(); can || (err != nil) != fails {
+			t.Errorf("%v: %v, %v", errno, can, err)
+		}
 	}
 }
 
