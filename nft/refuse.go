@@ -27,45 +27,58 @@ import (
 // policy of the object asked: then the SYN that is sent again is the first packet of a
 // flow once more. It is recognized by its source and its port, for a few seconds.
 //
-// What an engine or we have sent elsewhere by then does not get here.
+// What somebody's firewall drops has never left for Windows: see unanswered.
 func (s Spec) refuse() ruleset.Chain {
 	return ruleset.Chain{
 		Name: "refuse", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
-		// One step after the engines. Nft does not take the name dstnat here.
-		Priority: *nftables.ChainPriorityNATDest + 1,
-		Rules:    append(s.leftAlone(nil, loadPort()), refusal(toWindows(s.Index))...),
+		// Before anybody's NAT, which ends the chains of nat.
+		Priority: *nftables.ChainPriorityNATDest - 2,
+		Rules:    []ruleset.Rule{refusal(toWindows(s.Index))},
 	}
 }
 
-// refusal is the two rules for a SYN that matches.
-func refusal(match []expr.Any) []ruleset.Rule {
-	begin := slices.Concat(match, tcpFlagsAre(syn), []expr.Any{
-		loadTH(1, thDport),
-		&expr.Lookup{SourceRegister: 1, SetName: answeredSet, Invert: true},
-		loadAddr(ipSaddr, 4),
-		loadTH(unix.NFT_REG32_01, thSport),
-		loadTH(unix.NFT_REG32_02, thDport),
-	})
-	return []ruleset.Rule{
-		{
-			Comment: refused,
-			Exprs: slices.Concat(begin, []expr.Any{
-				&expr.Lookup{SourceRegister: 1, SetName: askedSet},
-				&expr.Counter{},
-				&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable},
-			}),
-		},
-		{
+// refusal is the rule for a SYN that matches and was sent before.
+func refusal(match []expr.Any) ruleset.Rule {
+	return ruleset.Rule{
+		Comment: refused,
+		Exprs: slices.Concat(match, firstOfUnanswered(), []expr.Any{
+			loadTH(unix.NFT_REG32_02, thDport),
+			&expr.Lookup{SourceRegister: 1, SetName: askedSet},
+			&expr.Counter{},
+			&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable},
+		}),
+	}
+}
+
+// unanswered remembers the SYNs that leave for Windows' 127.0.0.1, by the port that the
+// client has asked for.
+func (s Spec) unanswered() ruleset.Chain {
+	return ruleset.Chain{
+		Name: "unanswered", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
+		// Before anybody's NAT, as refuse.
+		Priority: *nftables.ChainPriorityNATSource - 2,
+		Rules: append(s.leftAloneAfterNAT(), ruleset.Rule{
 			Comment: "asked once",
-			Exprs: slices.Concat(begin, []expr.Any{
+			Exprs: slices.Concat(toWindows(s.Index), firstOfUnanswered(), []expr.Any{
+				&expr.Ct{Key: expr.CtKeyPROTODST, Register: unix.NFT_REG32_02, Direction: ctOriginal},
 				&expr.Dynset{SrcRegKey: 1, SetName: askedSet, Operation: unix.NFT_DYNSET_OP_ADD},
 				&expr.Objref{Type: unix.NFT_OBJECT_CT_TIMEOUT, Name: askedTimeout},
 			}),
-		},
+		}),
 	}
 }
 
-// askedTimeout is the object of conntrack that refusal names.
+// firstOfUnanswered matches a SYN to a port that has not answered, and loads all of the
+// key of asked but the port.
+func firstOfUnanswered() []expr.Any {
+	return append(tcpFlagsAre(syn),
+		loadTH(1, thDport),
+		&expr.Lookup{SourceRegister: 1, SetName: answeredSet, Invert: true},
+		loadAddr(ipSaddr, 4),
+		loadTH(unix.NFT_REG32_01, thSport))
+}
+
+// askedTimeout is the object of conntrack that unanswered names.
 const askedTimeout = "asked"
 
 // forgetSYN is what it does. All but the first are the kernel's own timeouts, in seconds:

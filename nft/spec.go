@@ -68,7 +68,7 @@ func (s Spec) Table() Table {
 	}
 	if s.Refuse {
 		t.Sets = append(t.Sets, dynamicSet(answeredSet), dynamicSet(askedSet))
-		t.Chains = append(t.Chains, s.refuse())
+		t.Chains = append(t.Chains, s.refuse(), s.unanswered())
 	}
 	if w := s.ToWindows; w != nil {
 		t.Sets = append(t.Sets, linkSet(containersSet, w.Links), addrSet(addressesSet, w.Addrs), portSet(windowsSet, w.Ports))

@@ -41,7 +41,7 @@ func (w ToWindows) prerouting(refuse bool) ruleset.Chain {
 		Priority: *nftables.ChainPriorityNATDest + 1,
 	}
 	if refuse {
-		c.Rules = refusal(match)
+		c.Rules = append(c.Rules, refusal(match))
 	}
 	c.Rules = append(c.Rules, ruleset.Rule{Comment: fromContainers, Exprs: append(match, toLocalhost()...)})
 	return c
