@@ -39,8 +39,8 @@ bench: deps ## measure the daemon (root)
 	$(GO) test -run '^$$' -bench . ./...
 
 .PHONY: speed
-speed: deps build ## measure the ways to a container, for the README (root, ten minutes)
-	bin/mirrorlab bench --svg cmd/mirrorlab/bench.svg --readme README.md
+speed: deps build ## measure the paths to a container, for docs/performance.md (root, ten minutes)
+	bin/mirrorlab bench --svg cmd/mirrorlab/bench.svg --readme docs/performance.md
 
 FUZZTIME ?= 10m
 

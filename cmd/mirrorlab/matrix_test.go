@@ -13,8 +13,8 @@ import (
 )
 
 // Every way to a container of every engine is asked: what works without
-// wslmirror works with it, and so does all the rest. The README and the docs
-// show the matrix as it is.
+// wslmirror works with it, and so does all the rest. The docs show the matrix
+// as it is.
 func TestMatrix(t *testing.T) {
 	labtest.NeedTree(t)
 	if err := build(); err != nil {
@@ -46,7 +46,7 @@ func TestMatrix(t *testing.T) {
 		t.Errorf("%d of %d rows are broken without wslmirror, %d by the blanket rule", broken, len(rows), brokenByBlanket)
 	}
 
-	shows(t, "matrix", "../../README.md", shortMatrix(rows))
+	shows(t, "matrix", "../../docs/engines.md", shortMatrix(rows))
 	shows(t, "matrix", "../../docs/bench.md", markdownMatrix(rows))
 }
 

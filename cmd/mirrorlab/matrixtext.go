@@ -64,7 +64,7 @@ func markdownMatrix(rows []matrixRow) string {
 	return b.String()
 }
 
-// shortMatrix is the matrix for the README: for each engine and mode, who is answered
+// shortMatrix is the matrix of docs/engines.md: for each engine and mode, who is answered
 // without wslmirror and with it.
 func shortMatrix(rows []matrixRow) string {
 	var b strings.Builder

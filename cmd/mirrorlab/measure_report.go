@@ -192,7 +192,7 @@ func (r *report) write(w io.Writer, asJSON, markdown bool, svg, readme string) e
 	return err
 }
 
-// The README's place for the report.
+// The place of the report in docs/performance.md.
 const (
 	benchBlock = "<!-- mirrorlab bench --markdown -->\n"
 	blockEnd   = "<!-- end -->"

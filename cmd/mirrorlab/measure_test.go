@@ -270,7 +270,7 @@ func TestPlot(t *testing.T) {
 }
 
 func TestReplaceBlock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "README.md")
+	path := filepath.Join(t.TempDir(), "performance.md")
 	for text, want := range map[string]string{
 		"a\n" + benchBlock + "old\n" + blockEnd + "\nb\n": "a\n" + benchBlock + "new\n" + blockEnd + "\nb\n",
 		"a\n" + benchBlock: "", // no end
@@ -290,8 +290,8 @@ func TestReplaceBlock(t *testing.T) {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 	}
-	// The README has its place.
-	if !bytes.Contains([]byte(readFile(t, "../../README.md")), []byte(benchBlock)) {
-		t.Error("the README has no place for the report")
+	// The docs have their place.
+	if !bytes.Contains([]byte(readFile(t, "../../docs/performance.md")), []byte(benchBlock)) {
+		t.Error("docs/performance.md has no place for the report")
 	}
 }

@@ -141,7 +141,7 @@ func (r *report) text() string {
 	return b.String()
 }
 
-// markdown is the report for the README.
+// markdown is the report for docs/performance.md.
 func (r *report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "`%s`: %s.\n%s.\n\n%s", r.Command, r.Machine, r.conditions(), explanation)

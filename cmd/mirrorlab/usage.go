@@ -29,7 +29,7 @@ Commands:
            the blanket rule that people type by hand, and with wslmirror, in
            each networking mode. It takes a minute, and the first time some more
            to build the engines.
-             --markdown          as the README and docs/bench.md have it
+             --markdown          as docs/bench.md has it
              --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni
   directions
@@ -50,7 +50,7 @@ Commands:
                                  wslmirror) or alone (without)
              --rounds N          how often each is measured, in turn (10)
              --seconds S         how long (1)
-             --json, --markdown  for programs, and as the README has it
+             --json, --markdown  for programs, and as docs/performance.md has it
              --svg FILE          draw the plot
              --readme FILE       write the Markdown to its place in FILE
              --wslmirror PATH    the program (the wslmirror beside mirrorlab)
