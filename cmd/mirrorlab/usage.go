@@ -23,28 +23,28 @@ Commands:
   demo     Show who answers on localhost without wslmirror, with it, and after
            it has stopped. It takes a few seconds.
              --wslmirror PATH    the program (the wslmirror beside mirrorlab)
-  shell    Run $SHELL in "WSL" until it exits, with the command 'windows' to run
-           other commands in "Windows". What it leaves running ends with it.
-  matrix   Ask every way to a container of every real engine: with nothing, with
-           the blanket rule that people type by hand, and with wslmirror, in
-           each networking mode. It takes a minute, and the first time some more
-           to build the engines.
+  shell    Run $SHELL in "WSL" until it exits. The command 'windows' runs other
+           commands in "Windows". Processes that it leaves running end with it.
+  matrix   Send requests to the containers of every real engine: without any cure,
+           with the blanket rule that people type by hand, and with wslmirror, in
+           each networking mode. This takes a minute, and the first time some
+           minutes more to build the engines.
              --markdown          as docs/bench.md has it
              --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni
   directions
-           Ask every other way: from containers to Windows, to the machine's own
-           LAN address, to closed ports; with every real engine, without
-           wslmirror and with it, in each networking mode. It takes a minute.
+           Send the other requests: from containers to Windows, to the machine's
+           own LAN address, to closed ports; with every real engine, without
+           wslmirror and with it, in each networking mode. This takes a minute.
              --markdown          as docs/directions.md has it
              --mode, --engine    as for matrix
-  bench    Measure the ways to a container, from Windows and from Linux: by
-           docker-proxy, direct, and as fast as the kernel can; beside them a
-           server without a container, with wslmirror and without. It wants wrk,
-           and takes ten minutes.
+  bench    Measure the paths to a container, from Windows and from Linux: through
+           docker-proxy, direct, and as fast as the kernel can; and a server
+           outside containers, with wslmirror and without. This needs wrk and
+           takes ten minutes.
              --engine NAME       docker-iptables (the default: a new one),
                                  docker-nftables or docker-20.10
-             --trial NAME        only this: keepalive, newconns, bulk, latency,
+             --trial NAME        only this one: keepalive, newconns, bulk, latency,
                                  udp or many
              --only WAY,...      only these: proxy, direct, limit, server (with
                                  wslmirror) or alone (without)
@@ -54,18 +54,18 @@ Commands:
              --svg FILE          draw the plot
              --readme FILE       write the Markdown to its place in FILE
              --wslmirror PATH    the program (the wslmirror beside mirrorlab)
-  chaos    Break links, rulesets, rules, sysctls, engines and the daemons, and
-           check after each burst of faults that all is as it should within a
-           second. Print how long it took to heal. 1000 faults take a minute.
-             --seed N            which faults come (one that is drawn, and told)
+  chaos    Break links, rulesets, rules, sysctls, engines and the daemons. After
+           each burst of faults, check that everything is right within a second.
+           Print how long repairs took. 1000 faults take a minute.
+             --seed N            selects the faults (random, and printed)
              --steps N           how many faults, of all worlds (1000)
              --path both         the daemons' path, or half of the worlds each
-             --worlds N          how many at a time, of each path (1); 6 in all
+             --worlds N          how many at a time, of each path (1); at most 6
              --rest 0s           how long to wait after each burst
              --verbose           print each fault
-  soak     A storm of events for a minute; then containers come and go and
-           daemons take over from one another while clients ask, of whom none
-           should notice. Print what that cost.
+  soak     Cause a storm of events for a minute. Then start and stop containers and
+           daemons while clients send requests; none of them should notice.
+           Print what that cost.
              --for 30m           how long
              --path direct       the daemons' path
              --seed N            what comes and goes (1)
@@ -75,17 +75,17 @@ MODE is mirrored (the default, but for matrix and directions), mirrored-hal
 (mirrored with hostAddressLoopback=true) or consomme (virtioproxy until WSL
 2.9).
 
-All need root and a kernel with nf_tables, but no Windows, no WSL, and no
-container engine of the machine. All but the shell run wslmirror with the rights
-of its service, for which they need setpriv and, but for the demo,
+All need root and a kernel with nf_tables. None needs Windows, WSL, or a
+container engine on this machine. All but the shell run wslmirror with the
+rights of its service, for which they need setpriv and, except for the demo,
 systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
-soak also nft, ip and unshare. The matrix, directions and bench take engines
-from Debian trees and from source, in a cache. The network of this machine is
-not touched. Nothing is left behind, but a folder in $TMPDIR if mirrorlab is
+soak also need nft, ip and unshare. The matrix, directions and bench run engines
+from Debian trees and from source, in a cache. This machine's own network is not
+touched. Nothing is left behind, except a folder in $TMPDIR if mirrorlab is
 killed. NO_COLOR turns colours off.
 
 Exit status:
-  0  success; for all but shell and bench: all is as it should be
+  0  success; for all but shell and bench: everything is right
   1  failure, or interrupted
   2  wrong usage
   shell has the exit status of its shell
