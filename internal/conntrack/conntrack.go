@@ -19,6 +19,8 @@ import (
 type Flow struct {
 	Original, Reply Tuple
 	Mark            uint32
+	// Assured says that both ends have spoken: a connection of TCP is established.
+	Assured bool
 }
 
 // A Tuple is the packets of one direction. The ports are 0 where the protocol has
@@ -33,7 +35,8 @@ const (
 	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
-	original, reply, mark = 1, 2, 8 // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_MARK
+	original, reply, state, mark = 1, 2, 3, 8 // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK
+	assured                      = 1 << 2     // IPS_ASSURED
 
 	tupleIP, tupleProto        = 1, 2    // CTA_TUPLE_IP, CTA_TUPLE_PROTO
 	ipSrc, ipDst               = 1, 2    // CTA_IP_V4_SRC, CTA_IP_V4_DST
@@ -123,6 +126,8 @@ func decode(msg []byte) (f Flow, err error) {
 			f.Original, err = decodeTuple(data)
 		case kind == reply:
 			f.Reply, err = decodeTuple(data)
+		case kind == state && len(data) == 4:
+			f.Assured = binary.BigEndian.Uint32(data)&assured != 0
 		case kind == mark && len(data) == 4:
 			f.Mark = binary.BigEndian.Uint32(data)
 		}

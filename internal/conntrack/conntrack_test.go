@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -42,15 +43,15 @@ func recorded(tb testing.TB) (msgs [][]byte) {
 
 // show is a flow in one line.
 func show(f Flow) string {
-	return fmt.Sprintf("%d %v>%v %v>%v mark %#x", f.Original.Proto, f.Original.Src, f.Original.Dst, f.Reply.Src, f.Reply.Dst, f.Mark)
+	return fmt.Sprintf("%d %v>%v %v>%v mark %#x assured %v", f.Original.Proto, f.Original.Src, f.Original.Dst, f.Reply.Src, f.Reply.Dst, f.Mark, f.Assured)
 }
 
 // The flows that the tests make, sorted.
 var flows = []string{
-	"1 127.0.0.1:0>127.0.0.1:0 127.0.0.1:0>127.0.0.1:0 mark 0x0",
-	"17 127.0.0.1:4000>127.0.0.1:9000 127.0.0.1:9000>127.0.0.1:4000 mark 0x0",
-	"17 127.0.0.1:4001>127.0.0.1:9001 127.0.0.1:9001>127.0.0.1:4001 mark 0x0",
-	"6 172.17.0.2:4000>203.0.113.1:443 203.0.113.1:443>192.0.2.2:60700 mark 0x1001",
+	"1 127.0.0.1:0>127.0.0.1:0 127.0.0.1:0>127.0.0.1:0 mark 0x0 assured false",
+	"17 127.0.0.1:4000>127.0.0.1:9000 127.0.0.1:9000>127.0.0.1:4000 mark 0x0 assured false",
+	"17 127.0.0.1:4001>127.0.0.1:9001 127.0.0.1:9001>127.0.0.1:4001 mark 0x0 assured false",
+	"6 172.17.0.2:4000>203.0.113.1:443 203.0.113.1:443>192.0.2.2:60700 mark 0x1001 assured false",
 }
 
 func TestDecode(t *testing.T) {
@@ -129,6 +130,37 @@ func tracker(tb testing.TB) (b *lab.Bench, handle *netlink.Handle) {
 	}
 	tb.Cleanup(handle.Close)
 	return b, handle
+}
+
+// A connection is assured when both ends have spoken, and a question without an answer is
+// not.
+func TestAssured(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.2:9000"); err != nil {
+		t.Fatal(err)
+	}
+	for proto, to := range map[string]string{"tcp": "127.0.0.2:9000", "udp": "127.0.0.2:9001"} {
+		c, err := b.WSL.Dial(proto, "", to, labtest.Patience())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Ask(labtest.Patience()); (err == nil) != (proto == "tcp") {
+			t.Fatalf("%s: %v", proto, err)
+		}
+	}
+	got := map[uint16]bool{}
+	if err := b.WSL.Do(func() error {
+		return Each(func(f Flow) bool {
+			got[f.Original.Dst.Port()] = f.Assured
+			return true
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[uint16]bool{9000: true, 9001: false}; !maps.Equal(got, want) {
+		t.Errorf("assured: %v, want %v", got, want)
+	}
 }
 
 // Flows of the kernel are listed, and those that match are evicted, and no others.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -67,6 +69,59 @@ func TestOwnAddress(t *testing.T) {
 				t.Errorf("before\n%s\nafter\n%s", before, after)
 			}
 		})
+	}
+}
+
+// With hostAddressLoopback, Windows has the address of the LAN as well. What Windows or a
+// container has opened to a published port of that address goes on when a daemon starts,
+// when an engine begins to serve a port, and when the daemon ends.
+func TestConnectionsToTheSharedAddressGoOn(t *testing.T) {
+	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	const to = "192.0.2.2:8080"
+	open := func(h *lab.Host) *lab.Client {
+		t.Helper()
+		c, err := h.Dial("tcp", "", to, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	// The one is asked when there is no daemon any more, and so nothing before.
+	conns := map[string]*lab.Client{"Windows": open(b.Windows), "the container": open(engine.Container), "a silent Windows": open(b.Windows)}
+	check := func(when string, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if got, err := conns[name].Ask(patience); got != engine.Container.Name {
+				t.Errorf("%s, %s: %q, %v", when, name, got, err)
+			}
+		}
+	}
+	d := start(t, b.WSL)
+	d.awaitState(status.Active)
+	check("when a daemon has started", "Windows", "the container")
+	if _, err := b.WSL.Run("nft", `table inet engine {
+		chain arriving { type nat hook prerouting priority dstnat; tcp dport 9180 dnat ip to 172.17.0.2:80; }
+		chain leaving { type nat hook output priority -100; tcp dport 9180 dnat ip to 172.17.0.2:80; }
+	}`); err != nil {
+		t.Fatal(err)
+	}
+	d.await("9180 is served by the kernel", func(s status.Snapshot) bool {
+		return slices.ContainsFunc(s.Ports, func(p status.Port) bool { return p.Port == 9180 && p.Path == status.PathKernel })
+	})
+	check("when an engine serves a port", "Windows", "the container")
+	d.stop(unix.SIGTERM)
+	check("afterwards", "Windows", "the container", "a silent Windows")
+	// Whether a connection without its entry goes on is a matter of luck.
+	if strings.Contains(d.log.String(), "reset NAT") {
+		t.Error("connections that work were evicted")
 	}
 }
 

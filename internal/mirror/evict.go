@@ -51,15 +51,22 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	}
 	own := after.Own()
 	return func(f conntrack.Flow) bool {
-		return (m.has(f) || c.has(f) || lacksMark(f, own)) && !after.Except().Has(portOf(f))
+		return (m.has(f) || c.has(f) || c.afresh && lacksMark(f, own)) && !after.Except().Has(portOf(f))
 	}
 }
 
 // lacksMark reports whether a flow of Linux to one of its own addresses of the LAN was
 // sent elsewhere before there was a table, so that its replies do not find their way:
 // see nft.Spec. The next client with that source port would be in the same flow.
+//
+// A flow of Windows to that address, which is Windows' as well, looks the same, and so does
+// one of a container that comes back from Windows. Their connections work, and are
+// established. A datagram of theirs begins its flow again.
 func lacksMark(f conntrack.Flow, own []netip.Addr) bool {
 	from, to := f.Original.Src.Addr(), f.Original.Dst.Addr()
+	if f.Original.Proto == unix.IPPROTO_TCP && f.Assured {
+		return false
+	}
 	return f.Mark&nft.Mark == 0 && f.Reply.Src.Addr() != to && slices.Contains(own, from) && slices.Contains(own, to)
 }
 

@@ -111,6 +111,12 @@ func TestEvictionsOfTheOwnAddress(t *testing.T) {
 		}
 	}
 	first := nft.Spec{Index: 7, Repair: true, Own: []netip.Addr{own}}
+	established := func(f conntrack.Flow) conntrack.Flow {
+		f.Assured = true
+		return f
+	}
+	serving := first
+	serving.EngineServed = ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 9180})
 	excepting := first
 	excepting.Except = ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080})
 	for name, test := range map[string]struct {
@@ -120,6 +126,8 @@ func TestEvictionsOfTheOwnAddress(t *testing.T) {
 		want   bool
 	}{
 		"without the mark":          {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), true},
+		"established":               {nft.Table{}, first, established(flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0)), false},
+		"when a port is served":     {first.Table(), serving, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), false},
 		"with a mark of others":     {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 1), true},
 		"with the mark":             {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", nft.Mark|1), false},
 		"to a server of Linux":      {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "192.0.2.2:8080", 0), false},
