@@ -2,6 +2,7 @@ package labtest
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +57,9 @@ func build(path, name string, flags ...string) error {
 	if err != nil {
 		return err
 	}
+	if err := depend(root); err != nil {
+		return err
+	}
 	cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "./cmd/"+name)...)
 	cmd.Dir = root
 	cgo := "CGO_ENABLED=0"
@@ -67,6 +71,23 @@ func build(path, name string, flags ...string) error {
 		return fmt.Errorf("go build ./cmd/%s: %w: %s", name, err, out)
 	}
 	return os.Chmod(path, 0o755) // whatever the umask
+}
+
+// depend has the go command run the tests again, rather than repeat what they said last
+// time, when a source of the program has changed: it notes the files that a test looks
+// at, and nothing of what the go command below does.
+func depend(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == ".git":
+			return filepath.SkipDir
+		case filepath.Ext(path) == ".go" || d.Name() == "go.mod":
+			_, err = os.Stat(path)
+		}
+		return err
+	})
 }
 
 // Recorded is the path of a file that a package has in its folder testdata.
