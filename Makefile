@@ -61,9 +61,14 @@ soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 	bin/mirrorlab soak --for $(or $(FOR),30m)
 	$(GO) test ./internal/mirror -run NothingLeaks -timeout 30m -v -cycles $(or $(CYCLES),100000)
 
-.PHONY: packages
-packages: ## build deb and rpm into dist
+.PHONY: package
+package: ## build the package for this machine into dist
+	packaging/build.sh --package dist
+
+.PHONY: release packages
+release: ## build all that a release consists of into dist
 	packaging/build.sh dist
+packages: release
 
 .PHONY: deps
 deps: ## install the Debian packages that the tests need (root)
