@@ -59,6 +59,7 @@ tarball() {
 	name=wslmirror-$VERSION-linux-$ARCH
 	mkdir "$work/$name"
 	zstd -qdc "$dist"/wslmirror-*-"$1".pkg.tar.zst | tar -xC "$work/$name" --no-same-owner etc usr
+	install -D -m 755 packaging/openrc/wslmirror "$work/$name/openrc/wslmirror"
 	install -m 644 packaging/INSTALL "$work/$name/INSTALL"
 	tar -cC "$work" --format=gnu --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
 		--owner=0 --group=0 --numeric-owner "$name" | gzip -9n >"$dist/$name.tar.gz"

@@ -160,7 +160,7 @@ func TestTarball(t *testing.T) {
 		}
 		got, contents := files(t, unzipped, "/usr/bin/wslmirror", "/INSTALL")
 		var want []string
-		for _, line := range append(likeRPM(), "-rw-r--r-- /INSTALL") {
+		for _, line := range append(likeRPM(), "-rw-r--r-- /INSTALL", "-rwxr-xr-x /openrc/wslmirror") {
 			want = append(want, strings.Replace(line, " /", " /"+top+"/", 1))
 		}
 		slices.Sort(want)
@@ -230,5 +230,30 @@ func TestSBOM(t *testing.T) {
 		}) {
 			t.Errorf("%s is not about the packaged program, whose sum is %s", name, sum)
 		}
+	}
+}
+
+// OpenRC gives the program arguments that it understands, the settings of the service
+// among them.
+func TestOpenRC(t *testing.T) {
+	need(t, "dpkg-deb")
+	settings := filepath.Join(t.TempDir(), "settings")
+	write(t, settings, `WSLMIRROR_OPTS="--path direct"`+"\n", 0o644)
+	script, err := os.ReadFile("openrc/wslmirror")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(script), "settings=/etc/default/wslmirror", "settings="+settings, 1)
+	line := run(t, "sh", "-euc", text+`
+		echo "$command $command_args"`)
+	if want := "/usr/bin/wslmirror run --user nobody --path direct\n"; line != want {
+		t.Errorf("it runs %q, want %q", line, want)
+	}
+	run(t, ownProgram(t), append(strings.Fields(line)[1:], "--help")...)
+	calls := run(t, "sh", "-euc", text+`
+		before() { echo "before $*"; }; after() { echo "after $*"; }
+		depend; command=echo; stop_post`)
+	if want := "after firewall nftables iptables\nbefore docker containerd\ncleanup\n"; calls != want {
+		t.Errorf("it says %q, want %q", calls, want)
 	}
 }
