@@ -75,6 +75,9 @@ func Exec(u User, dir string, args []string) error {
 	if err := dropRights(u); err != nil {
 		return fmt.Errorf("become an ordinary user: %w", err)
 	}
+	if err := unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+		return &fs.PathError{Op: "as an ordinary user, open", Path: dir, Err: err}
+	}
 	if err := loadFilter(); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}

@@ -148,6 +148,19 @@ func TestExecTakesNoDirectory(t *testing.T) {
 	}
 }
 
+// Where the user may not go it could publish nothing.
+func TestExecNeedsTheDirectory(t *testing.T) {
+	private := filepath.Join(t.TempDir(), "private")
+	if err := os.Mkdir(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(private, "run")
+	out, err := probing(t, dir).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "exec: as an ordinary user, open "+dir+": permission denied") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestLookup(t *testing.T) {
 	for name, want := range map[string]User{"root": {0, 0}, "0": {0, 0}, "nobody": {65534, 65534}, "65534": {65534, 65534}, "61999": {61999, 61999}} {
 		if got, err := Lookup(name); err != nil || got != want {

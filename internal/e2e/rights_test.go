@@ -105,7 +105,7 @@ func TestRootGivesUpItsRights(t *testing.T) {
 		"61999": strings.ReplaceAll(labtest.Filtered, "65534", "61999"),
 		"root":  "",
 	} {
-		dir := t.TempDir() + "/run"
+		dir := runtimeDir(t) + "-" + name // any user may go there
 		cmd := program(t, "run", "--user", name, "--runtime-dir", dir)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
