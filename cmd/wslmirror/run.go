@@ -144,9 +144,6 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 	if err != nil {
 		return exitConfig, err
 	}
-	if err := giveUpRights(o); err != nil {
-		return exitFailure, err
-	}
 	log := logrus.New()
 	log.SetLevel(o.level)
 	systemd.LogToJournal(log)
@@ -158,6 +155,9 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 		}
 		// It may pass. If it does not, the loop says so, and goes on trying.
 		log.WithError(err).Warn("could not find out whether this kernel will do")
+	}
+	if err := giveUpRights(o); err != nil {
+		return exitFailure, err
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
