@@ -22,17 +22,18 @@ demo: build ## see the fault, the cure, and the fault again (root)
 
 .PHONY: quick
 quick: lint ## the tests that need no root, in less than a minute
-	$(GO) test -short -vet=off ./...
+	CI= $(GO) test -short -vet=off ./... # it may skip what CI must not
 
 .PHONY: test
 test: deps lint ## all tests (root); installs the Debian packages they need
 	$(GO) test -race -vet=off -timeout 25m ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck
+lint: ## gofmt, go vet, staticcheck, actionlint
 	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
 	$(GO) vet -tags clock ./...
 	$(TOOL) staticcheck -tags clock ./...
+	$(TOOL) actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 
 .PHONY: bench
 bench: deps ## measure the daemon (root)
@@ -61,9 +62,18 @@ soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 	bin/mirrorlab soak --for $(or $(FOR),30m)
 	$(GO) test ./internal/mirror -run NothingLeaks -timeout 30m -v -cycles $(or $(CYCLES),100000)
 
-.PHONY: packages
-packages: ## build deb and rpm into dist
+.PHONY: package
+package: ## build the package for this machine into dist
+	packaging/build.sh --package dist
+
+.PHONY: release packages
+release: ## build all that a release consists of into dist
 	packaging/build.sh dist
+packages: release
+
+.PHONY: notes
+notes: ## print the release notes of the tag TAG
+	@.ci/notes "$(VERSION)" "$$TAG"
 
 .PHONY: deps
 deps: ## install the Debian packages that the tests need (root)

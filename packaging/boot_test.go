@@ -37,6 +37,7 @@ func TestBooted(t *testing.T) {
 	}{
 		{"install", func(t *testing.T, s service) { installs(t, s, deb) }},
 		{"skip", skipsElsewhere},
+		{"without systemd", func(t *testing.T, s service) { runsByHand(t, s, before) }},
 		{"enable", enables},
 		{"sandbox", isConfined},
 		{"kill", comesBack},
@@ -139,9 +140,57 @@ func enables(t *testing.T, s service) {
 	}
 }
 
+// WSL starts it where systemd does not, by the command that INSTALL names. It has the
+// rights of the service all the same.
+func runsByHand(t *testing.T, s service, before map[string]string) {
+	b, err := os.ReadFile("INSTALL")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^ +\[boot\]\n +command=(.*)$`).FindSubmatch(b)
+	if m == nil {
+		t.Fatal("INSTALL names no command")
+	}
+	s.run("mkdir", "/run/WSL")
+	// As WSL does it (ConfigInitializeInstance in src/linux/init/config.cpp).
+	s.run("sh", "-c", `setsid /bin/sh -c "$1" </dev/null >/dev/null 2>&1 &`, "sh", string(m[1]))
+	now := s.await(status.Active, 0)
+	pid := strconv.Itoa(now.PID)
+	hasOneRight(t, s, pid)
+	for _, dir := range []string{"/mnt", "/run/WSL"} {
+		look := []string{"setpriv", "--reuid=65534", "--clear-groups", "ls", dir}
+		s.run(look...)
+		if out, err := s.Run(append([]string{"nsenter", "--target", pid, "--mount"}, look...)...); err == nil {
+			t.Errorf("it sees %s: %s", dir, out)
+		}
+	}
+	s.run("kill", pid)
+	s.await(status.Stopped, now.PID)
+	sameKernel(t, before, traces(s))
+	if log := s.run("cat", "/var/log/wslmirror.log"); !strings.Contains(log, "left nothing behind") {
+		t.Errorf("the log is:\n%s", log)
+	}
+	s.run("rm", "-r", "/var/log/wslmirror.log", "/run/wslmirror", "/run/WSL")
+}
+
 // The running process has what the unit leaves it, and no more.
 func isConfined(t *testing.T, s service) {
-	proc := s.run("cat", "/proc/"+s.show("MainPID")+"/status")
+	hasOneRight(t, s, s.show("MainPID"))
+	out := s.run("systemd-analyze", "security", "wslmirror")
+	m := regexp.MustCompile(`Overall exposure level for wslmirror.service: ([0-9.]+)`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("systemd-analyze security says:\n%s", out)
+	}
+	t.Logf("exposure %s", m[1])
+	if level, err := strconv.ParseFloat(m[1], 64); err != nil || level > 1.1 {
+		t.Errorf("exposure %s, want 1.1 or lower; %v", m[1], err)
+	}
+}
+
+// hasOneRight checks the rights of a process.
+func hasOneRight(t *testing.T, s service, pid string) {
+	t.Helper()
+	proc := s.run("cat", "/proc/"+pid+"/status")
 	for _, want := range []string{
 		"CapInh:\t0+1000", "CapPrm:\t0+1000", "CapEff:\t0+1000", "CapBnd:\t0+1000", "CapAmb:\t0+1000", // 1 << CAP_NET_ADMIN
 		"NoNewPrivs:\t1",
@@ -153,15 +202,6 @@ func isConfined(t *testing.T, s service) {
 		if !regexp.MustCompile("(?m)^" + want + "$").MatchString(proc) {
 			t.Errorf("want %q in:\n%s", want, proc)
 		}
-	}
-	out := s.run("systemd-analyze", "security", "wslmirror")
-	m := regexp.MustCompile(`Overall exposure level for wslmirror.service: ([0-9.]+)`).FindStringSubmatch(out)
-	if m == nil {
-		t.Fatalf("systemd-analyze security says:\n%s", out)
-	}
-	t.Logf("exposure %s", m[1])
-	if level, err := strconv.ParseFloat(m[1], 64); err != nil || level > 1.1 {
-		t.Errorf("exposure %s, want 1.1 or lower; %v", m[1], err)
 	}
 }
 

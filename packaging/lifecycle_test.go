@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -93,6 +94,31 @@ func TestRPMLifecycle(t *testing.T) {
 	}
 }
 
+func TestArchLifecycle(t *testing.T) {
+	need(t, "pacman", "zstd")
+	tree := newTree(t)
+	pacman := []string{"pacman", "--root=" + tree, "--dbpath=" + filepath.Join(tree, "var/lib/pacman"), "--cachedir=" + t.TempDir(),
+		"--logfile=/dev/null", "--config=" + filepath.Join(tree, "etc/pacman.conf"), "--hookdir=" + t.TempDir(), "--noconfirm", "--noprogressbar"}
+	mkdir(t, filepath.Join(tree, "var/lib/pacman"))
+	write(t, filepath.Join(tree, "etc/pacman.conf"), "[options]\nArchitecture = auto\nSigLevel = Never\nLocalFileSigLevel = Never\n", 0o644)
+	systemd := "--assume-installed=systemd=252"
+
+	steps(t, tree, []step{
+		{"install", append(pacman, systemd, "--upgrade", pkg(t, packages(t, dist), "pkg.tar.zst")), nil},
+		{"upgrade", append(pacman, systemd, "--upgrade", pkg(t, packages(t, distHigher), "pkg.tar.zst")), []string{
+			"systemctl daemon-reload",
+			"systemctl try-restart wslmirror.service",
+		}},
+		{"remove", append(pacman, "--remove", "wslmirror"), []string{
+			"systemctl --no-reload disable --now wslmirror.service",
+		}},
+	})
+	// What the user has changed is his.
+	if left := named(t, tree); !slices.Equal(left, []string{"etc/default/wslmirror.pacsave"}) {
+		t.Errorf("after the removal there is still %q", left)
+	}
+}
+
 // steps takes the steps one after the other and compares what they did.
 func steps(t *testing.T, tree string, steps []step) {
 	t.Helper()
@@ -102,7 +128,11 @@ func steps(t *testing.T, tree string, steps []step) {
 		os.Remove(filepath.Join(tree, "calls"))
 		out := runEnv(t, []string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, s.cmd[0], s.cmd[1:]...)
 		// A scriptlet that fails does not make rpm fail.
-		if strings.Contains(out, "scriptlet failed") {
+		if strings.Contains(out, "scriptlet failed") || strings.Contains(out, "error:") {
+			t.Errorf("%s says:\n%s", s.what, out)
+		}
+		// Only the first installation says what to do next, in one line.
+		if n := strings.Count(out, "sudo systemctl enable --now wslmirror\n"); (n == 1) != (s.what == "install") || n > 1 {
 			t.Errorf("%s says:\n%s", s.what, out)
 		}
 		if got := calls(t, tree); !slices.Equal(got, s.calls) {
@@ -126,6 +156,9 @@ func steps(t *testing.T, tree string, steps []step) {
 func calls(t *testing.T, tree string) []string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(tree, "calls"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +187,7 @@ func newTree(t *testing.T) string {
 		}
 	}
 	write(t, filepath.Join(tree, "usr/bin/sh"), string(busybox), 0o755)
+	write(t, filepath.Join(tree, "usr/bin/bash"), string(busybox), 0o755)
 	for _, name := range []string{"systemctl", "deb-systemd-helper", "deb-systemd-invoke"} {
 		write(t, filepath.Join(tree, "usr/bin", name), standIn, 0o755)
 	}

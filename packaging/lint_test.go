@@ -3,6 +3,7 @@ package packaging
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +70,29 @@ func TestUnit(t *testing.T) {
 		"--root="+tree, "--no-pager", "wslmirror.service")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	t.Log(lines[len(lines)-1])
+}
+
+// Every directive is known since systemd 239, or the unit says since when, by the NEWS
+// of systemd.
+func TestUnitOnOldSystemd(t *testing.T) {
+	b, err := os.ReadFile("../systemd/wslmirror.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := strings.Fields(`Description Documentation ConditionVirtualization ConditionPathExists ConditionCapability
+		After Before StartLimitIntervalSec Type Environment EnvironmentFile ExecStart ExecStopPost Restart RestartSec
+		RestartPreventExitStatus WatchdogSec TimeoutSec RuntimeDirectory RuntimeDirectoryMode UMask DynamicUser
+		AmbientCapabilities CapabilityBoundingSet NoNewPrivileges LockPersonality KeyringMode RestrictAddressFamilies
+		IPAddressDeny ProtectSystem ProtectHome PrivateTmp PrivateDevices DevicePolicy PrivateMounts InaccessiblePaths
+		RemoveIPC ProtectKernelTunables ProtectKernelModules ProtectControlGroups RestrictNamespaces RestrictRealtime
+		SystemCallArchitectures SystemCallFilter SystemCallErrorNumber MemoryDenyWriteExecute WantedBy`)
+	_, comment, _ := strings.Cut(string(b), "\n# Of what follows, ")
+	comment, _, _ = strings.Cut(comment, "\n\n")
+	for _, m := range regexp.MustCompile(`(?m)^(\w+)=`).FindAllStringSubmatch(string(b), -1) {
+		if !slices.Contains(known, m[1]) && !strings.Contains(comment, " "+m[1]+"=") {
+			t.Errorf("look into systemd's NEWS since which version it knows %s=", m[1])
+		}
+	}
 }
 
 // What a directive takes away must not be given back by a later one, nor by one

@@ -45,6 +45,10 @@ func runShell(ctx context.Context, args []string, std stdio) (code int, err erro
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// The daemon becomes an ordinary user, and publishes there.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return 0, err
+	}
 	b, err := newBench(*mode)
 	if err != nil {
 		return 0, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -8,12 +9,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/confine"
 	"github.com/wslmirror/wslmirror/internal/mirror"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
@@ -26,6 +30,7 @@ import (
 // runOptions are the flags of run.
 type runOptions struct {
 	iface, path, dir  string
+	user              string // "" if it is not given
 	repair            bool
 	toWindows, except ruleset.Ports
 	level             logrus.Level
@@ -50,6 +55,7 @@ func parseRun(args []string) (o runOptions, err error) {
 	flags.BoolVar(&o.repair, "repair", true, "")
 	toWindows := flags.String("to-windows", "", "")
 	except := flags.String("except", "", "")
+	flags.StringVar(&o.user, "user", "", "")
 	dir := runtimeDir(flags)
 	level := flags.String("log-level", "info", "")
 	if err := parse(flags, args); err != nil {
@@ -73,6 +79,11 @@ func parseRun(args []string) (o runOptions, err error) {
 	}
 	if both := o.toWindows.Intersect(o.except); !both.Empty() {
 		return o, usageError("--to-windows and --except both name %s", both)
+	}
+	if o.user != "" {
+		if _, err := confine.Lookup(o.user); err != nil {
+			return o, usageError("--user: %w", err)
+		}
 	}
 	if o.level, err = logrus.ParseLevel(*level); err != nil {
 		return o, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
@@ -145,6 +156,9 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 		// It may pass. If it does not, the loop says so, and goes on trying.
 		log.WithError(err).Warn("could not find out whether this kernel will do")
 	}
+	if err := giveUpRights(o); err != nil {
+		return exitFailure, err
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
@@ -171,6 +185,33 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 	}
 	log.Info("wslmirror has stopped and left nothing behind")
 	return exitOK, nil
+}
+
+// giveUpRights starts the program anew as an ordinary user, if it is root's and no
+// systemd has taken care of that. It returns if it need not, or if that fails.
+func giveUpRights(o runOptions) error {
+	if o.user == "" && (os.Geteuid() != 0 || systemd.Managed()) {
+		return nil
+	}
+	u, err := confine.Lookup(cmp.Or(o.user, confine.Nobody))
+	switch {
+	case err != nil:
+		return err
+	case u.UID == os.Geteuid():
+		return nil
+	case os.Geteuid() != 0:
+		return hinted{errors.New("--user: only root can become another user"), "run it with sudo"}
+	}
+	dir, err := filepath.Abs(o.dir)
+	if err == nil {
+		// It will not be where it is now.
+		err = confine.Exec(u, dir, append(slices.Clone(os.Args), "--runtime-dir", dir))
+	}
+	hint := "--user root keeps the rights of root"
+	if errors.Is(err, confine.ErrNotYours) {
+		hint = "stop the other wslmirror or remove the directory; or name another one with --runtime-dir"
+	}
+	return hinted{fmt.Errorf("give up the rights of root: %w", err), hint}
 }
 
 // explain adds what the user can do about an error of nft.Check.

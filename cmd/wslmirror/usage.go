@@ -6,7 +6,7 @@ with a shared localhost (mirrored, consomme)
 Usage:
   wslmirror run [--interface NAME] [--path proxy|direct] [--repair=false]
                 [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
-                [--runtime-dir DIR] [--log-level LEVEL]
+                [--user NAME] [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--watch] [--json] [--runtime-dir DIR]
   wslmirror trace PORT[/udp] [--from CLIENT] [--json]
   wslmirror ports [--json] [--runtime-dir DIR]
@@ -35,6 +35,9 @@ Commands:
                                  host.docker.internal or this machine's
                                  address; every container can then use them
              --except PORTS      leave these ports alone in every direction
+             --user NAME         the user that it becomes when root starts it; it
+                                 keeps only CAP_NET_ADMIN (nobody; "root" keeps
+                                 all rights)
              --runtime-dir DIR   where the state is published (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
   status   Show what the daemon is doing. Any user may ask.

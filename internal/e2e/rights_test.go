@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -75,4 +77,56 @@ func TestDaemonHasTheRightsOfTheService(t *testing.T) {
 	d := start(t, b.WSL)
 	labtest.HasRights(t, d.proc.Process.Pid, labtest.Filtered)
 	d.stop(unix.SIGTERM)
+}
+
+// Without systemd the program gives up by itself what the service does not have, and
+// works as well.
+func TestRootGivesUpItsRights(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	engine, err := b.StartStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
+		t.Fatal(err)
+	}
+	asRoot := func(args ...string) *exec.Cmd { return program(t, args...) }
+	d := launch(t, b.WSL, asRoot, "--path", "direct")
+	d.awaitPaths("8080/tcp direct")
+	answers(t, "without root's rights", b.Windows, "tcp", "8080", engine.Container.Name)
+	labtest.HasRights(t, d.proc.Process.Pid, labtest.Filtered)
+	d.stop(unix.SIGTERM)
+	if hasTable(t, b.WSL) {
+		t.Error("the table is left")
+	}
+
+	// Another user is named, or root.
+	for name, want := range map[string]string{
+		"61999": strings.ReplaceAll(labtest.Filtered, "65534", "61999"),
+		"root":  "",
+	} {
+		dir := runtimeDir(t) + "-" + name // any user may go there
+		cmd := program(t, "run", "--user", name, "--runtime-dir", dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		p, err := b.WSL.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		labtest.Eventually(t, name+" has a table", func() bool { return hasTable(t, b.WSL) })
+		if want != "" {
+			labtest.HasRights(t, p.Process.Pid, want)
+		} else if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid)); err != nil || !strings.Contains(labtest.Rights(string(status)), "Uid: 0 0 0 0") {
+			t.Errorf("--user root: %v\n%s", err, status)
+		}
+		if p.Stop(unix.SIGTERM); p.Cmd.ProcessState.ExitCode() != exitOK {
+			t.Errorf("--user %s: exit %d: %s", name, p.Cmd.ProcessState.ExitCode(), stderr.String())
+		}
+	}
+
+	// Only root can.
+	cmd := asNobody(t, "net_admin")("run", "--user", "61999", "--runtime-dir", t.TempDir())
+	if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != exitFailure || !strings.HasPrefix(string(out), "wslmirror: --user: only root can become another user\nhint: ") {
+		t.Errorf("%v: %s", err, out)
+	}
 }

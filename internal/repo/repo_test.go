@@ -80,6 +80,7 @@ func TestLayers(t *testing.T) {
 		{"cmd/wslmirror", []string{netlink, nftables}, []string{module + "/internal/lab", "testing"}, nil},
 		{"internal/nlconn", nil, []string{module, netlink, byHand}, nil},
 		{"internal/text", nil, []string{module, netlink, nftables, "net/http"}, nil},
+		{"internal/confine", nil, []string{module, netlink, nftables, systemd, "flag"}, nil},
 		{"internal/conntrack", nil, []string{module, netlink, byHand}, []string{nlconn}},
 		{"internal/sockdiag", nil, []string{module, netlink, byHand}, []string{nlconn}},
 		{"nft", nil, []string{systemd, module + "/systemd", module + "/internal", module + "/netwatch"}, []string{nlconn}},

@@ -23,6 +23,7 @@ _wslmirror() {
 		case $verb:$prev in
 		run:--interface) words=$(command ls /sys/class/net 2>/dev/null) ;;
 		run:--path) words='proxy direct' ;;
+		run:--user) words=$(command sed 's/:.*//' /etc/passwd) ;;
 		run:--log-level) words='error warning info debug' ;;
 		*:--runtime-dir)
 			compopt -o filenames
@@ -31,7 +32,7 @@ _wslmirror() {
 			;;
 		doctor:--bundle) ;; # a file that is not there yet
 		log:--since) words='10m 1h today yesterday' ;;
-		run:*) words='--interface --path --repair=false --to-windows --except --runtime-dir --log-level --help' ;;
+		run:*) words='--interface --path --repair=false --to-windows --except --user --runtime-dir --log-level --help' ;;
 		status:*) words='--watch --json --runtime-dir --help' ;;
 		trace:--from) words='windows linux lan container:' ;;
 		trace:*) words='--from --json --help' ;;

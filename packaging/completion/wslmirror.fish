@@ -19,6 +19,7 @@ complete -c wslmirror -n '__fish_seen_subcommand_from run' -l path -x -a 'proxy 
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l repair=false -d 'Repair nothing for Linux, restore nothing of WSL'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l to-windows -x -d 'Let containers reach these ports of Windows'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l except -x -d 'Leave these ports alone'
+complete -c wslmirror -n '__fish_seen_subcommand_from run' -l user -x -a '(__fish_complete_users)' -d 'The user that the daemon becomes'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l log-level -x -a 'error warning info debug' -d 'Least important messages to log'
 complete -c wslmirror -n '__fish_seen_subcommand_from run status ports doctor' -l runtime-dir -x -a '(__fish_complete_directories)' -d 'Directory of the state'
 complete -c wslmirror -n '__fish_seen_subcommand_from status trace ports doctor; and not __fish_contains_opt bundle' -l json -d 'Write JSON'

@@ -31,6 +31,7 @@ run)
 		'--repair=false[repair nothing for Linux, restore nothing of WSL]' \
 		'--to-windows=[let containers reach these ports of Windows]:ports: ' \
 		'--except=[leave these ports alone]:ports: ' \
+		'--user=[the user that the daemon becomes]:user:_users' \
 		'--runtime-dir=[directory of the state]:directory:_directories' \
 		'--log-level=[least important messages to log]:level:(error warning info debug)' \
 		'(- *)--help[print a summary]'
