@@ -11,6 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -223,7 +224,7 @@ func checkPublished(o *Observation) Check {
 	case len(silent) == 0 && o.Listeners.Err != nil:
 		return unseen("who listens by UDP", o.Listeners.Err)
 	case len(silent) == 0:
-		return ok("published: %d, each held by a socket", len(published))
+		return o.judgeContainers(len(published))
 	}
 	c := fault("published, but no listener there of which Windows learns: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
@@ -242,6 +243,25 @@ func checkPublished(o *Observation) Check {
 		}
 		c = c.do(listen(p))
 	}
+	return c
+}
+
+// judgeContainers judges whether containers listen where their ports are published.
+func (o *Observation) judgeContainers(published int) Check {
+	idle := o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+		h, stops := t.StoppedBy()
+		return h, stops && h.Kind == trace.InsideHost && h.Verdict == "none"
+	})
+	if len(idle) == 0 {
+		return ok("published: %d, each held by a socket", published)
+	}
+	var seen []string
+	c := Check{Verdict: Warning}
+	for _, s := range idle {
+		seen = append(seen, s.String())
+		c = c.do(s.fix...)
+	}
+	c.Seen = "published, and nobody answers: " + shortened(seen)
 	return c
 }
 

@@ -79,8 +79,8 @@ func checkDockerLoopback(o *Observation) Check {
 	r := o.Ruleset.Value
 	if len(r.Missing) > 0 {
 		var at []string
-		for _, d := range r.Missing {
-			at = add(at, fmt.Sprintf("%s in %s %s", d.Ports, d.Table, d.Chain))
+		for _, m := range r.Missing {
+			at = append(at, m.String())
 		}
 		c := warning("packets from Windows are dropped: %s", strings.Join(at, ", ")).
 			because(fmt.Sprintf("dockerd started before %s was there, so it takes Windows for a stranger on the network. wslmirror repairs that.", o.Iface), "moby/moby#53382")
@@ -93,8 +93,8 @@ func checkDockerLoopback(o *Observation) Check {
 	switch {
 	case !r.Docker:
 		return notApplicable("there are no rules of Docker's")
-	case len(r.Accepts) > 0:
-		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Accepts))
+	case len(r.Present) > 0:
+		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Present))
 	case !r.PassesKnown:
 		return ok("Docker publishes nothing")
 	case r.Passes:

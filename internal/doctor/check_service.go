@@ -100,8 +100,8 @@ func checkTable(o *Observation) Check {
 			left = append(left, fmt.Sprintf("ip rule %q", r))
 		}
 	}
-	for _, a := range o.Ruleset.Value.Accepts {
-		left = append(left, "a rule for "+a)
+	for _, r := range o.Ruleset.Value.Present {
+		left = append(left, "a rule for "+r.String())
 	}
 	if len(left) > 0 && !o.active() {
 		return warning("no daemon runs, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")

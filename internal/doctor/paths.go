@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -220,9 +221,6 @@ func (n Network) leads(r netwatch.Rule, p Path) bool {
 	return true
 }
 
-// behind is the first preference after those of WSL's rules.
-const behind = 3
-
 // moved is the command that puts r behind WSL's rules, before it is deleted where
 // it is. Somebody wants it there: without that of wg-quick, say, everything would
 // leave outside of the tunnel.
@@ -230,12 +228,12 @@ func moved(r netwatch.Rule) []string {
 	switch {
 	case r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL:
 		return nil // WSL asks that table as well, and last
-	case r.Action == unix.FR_ACT_GOTO && r.Goto <= behind:
+	case r.Action == unix.FR_ACT_GOTO && r.Goto <= trace.BehindWSL:
 		return nil // it skips nothing but WSL's
 	case r.Other:
-		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", behind, r)}
+		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", trace.BehindWSL, r)}
 	}
-	r.Priority = behind
+	r.Priority = trace.BehindWSL
 	return []string{addition(r)}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -151,7 +152,10 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 		return end{out, true}, true
 	case !p.one.Reply && !p.f.announced(p.port):
 		p.hop(Hop{Kind: AtWindows, Verdict: "take", Sure: true})
-		return e, p.f.unknown(fmt.Sprintf("nobody in Linux has %s, so it goes to Windows; who listens there is not seen here", p.port))
+		if !p.f.question.Suppose {
+			p.f.doubt(fmt.Sprintf("nobody in Linux has %s, so it goes to Windows; who listens there is not seen here", p.port))
+		}
+		return end{out, true}, true
 	case flow.From != flow.Src || flow.To != flow.Dst:
 		p.f.astray = true
 		return e, p.f.unknown("Windows sends it back, and conntrack does not know it again after its translation")
@@ -170,13 +174,14 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 		p.f.astray = true
 		return true
 	}
-	p.one.Local, p.one.Own = p.f.local, p.own(hook, in, out)
+	p.one.Local, p.one.Own, p.one.Pass = p.f.local, p.own(hook, in, out), p.f.pass
 	steps, after, one := p.f.Follow(ruleset.Packet{
 		Hook: hook, Iif: in, Oif: out, Src: p.src, Dst: p.dst, Ports: ruleset.PortSet(p.port),
 	}, p.one)
 	for _, s := range steps {
 		h := Hop{
-			Kind: InChain, Link: cmp.Or(out.Name, in.Name), Hook: hookNames[hook], Table: s.Chain.Family() + " " + s.Chain.Table(), Chain: s.At.Chain(),
+			Kind: InChain, Link: cmp.Or(out.Name, in.Name), In: in.Name, Out: out.Name, Hook: hookNames[hook],
+			Table: s.Chain.Family() + " " + s.Chain.Table(), Chain: s.At.Chain(),
 			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure,
 		}
 		where := fmt.Sprintf("%s %s", h.Table, h.Chain)
@@ -197,6 +202,9 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			fix := p.accept(h, in, out)
 			if s.Owned {
 				fix = []string{fmt.Sprintf("# have the program that owns the table %s accept it", h.Table)}
+				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
+					fix = append(fix, fmt.Sprintf("sudo nft list table %s   # the first line names it", h.Table))
+				}
 			}
 			by := fmt.Sprintf("rule %d of %s drops it", h.Handle, where)
 			if h.Handle == 0 {

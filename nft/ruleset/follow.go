@@ -22,6 +22,9 @@ type Single struct {
 	// Own is the address that redirect and masquerade take at this hook. If it is not
 	// valid, the kernel drops the packet.
 	Own netip.Addr
+	// Pass, if it is not nil, reports whether the packet shall pass a chain all the same
+	// where a rule or a policy does something to it.
+	Pass func(Place) bool
 }
 
 // A Flow is what conntrack knows of the flow of a packet: Src and Dst are those of the
@@ -178,6 +181,9 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, 
 		}
 		mark := one.Mark
 		step := rs.step(p, c)
+		if one.Pass != nil && one.Pass(step.At) {
+			step.Does, step.Sure = Accepts, true
+		}
 		steps = append(steps, step)
 		one.Reroute = one.Reroute || c.kind == nftables.ChainTypeRoute && mark != one.Mark
 		switch {

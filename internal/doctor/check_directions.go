@@ -1,0 +1,357 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
+	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/internal/trace"
+	"github.com/wslmirror/wslmirror/netwatch"
+)
+
+// A cause is what does something to packets, or may, and to which.
+type cause struct {
+	at  trace.Hop
+	why string
+	fix []string
+	of  []trace.Question
+}
+
+// grave reports whether somebody listens whom packets do not reach.
+func (c cause) grave() bool {
+	return slices.ContainsFunc(c.of, func(q trace.Question) bool { return !q.Suppose || q.From != trace.Windows })
+}
+
+// String says what is lost, and why.
+func (c cause) String() string { return fmt.Sprintf("%s (%s)", lost(c.of), c.why) }
+
+// lost names requests: with the ports of each client together.
+func lost(of []trace.Question) string {
+	var windows, linux, rest []string
+	for _, q := range of {
+		switch {
+		case q.Suppose && q.From == trace.Linux:
+			rest = add(rest, "Linux to Windows")
+		case q.Suppose:
+		case q.From == trace.Linux:
+			linux = append(linux, q.Port.String())
+		default:
+			windows = append(windows, q.Port.String())
+		}
+	}
+	if len(linux) > 0 {
+		rest = slices.Insert(rest, 0, "Linux to "+shortened(linux))
+	}
+	if len(windows) > 0 {
+		rest = slices.Insert(rest, 0, "Windows to "+shortened(windows))
+	}
+	if len(rest) == 0 {
+		return "Windows to what begins to listen"
+	}
+	return strings.Join(rest, "; ")
+}
+
+// causes are those of which some is true, each with all that it stops. What two walks
+// have in common is one.
+func (o *Observation) causes(some func(w Walk, t trace.Trace) (at trace.Hop, is bool)) (list []cause) {
+	for _, w := range o.Ruleset.Value.Walks {
+		for _, t := range w.Traces {
+			at, is := some(w, t)
+			if !is {
+				continue
+			}
+			i := slices.IndexFunc(list, func(c cause) bool {
+				return c.at.Kind == at.Kind && c.at.Place() == at.Place() && (at.Kind == trace.InChain || c.why == t.Why)
+			})
+			if i < 0 {
+				i, list = len(list), append(list, cause{at: at, why: t.Why})
+			}
+			list[i].of = append(list[i].of, w.Question)
+			for _, f := range t.Fix {
+				list[i].fix = add(list[i].fix, f)
+			}
+		}
+	}
+	return list
+}
+
+// stopsIn is what chains stop for which a check is.
+func (o *Observation) stopsIn(check string) []cause {
+	return o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+		h, stops := t.StoppedBy()
+		return h, stops && h.Kind == trace.InChain && o.checkOf(h) == check
+	})
+}
+
+// mayStopIn is what they may do.
+func (o *Observation) mayStopIn(check string) []cause {
+	return o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+		h, unsure := undecided(t)
+		return h, unsure && o.checkOf(h) == check
+	})
+}
+
+// undecided is the first chain of which trace does not know what it does, where more than
+// that is not known of the way.
+func undecided(t trace.Trace) (h trace.Hop, is bool) {
+	i := slices.IndexFunc(t.Hops, func(h trace.Hop) bool { return h.Kind == trace.InChain && !h.Sure })
+	if t.Verdict != trace.Unknown || i < 0 {
+		return h, false
+	}
+	return t.Hops[i], true
+}
+
+// checkOf is the check that tells of a chain: that of the program whose chain it is, or
+// else of its hook.
+func (o *Observation) checkOf(h trace.Hop) string {
+	r := o.Ruleset.Value
+	switch {
+	case strings.HasSuffix(h.Table, " firewalld"):
+		return "firewalld"
+	case strings.HasPrefix(h.Chain, "ufw-"),
+		r.UFW && h.Handle == 0 && h.Table == "ip filter" && slices.Contains([]string{"INPUT", "OUTPUT", "FORWARD"}, h.Chain):
+		return "ufw"
+	}
+	for _, m := range r.Missing {
+		if trace.PlaceOf(m.At) == h.Place() {
+			return "docker-loopback0"
+		}
+	}
+	switch h.Hook {
+	case "prerouting", "input":
+		return "input"
+	case "forward":
+		return "forward"
+	}
+	return "output"
+}
+
+// blind says why nothing of what rules do can be judged, if it cannot.
+func (o *Observation) blind() (c Check, is bool) {
+	switch {
+	case o.Ruleset.Err != nil:
+		return unseen("what rules do to packets", o.Ruleset.Err), true
+	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP):
+		return unseen("who listens", o.Listeners.Err), true
+	}
+	return c, false
+}
+
+// judgeRules judges what the chains stop for which a check is, and what they may.
+func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
+	stops = o.stopsIn(check)
+	may := o.mayStopIn(check)
+	slices.SortStableFunc(stops, func(a, b cause) int { // the gravest first
+		return map[bool]int{true: 1}[b.grave()] - map[bool]int{true: 1}[a.grave()]
+	})
+	var seen []string
+	for _, s := range stops {
+		seen = append(seen, s.String())
+	}
+	switch {
+	case len(stops) > 0 && stops[0].grave():
+		return fault("lost are packets of %s", strings.Join(seen, ", ")), stops
+	case len(may) > 0:
+		for _, m := range may {
+			seen = append(seen, m.String())
+		}
+		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of[0])), nil
+	case len(stops) > 0:
+		return warning("nobody misses it yet, but lost are packets of %s", strings.Join(seen, ", ")), stops
+	}
+	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
+}
+
+// lookAt is the command that shows the way of a packet.
+func lookAt(q trace.Question) string {
+	port := strings.TrimSuffix(q.Port.String(), "/tcp")
+	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
+}
+
+// whyOwn says why rules of one's own do harm.
+func (o *Observation) whyOwn(check string) string {
+	switch check {
+	case "input":
+		return whyFirewall + o.Iface + "."
+	case "output":
+		return "A firewall that trusts lo alone, as those of VPNs do, takes Windows for a stranger: what Linux sends to 127.0.0.1 leaves through " +
+			o.Iface + ", its answers to Windows too, and what a proxy sends to its container through a bridge. The source must stay 127.0.0.1."
+	}
+	return "What reaches a container past a proxy is forwarded between " + o.Iface + " and the container's bridge, and so is its answer."
+}
+
+const whyFirewall = "A firewall that trusts lo alone takes Windows for a stranger: its localhost arrives on "
+
+// checkOwn looks for rules of one's own, or of somebody unknown, that take Windows for a
+// stranger.
+func (o *Observation) checkOwn(check string) Check {
+	if c, blind := o.blind(); blind {
+		return c
+	}
+	c, stops := o.judgeRules(check)
+	switch {
+	case c.Verdict == OK && slices.Contains(o.Legacy.Value, "filter"):
+		return Check{Verdict: Unknown, Seen: "not certain: " + c.Seen + ", but iptables-legacy has a table filter, which is not judged here"}
+	case c.Verdict == OK:
+		return c
+	}
+	var commands, comments []string
+	for _, s := range stops {
+		for _, f := range s.fix {
+			if strings.HasPrefix(f, "sudo nft insert") {
+				commands = add(commands, f)
+			} else {
+				comments = add(comments, f)
+			}
+		}
+	}
+	return c.because(o.whyOwn(check), "").do(commands...).do(comments...)
+}
+
+func checkUFW(o *Observation) Check {
+	there := o.Ruleset.Value.UFW
+	if c, blind := o.blind(); blind && (o.UFW || there) {
+		return c
+	}
+	switch legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil; {
+	case !there && o.UFW && legacy:
+		return unknown("ufw is installed; its rules may be in iptables-legacy, and are not judged here")
+	case !there:
+		return notApplicable("ufw is off, or not installed")
+	}
+	c, stops := o.judgeRules("ufw")
+	if c.Verdict == OK {
+		return ok("ufw is on, and lets %s pass", o.Iface)
+	}
+	var commands []string
+	for _, s := range stops {
+		in, out := text.Word(s.at.In), text.Word(s.at.Out)
+		switch {
+		case s.at.Hook == "forward":
+			commands = add(commands, fmt.Sprintf("sudo ufw route allow in on %s out on %s", in, out))
+		case s.at.Out != "":
+			commands = add(commands, "sudo ufw allow out on "+out)
+		default:
+			commands = add(commands, "sudo ufw allow in on "+in)
+		}
+	}
+	return c.because(whyFirewall+o.Iface+". ufw also sets rp_filter whenever it starts (/etc/ufw/sysctl.conf).", "").
+		do(commands...).do(`# in /etc/ufw/sysctl.conf: net/ipv4/conf/all/rp_filter=0`)
+}
+
+func checkFirewalld(o *Observation) Check {
+	there := o.Ruleset.Value.Firewalld || o.runs("firewalld")
+	switch c, blind := o.blind(); {
+	case o.Programs.Err != nil && !there:
+		return unseen("the processes", o.Programs.Err)
+	case !there:
+		return notApplicable("firewalld does not run")
+	case blind:
+		return c
+	case !o.Ruleset.Value.Firewalld:
+		return unknown("firewalld runs, and its table is not there: it may write by iptables, which is judged under input")
+	}
+	c, stops := o.judgeRules("firewalld")
+	if c.Verdict == OK {
+		return ok("firewalld runs, and lets %s pass", o.Iface)
+	}
+	var commands []string
+	for _, s := range stops {
+		link := s.at.In
+		if link == "" {
+			link = s.at.Out
+		}
+		commands = add(commands, "sudo firewall-cmd --permanent --zone=trusted --add-interface="+text.Word(link))
+	}
+	if len(commands) > 0 {
+		commands = append(commands, "sudo firewall-cmd --reload")
+	}
+	return c.because(whyFirewall+o.Iface+", and the default zone lets little in.", "").do(commands...)
+}
+
+// checkDirections judges what no rule of a firewall is to blame for: where the kernel sends
+// packets between Windows, Linux and containers, and their answers.
+func checkDirections(o *Observation) Check {
+	if c, blind := o.blind(); blind {
+		return c
+	}
+	// What they say comes first: this is what comes of it.
+	for _, c := range []check{
+		{"table-127", link, checkTable127}, {"gateway", link, checkGateway}, {"ip-rules", link, checkRules}, {"rp-filter", link, checkRPFilter},
+		{"route-localnet", link, checkRouteLocalnet}, {"service", shared, checkService}, {"table", shared, checkTable},
+	} {
+		if c.run(o).Verdict == Fault {
+			return notApplicable("see %s", c.name)
+		}
+	}
+	stops := o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+		h, stops := t.StoppedBy()
+		return h, stops && h.Kind != trace.InChain && h.Verdict != "none"
+	})
+	var seen []string
+	c := Check{}
+	for _, s := range stops {
+		seen = append(seen, s.String())
+		if i := slices.IndexFunc(o.Net.Value.Rules, func(r netwatch.Rule) bool { return r.String() == s.at.Comment && r.Priority < trace.BehindWSL }); i >= 0 && s.at.Kind == trace.Routed {
+			r := o.Net.Value.Rules[i]
+			s.fix = append(moved(r), o.Net.Value.removal(r)...)
+		}
+		for _, f := range s.fix {
+			if f == "sudo wslmirror doctor" {
+				f = lookAt(s.of[0])
+			}
+			if !slices.Contains(strings.Split(c.Do, "\n"), f) {
+				c = c.do(f)
+			}
+		}
+	}
+	if len(stops) > 0 {
+		c.Verdict, c.Seen = Fault, "lost are packets of "+strings.Join(seen, ", ")
+		return c.because("An exit node or another VPN, for example, may take packets elsewhere: containers' answers, or what is for them.", "")
+	}
+	var unsure []trace.Question
+	why := ""
+	var lostIn []string
+	for _, w := range o.Ruleset.Value.Walks {
+		last := w.Traces[len(w.Traces)-1]
+		if _, chain := undecided(last); last.Verdict == trace.Unknown && !chain {
+			unsure, why = append(unsure, w.Question), last.Why
+		}
+		for _, t := range w.Traces {
+			if h, stops := t.StoppedBy(); stops && h.Kind == trace.InChain {
+				lostIn = add(lostIn, o.checkOf(h))
+			} else if h, is := undecided(t); is {
+				lostIn = add(lostIn, o.checkOf(h))
+			}
+		}
+	}
+	switch {
+	case len(lostIn) > 0:
+		return notApplicable("see %s", strings.Join(lostIn, ", "))
+	case len(unsure) > 0:
+		return unknown("not certain: %s (%s)", lost(unsure), why).do(lookAt(unsure[0]))
+	}
+	return ok("packets come through both ways: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
+}
+
+// portsFollowed is how many ports of Linux were followed.
+func (o *Observation) portsFollowed() (n int) {
+	for _, w := range o.Ruleset.Value.Walks {
+		if w.From == trace.Windows && !w.Suppose {
+			n++
+		}
+	}
+	return n
+}
+
+// shortened is the first few items, and how many more there are.
+func shortened(items []string) string {
+	const most = 5
+	if len(items) <= most {
+		return strings.Join(items, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(items[:most], ", "), len(items)-most)
+}
