@@ -293,24 +293,26 @@ func checkDirections(o *Observation) Check {
 	})
 	var seen []string
 	c := Check{}
+	var do []string
+	var foreign []netwatch.Rule
 	for _, s := range stops {
 		seen = append(seen, s.String())
-		if i := slices.IndexFunc(o.Net.Value.Rules, func(r netwatch.Rule) bool { return r.String() == s.at.Comment && r.Priority < trace.BehindWSL }); i >= 0 && s.at.Kind == trace.Routed {
-			r := o.Net.Value.Rules[i]
-			s.fix = append(moved(r), o.Net.Value.removal(r)...)
+		if r, is := o.Net.Value.foreign(s.at.Comment); is && s.at.Kind == trace.Routed && !slices.Contains(foreign, r) {
+			foreign = append(foreign, r)
+			do = slices.Concat(do, moved(r), o.Net.Value.removal(r))
 		}
 		for _, f := range s.fix {
-			if f == "sudo wslmirror doctor" {
-				f = lookAt(s.of[0])
+			if f != "sudo wslmirror doctor" {
+				do = add(do, f)
 			}
-			if !slices.Contains(strings.Split(c.Do, "\n"), f) {
-				c = c.do(f)
-			}
+		}
+		if len(do) == 0 {
+			do = append(do, lookAt(s.of[0]))
 		}
 	}
 	if len(stops) > 0 {
 		c.Verdict, c.Seen = Fault, "lost are packets of "+strings.Join(seen, ", ")
-		return c.because("An exit node or another VPN, for example, may take packets elsewhere: containers' answers, or what is for them.", "")
+		return c.do(do...).because("An exit node or another VPN, for example, may take packets elsewhere: containers' answers, or what is for them.", "")
 	}
 	var unsure []trace.Question
 	why := ""

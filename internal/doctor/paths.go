@@ -174,6 +174,12 @@ func (n Network) judge(grave Verdict, some func(Path) bool) Check {
 		}
 		return c
 	case len(shadows) > 0:
+		for _, r := range n.Rules {
+			// wg-quick adds a pair, of which this one must stay ahead of the other.
+			if r.Priority < trace.BehindWSL && r.SuppressPrefix >= 0 && !slices.Contains(shadows, r) {
+				shadows = slices.Insert(shadows, 0, r)
+			}
+		}
 		c := Check{Verdict: grave, Seen: fmt.Sprintf("%s: ahead of WSL's rules comes %q", strings.Join(turned, ", "), list(shadows))}.because(whyRules, "")
 		for _, r := range shadows {
 			c = c.do(moved(r)...).do(n.removal(r)...)
@@ -235,6 +241,18 @@ func moved(r netwatch.Rule) []string {
 	}
 	r.Priority = trace.BehindWSL
 	return []string{addition(r)}
+}
+
+// foreign is the rule with those words that somebody has put among or ahead of WSL's.
+func (n Network) foreign(words string) (netwatch.Rule, bool) {
+	i := slices.IndexFunc(n.Rules, func(r netwatch.Rule) bool {
+		ours := r.Protocol == ruleProtocol || slices.ContainsFunc(n.Paths, func(p Path) bool { return p.Rule.String() == r.String() })
+		return r.String() == words && r.Priority < trace.BehindWSL && !ours
+	})
+	if i < 0 {
+		return netwatch.Rule{}, false
+	}
+	return n.Rules[i], true
 }
 
 // addition is the command that adds r, in the name of who added it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +45,7 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		want   string
 		make   func(*testing.T, *lab.Bench, *daemon)
 		cured  bool // by the commands
-		breaks bool // the way from Windows to a server in Linux
+		breaks bool // the way from Windows to a server in Linux, or in the container
 	}{
 		"flushed ruleset":          {"wsl-chains", sh("nft flush ruleset"), true, false},
 		"flushed chain":            {"wsl-chains", sh("nft flush chain ip nat WSLPOSTROUTING"), true, false},
@@ -56,8 +57,11 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"rule local":               {"ip-rules", sh("ip rule add pref 0 lookup local"), true, true},
 		"rule main for tcp":        {"ip-rules", sh("ip rule add pref 0 ipproto tcp lookup main"), true, true},
 		"rule to localhost":        {"ip-rules", sh("ip rule add pref 0 to 127.0.0.0/8 lookup main"), true, true},
-		"rule prohibit":            {"ip-rules", sh("ip rule add pref 0 ipproto udp prohibit"), true, false},
-		"rule of a VPN":            {"ip-rules", sh("ip route add default dev eth0 table 51820; ip rule add pref 0 not fwmark 0xca6c lookup 51820"), true, true},
+		"rule prohibit":            {"ip-rules", sh("ip rule add pref 0 ipproto udp prohibit"), false, false},
+		"rule of a VPN":            {"ip-rules", sh("ip route add default dev eth0 table 51820; ip rule add pref 0 lookup main suppress_prefixlength 0; ip rule add pref 0 not fwmark 0xca6c lookup 51820"), true, true},
+		"exit node":                {"directions", sh("ip route add default dev eth0 table 52; ip rule add pref 5270 lookup 52"), true, true},
+		"answers of containers":    {"directions", sh("ip route add default dev eth0 table 52; ip rule add pref 0 from 172.17.0.0/16 lookup 52"), true, true},
+		"no UDP to containers":     {"directions", sh("ip rule add pref 5270 ipproto udp prohibit"), true, false},
 		"rule of WSL is gone":      {"ip-rules", sh("ip rule del pref 1 ipproto udp lookup 127"), true, false},
 		"way in is gone":           {"ip-rules", sh("ip rule del pref 0 iif loopback0 ipproto tcp lookup local; ip rule del pref 2"), true, true},
 		"route is gone":            {"table-127", sh("ip route flush table 127"), false, true},
@@ -65,6 +69,10 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"loopback0 down":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.Loopback0Down() }, false, true},
 		"loopback0 gone":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.RemoveLoopback0() }, false, true},
 		"firewall of one's own":    {"input", sh(`nft 'table inet filter { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; icmp type echo-request accept; }; }'`), true, true},
+		"lo alone lets out":        {"output", sh(`nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; oif "lo" accept; }; }'`), true, true},
+		"and to containers":        {"output", sh(`nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; oif { "lo", "loopback0" } accept; }; }'`), true, true},
+		"anti-spoofing":            {"input", sh(`nft 'table ip raw { chain pre { type filter hook prerouting priority raw; iif != "lo" ip saddr 127.0.0.0/8 counter drop; }; }'`), true, true},
+		"masquerade":               {"output", sh(`nft 'table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != "lo" masquerade; }; }'`), true, false},
 		"iptables drops":           {"input", sh("iptables-nft -A INPUT ! -i lo -d 127.0.0.0/8 -j DROP"), true, true},
 		"ufw drops":                {"ufw", sh("iptables-nft -N ufw-before-input; iptables-nft -A INPUT -j ufw-before-input; iptables-nft -A ufw-before-input ! -i lo -j DROP"), false, true},
 		"firewalld drops":          {"firewalld", sh(`nft 'table inet firewalld { chain filter_INPUT { type filter hook input priority 10; ct state established accept; ct status dnat accept; iifname lo accept; icmp type echo-request accept; reject; }; }'`), false, true},
@@ -85,20 +93,19 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
 				t.Fatal(err)
 			}
-			answers := func(when string, want bool) {
-				t.Helper()
-				wait := silence
-				if want {
-					wait = patience
-				}
-				if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", wait); (err == nil) != want {
-					t.Errorf("%s: Windows is told %q, %v", when, answer, err)
-				}
+			answered := func(port string, wait time.Duration) error {
+				_, err := b.Windows.Ask("tcp", "127.0.0.1:"+port, wait)
+				return err
 			}
 			before := ruleset(t, b.WSL)
 			diagnose(t, b.WSL, d.dir).expect(t, "healthy")
 			test.make(t, b, d)
-			answers("with the fault", !test.breaks)
+			if test.breaks && answered("9000", silence) == nil && answered("8080", silence) == nil {
+				t.Error("Windows is answered with the fault")
+			}
+			if err := answered("9000", patience); !test.breaks && err != nil {
+				t.Errorf("with the fault: %v", err)
+			}
 			got := diagnose(t, b.WSL, d.dir)
 			got.expect(t, "with the fault", test.want)
 			if got.check(test.want).Do == "" {
@@ -109,7 +116,9 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			}
 			obey(t, b.WSL, got.check(test.want))
 			diagnose(t, b.WSL, d.dir).expect(t, "cured")
-			answers("cured", true)
+			if err := errors.Join(answered("9000", patience), answered("8080", patience)); err != nil {
+				t.Errorf("cured: %v", err)
+			}
 			switch name {
 			case "flushed chain":
 				if after := ruleset(t, b.WSL); after != before {

@@ -280,12 +280,15 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		h.Verdict = "local"
 	case a.Type != unix.RTN_UNICAST:
 		h.Verdict = "unreachable"
-		return a, p.f.stop(fmt.Sprintf("the route to %s refuses it", p.dst))
+		why, fix := p.f.refusal(in, p.dst, errRefused)
+		return a, p.f.stop(why, fix...)
 	case in.Index == 0:
 		h.Verdict = "out"
 	}
 	return a, true
 }
+
+var errRefused = errors.New("it is refused")
 
 // refusal says why the kernel routes no such packet, and what mends it.
 func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why string, fix []string) {
@@ -303,7 +306,11 @@ func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why str
 		}
 		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name), fix
 	}
-	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), []string{"sudo wslmirror doctor"}
+	fix = []string{"sudo wslmirror doctor"}
+	if l, at := f.bridge(dst); l.Present() {
+		fix = []string{toBridge(at)}
+	}
+	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), fix
 }
 
 // rule is the ip rule by which a packet came to a table.

@@ -5,6 +5,7 @@ package trace
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
@@ -273,6 +274,12 @@ func (o *Observation) local(a netip.Addr) bool {
 
 // BehindWSL is the first preference of ip rules behind those of WSL.
 const BehindWSL = 3
+
+// toBridge is the command that has the routes of this machine lead to the containers of a
+// bridge, whatever rules say that are behind WSL's last one.
+func toBridge(bridge netip.Prefix) string {
+	return fmt.Sprintf("sudo ip rule add pref %d to %s lookup main", BehindWSL-1, bridge.Masked())
+}
 
 // bridge is the bridge behind which an address is, which is not Present if there is
 // none, and its own address there.
