@@ -308,34 +308,36 @@ func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8
 // nftName is a name that nft takes without quotes (string in its src/scanner.l).
 var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
 
-// accept is the command that has a chain let the packet pass ahead of what the hop
-// does.
-func (p *packet) accept(h Hop, in, out ruleset.Iface) []string {
+// accept is the command that has a chain let such packets pass ahead of what the hop does.
+func (f *forecast) accept(h Hop, words string) []string {
 	family, table, _ := strings.Cut(h.Table, " ")
 	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
 		return []string{"sudo nft list ruleset   # and have it let the packet pass"}
 	}
-	words := []string{"sudo nft insert rule", family, table, h.Chain}
+	at := ""
 	if h.Handle != 0 {
-		words = append(words, fmt.Sprintf("position %d", h.Handle))
+		at = fmt.Sprintf(" position %d", h.Handle)
 	}
+	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+}
+
+// words are the matches of a rule for the packet, and for those like it.
+func (p *packet) words(in, out ruleset.Iface) (words string) {
 	if in.Name != "" {
-		words = append(words, "iifname", text.Word(in.Name))
+		words += " iifname " + text.Word(in.Name)
 	}
 	if out.Name != "" {
-		words = append(words, "oifname", text.Word(out.Name))
+		words += " oifname " + text.Word(out.Name)
 	}
 	switch {
 	case p.dst == ruleset.Localhost:
-		words = append(words, "ip daddr 127.0.0.1")
-	case !p.one.Reply && (in.Name == "" || in.Name == p.f.Link):
-		// From this machine to its own containers: one rule is enough for all.
+		return words + " ip daddr 127.0.0.1"
 	case p.one.Reply:
-		words = append(words, fmt.Sprintf("ip saddr %s %s sport %d", p.src, p.port.ProtoName(), p.port.Number))
-	default:
-		words = append(words, fmt.Sprintf("ip daddr %s %s dport %d", p.dst, p.port.ProtoName(), p.port.Number))
+		return words + fmt.Sprintf(" ip saddr %s %s sport %d", p.src, p.port.ProtoName(), p.port.Number)
+	case in.Name == "", in.Name == p.f.Link:
+		return words // from this machine to its own containers: one rule is enough for all
 	}
-	return []string{strings.Join(append(words, "accept"), " "), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+	return words + fmt.Sprintf(" ip daddr %s %s dport %d", p.dst, p.port.ProtoName(), p.port.Number)
 }
 
 func add(to []string, item string) []string {

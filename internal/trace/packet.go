@@ -25,6 +25,7 @@ type packet struct {
 	port     ruleset.Port // the server's
 	one      ruleset.Single
 	masked   int // the hop that changed the source, -1 if none did
+	unmask   passage
 	turns    int // how often it came from Windows
 }
 
@@ -146,8 +147,9 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 		if p.masked >= 0 && !p.one.Later {
 			p.f.trace.Hops = p.f.trace.Hops[:p.masked+1]
 			h := p.f.trace.Hops[p.masked]
+			p.f.stopped = p.unmask
 			return e, p.f.stop(fmt.Sprintf("%s %s gives it another source than 127.0.0.1, so that the answer finds no way back", h.Table, h.Chain),
-				p.accept(h, ruleset.Iface{}, out)...)
+				p.f.accept(h, p.unmask.words)...)
 		}
 		return end{out, true}, true
 	case !p.one.Reply && !p.f.announced(p.port):
@@ -174,7 +176,9 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 		p.f.astray = true
 		return true
 	}
-	p.one.Local, p.one.Own, p.one.Pass = p.f.local, p.own(hook, in, out), p.f.pass
+	words := p.words(in, out)
+	p.one.Local, p.one.Own = p.f.local, p.own(hook, in, out)
+	p.one.Pass = func(at ruleset.Place) bool { return p.f.passed[passage{PlaceOf(at), words}] }
 	steps, after, one := p.f.Follow(ruleset.Packet{
 		Hook: hook, Iif: in, Oif: out, Src: p.src, Dst: p.dst, Ports: ruleset.PortSet(p.port),
 	}, p.one)
@@ -199,7 +203,8 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			p.f.doubt(fmt.Sprintf("%s may change or send it elsewhere: this rule depends on more than trace knows", where))
 			p.f.astray = true
 		case s.Does == ruleset.Drops:
-			fix := p.accept(h, in, out)
+			p.f.stopped = passage{h.Place(), words}
+			fix := p.f.accept(h, words)
 			if s.Owned {
 				fix = []string{fmt.Sprintf("# have the program that owns the table %s accept it", h.Table)}
 				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
@@ -212,7 +217,7 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			}
 			return p.f.stop(by, fix...)
 		case s.Does == ruleset.Masquerades:
-			p.masked = len(p.f.trace.Hops) - 1
+			p.masked, p.unmask = len(p.f.trace.Hops)-1, passage{h.Place(), words}
 		}
 	}
 	p.one = one

@@ -162,29 +162,33 @@ func (t Trace) StoppedBy() (h Hop, stops bool) {
 }
 
 // Ask forecasts what comes of a request.
-func (o *Observation) Ask(q Question) Trace { return o.ask(q, nil) }
+func (o *Observation) Ask(q Question) Trace { return o.ask(q, nil).trace }
 
-// AskOn is Ask. Where a chain stops the packet it forecasts too what comes of it if that
-// rule lets it pass, and so on: each Trace but the last is stopped by another chain.
+// A passage is packets that a rule of one's own, ahead of a place, lets pass: its matches.
+type passage struct {
+	Place
+	words string
+}
+
+// AskOn is Ask. Where a chain stops the packet it forecasts too what comes of it if such
+// packets are let pass there, and so on: each Trace but the last is stopped by a chain.
 func (o *Observation) AskOn(q Question) (list []Trace) {
-	passed := map[Place]bool{}
-	pass := func(p ruleset.Place) bool { return passed[PlaceOf(p)] }
+	passed := map[passage]bool{}
 	for {
-		t := o.ask(q, pass)
-		list = append(list, t)
-		h, stops := t.StoppedBy()
-		if !stops || h.Kind != InChain || passed[h.Place()] {
+		f := o.ask(q, passed)
+		list = append(list, f.trace)
+		if h, stops := f.trace.StoppedBy(); !stops || h.Kind != InChain || passed[f.stopped] {
 			return list
 		}
-		passed[h.Place()] = true
+		passed[f.stopped] = true
 	}
 }
 
 // PlaceOf is a place of a ruleset.
 func PlaceOf(p ruleset.Place) Place { return Place{p.Family() + " " + p.Table(), p.Chain(), p.Handle} }
 
-func (o *Observation) ask(q Question, pass func(ruleset.Place) bool) Trace {
-	f := &forecast{Observation: o, question: q, pass: pass, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
+func (o *Observation) ask(q Question, passed map[passage]bool) *forecast {
+	f := &forecast{Observation: o, question: q, passed: passed, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
 	if o.Follow == nil {
 		f.doubt("only root may read the rules (run with sudo)")
 	} else if o.Unread != "" {
@@ -194,15 +198,17 @@ func (o *Observation) ask(q Question, pass func(ruleset.Place) bool) Trace {
 	if f.trace.Verdict == Reaches && f.maybe != "" {
 		f.trace.Verdict, f.trace.Why = Unknown, f.maybe
 	}
-	return f.trace
+	return f
 }
 
 // A forecast is one in the making.
 type forecast struct {
 	*Observation
 	question Question
-	pass     func(ruleset.Place) bool
 	trace    Trace
+	// passed are let pass, and stopped is what would have to be.
+	passed  map[passage]bool
+	stopped passage
 	// maybe says why the packet may not have come as far as it is followed, and astray
 	// that it may be elsewhere, or another one.
 	maybe  string
