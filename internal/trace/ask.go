@@ -175,14 +175,14 @@ func (p *packet) meets(e end) bool {
 	case i < 0 && f.Hidden.Has(p.port) && !p.proxied:
 		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
 		return true
-	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To == netip.AddrPortFrom(ruleset.Localhost, p.port.Number) || p.proxied:
+	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To.IsValid() && f.local(f.Published[i].To.Addr()) || p.proxied:
 		f.trace.Why = "answered by " + who(l)
 		return true
 	case f.Published[i].EngineServed:
 		h.Verdict, h.Sure = "hold", false
 		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
 		return true
-	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood || f.local(f.Published[i].To.Addr()):
+	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood:
 		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
 		return true
 	}
