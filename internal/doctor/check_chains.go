@@ -60,7 +60,7 @@ func checkWSLChains(o *Observation) Check {
 	if c = c.do(lines...); o.dockerFlushed() {
 		c = c.do("sudo systemctl restart docker   # its rules went, too")
 	}
-	if o.Podman.Version.Value != "" {
+	if o.Podman.Present {
 		c = c.do("sudo podman network reload --all   # its rules went, too") // without any it does nothing
 	}
 	return c

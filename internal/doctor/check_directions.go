@@ -158,15 +158,16 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 		for _, m := range may {
 			seen = append(seen, m.String())
 		}
-		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of[0])), nil
+		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of)), nil
 	case len(stops) > 0:
 		return warning("nobody misses it yet, but lost are packets of %s", strings.Join(seen, ", ")), stops
 	}
 	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
 }
 
-// lookAt is the command that shows the way of a packet.
-func lookAt(q trace.Question) string {
+// lookAt is the command that shows the way of one of the packets.
+func lookAt(of []trace.Question) string {
+	q := of[max(0, slices.IndexFunc(of, func(q trace.Question) bool { return !q.Suppose }))]
 	port := strings.TrimSuffix(q.Port.String(), "/tcp")
 	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
 }
@@ -307,7 +308,7 @@ func checkDirections(o *Observation) Check {
 			}
 		}
 		if len(do) == 0 {
-			do = append(do, lookAt(s.of[0]))
+			do = append(do, lookAt(s.of))
 		}
 	}
 	if len(stops) > 0 {
@@ -334,7 +335,10 @@ func checkDirections(o *Observation) Check {
 	case len(lostIn) > 0:
 		return notApplicable("see %s", strings.Join(lostIn, ", "))
 	case len(unsure) > 0:
-		return unknown("not certain: %s (%s)", lost(unsure), why).do(lookAt(unsure[0]))
+		return unknown("not certain: %s (%s)", lost(unsure), why).do(lookAt(unsure))
+	case o.Ruleset.Value.Unfollowed > 0:
+		return unknown("not certain: there are so many rules and ports that %d packets more were not followed", o.Ruleset.Value.Unfollowed).
+			do("sudo wslmirror trace 8080   # follows those to one port")
 	}
 	return ok("packets come through both ways: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
 }

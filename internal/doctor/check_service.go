@@ -69,7 +69,7 @@ func checkService(o *Observation) Check {
 // idle reports whether there is for certain neither an engine nor a port of one.
 func (o *Observation) idle() bool {
 	published, err := o.published()
-	return o.Programs.Err == nil && !o.runs("dockerd") && o.Podman.Version == Seen[string]{} &&
+	return o.Programs.Err == nil && !o.runs("dockerd") && !o.Podman.Present &&
 		err == nil && len(published) == 0
 }
 

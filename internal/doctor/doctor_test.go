@@ -184,7 +184,9 @@ func TestChecks(t *testing.T) {
 	idle := setRuleset(func(r *Ruleset) { r.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
 	podman := func(version string, listen bool) func(obs) {
-		return func(o obs) { o.Podman.Version.Value, o.Podman.ForceListen.Value = version, listen }
+		return func(o obs) {
+			o.Podman.Present, o.Podman.Version.Value, o.Podman.ForceListen.Value = true, version, listen
+		}
 	}
 	ran := func(name string) func(obs) {
 		return func(o obs) {
@@ -322,7 +324,6 @@ func TestChecks(t *testing.T) {
 		{"service", both(noDaemon, idle), Warning, "nothing to serve"},
 		{"service", both(noDaemon, idle, podman("5.4.2", false)), Fault, "enable --now"},
 		{"service", both(noDaemon, idle, ran("dockerd")), Fault, "enable --now"},
-		{"service", both(noDaemon, idle, func(o obs) { o.Podman.Version.Err = errHidden }), Fault, "enable --now"},
 		{"service", both(noDaemon, idle, func(o obs) { o.Programs.Err = errHidden }), Fault, "enable --now"},
 		{"service", both(noDaemon, idle, user), Fault, "enable --now"},
 		{"service", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
@@ -383,7 +384,7 @@ func TestChecks(t *testing.T) {
 		{"podman", podman("6.1.1", true), OK, "force_port_listen"},
 		{"podman", podman("6.1.1", false), Warning, "containers.conf.d/wslmirror.conf"},
 		{"podman", podman("6.0.2", false), Warning, "update Podman"},
-		{"podman", func(o obs) { o.Podman.Version.Err = errHidden }, Unknown, "hidden"},
+		{"podman", func(o obs) { o.Podman.Present, o.Podman.Version.Err = true, errHidden }, Unknown, "hidden"},
 		{"iptables-legacy", func(o obs) { o.Legacy.Value = []string{"filter", "nat"} }, Warning, "filter, nat"},
 		{"iptables-legacy", func(o obs) { o.Legacy.Err = errHidden }, Unknown, "hidden"},
 		{"ufw", func(o obs) {}, NotApplicable, "off, or not installed"},

@@ -107,6 +107,8 @@ type Ruleset struct {
 	Present, Missing []nft.ForeignRule
 	// Walks are the requests that were followed through all rules and back.
 	Walks []Walk
+	// Unfollowed is how many more there was no time for.
+	Unfollowed int
 	// WSL are WSL's own chains.
 	WSL []ruleset.WSLChain
 	// Reserved is the block that WSL has reserved in Windows, by its own rule.
@@ -154,7 +156,8 @@ type DockerSettings struct {
 
 // Podman is what was seen of Podman.
 type Podman struct {
-	// Version is "" where there is no Podman.
+	Present bool
+	// Version is "" where nothing depends on it: to ask takes a quarter of a second of CPU.
 	Version Seen[string]
 	// ForceListen is force_port_listen of containers.conf.
 	ForceListen Seen[bool]

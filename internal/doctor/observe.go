@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,8 +83,12 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	look(s, &o.Sysctls, f.sysctls)
 	look(s, &o.Daemons, f.daemons)
 	look(s, &o.WSLConfig, func() (windows.Config, error) { return windows.ReadConfig(f.path("mnt/c/Users")) })
-	look(s, &o.Podman.Version, func() (string, error) { return podmanVersion(ctx) })
-	look(s, &o.Podman.ForceListen, f.forceListen)
+	_, noPodman := exec.LookPath("podman")
+	o.Podman.Present = noPodman == nil
+	o.Podman.ForceListen.Value, o.Podman.ForceListen.Err = f.forceListen()
+	if o.Podman.Present && !o.Podman.ForceListen.Value && !showsBound(windows.KernelRelease()) {
+		look(s, &o.Podman.Version, func() (string, error) { return podmanVersion(ctx) })
+	}
 	s.Go(func() { observePrograms(s.ctx, o, f) })
 	s.Go(func() { observeRules(s.ctx, o, f, cfg) })
 	s.Wait()
@@ -231,7 +237,12 @@ func readRuleset(by *trace.Observation) (out Ruleset, err error) {
 		out = Ruleset{WSL: wsl, Published: by.Published, Ours: nft.OurTable{Table: nft.TableOf(rs), Owner: owner, Present: present}}
 		foreign := nft.FindForeignRules(rs, loopback)
 		out.Present, out.Missing = foreign.Present, foreign.Add
-		for _, q := range questions(by) {
+		asked, began := questions(by), time.Now()
+		for i, q := range asked {
+			if time.Since(began) > walkTime {
+				out.Unfollowed = len(asked) - i
+				break
+			}
 			out.Walks = append(out.Walks, Walk{q, by.AskOn(q)})
 		}
 		out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
@@ -247,6 +258,9 @@ func readRuleset(by *trace.Observation) (out Ruleset, err error) {
 	}
 	return out, err
 }
+
+// walkTime bounds how long packets are followed: each of them meets all rules.
+const walkTime = Timeout / 4
 
 // firstClient is the first port of UDP that is taken for that of a client which waits
 // for its answer: where Linux's own source ports begin, and WSL's blocks lie above it.
@@ -278,17 +292,19 @@ func questions(o *trace.Observation) (list []trace.Question) {
 			all = add(all, p.Port)
 		}
 	}
-	for _, p := range all {
-		list = append(list, trace.Question{Port: p, From: trace.Windows}, trace.Question{Port: p, From: trace.Linux})
-	}
 	free := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8000}
 	for taken[free.Number] {
 		free.Number++
 	}
-	return append(list,
-		trace.Question{Port: free, From: trace.Linux, Suppose: true},
-		trace.Question{Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: free.Number}, From: trace.Linux, Suppose: true},
-		trace.Question{Port: free, From: trace.Windows, Suppose: true})
+	list = []trace.Question{
+		{Port: free, From: trace.Windows, Suppose: true},
+		{Port: free, From: trace.Linux, Suppose: true},
+		{Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: free.Number}, From: trace.Linux, Suppose: true},
+	}
+	for _, p := range all {
+		list = append(list, trace.Question{Port: p, From: trace.Windows}, trace.Question{Port: p, From: trace.Linux})
+	}
+	return list
 }
 
 // bind binds a netlink socket, which WSL's port tracker allows or not as that of a port.
