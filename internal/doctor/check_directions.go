@@ -162,6 +162,9 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 	case len(stops) > 0:
 		return warning("nobody misses it yet, but lost are packets of %s", strings.Join(seen, ", ")), stops
 	}
+	if o.Ruleset.Value.Unfollowed > 0 {
+		return unknown("not certain: see directions"), nil
+	}
 	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
@@ -163,6 +164,16 @@ func TestChecks(t *testing.T) {
 		}
 	}
 	noNIC := func(o obs) { o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 2, 4) }
+	walks := func(list ...trace.Trace) func(obs) {
+		http := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}
+		return setRuleset(func(r *Ruleset) {
+			r.Walks = []Walk{{trace.Question{Port: http, From: trace.Windows}, list}}
+		})
+	}
+	stopsAt := func(h trace.Hop, fix string) trace.Trace {
+		h.Stops = true
+		return trace.Trace{Verdict: trace.Stops, Why: "why", Fix: []string{fix}, Hops: []trace.Hop{h}}
+	}
 	vpn := setRuleset(func(r *Ruleset) { // redirects DNS
 		r.Published = append(r.Published, ruleset.Published{
 			Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: ruleset.Localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
@@ -305,6 +316,17 @@ func TestChecks(t *testing.T) {
 		{"port-headroom", func(o obs) { o.Block.Value.Usable, o.Block.Value.Worst = 0, ports.Load{} }, Fault, "none of 44620-48715 may be taken"},
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
 		{"port-headroom", func(o obs) { o.Block.Value.Containers, o.Block.Value.Unseen = false, errHidden }, OK, "not counted (hidden)"},
+		{"directions", walks(trace.Trace{Verdict: trace.Unknown, Why: "it is dark"}), Unknown, "not certain: Windows to 8080/tcp (it is dark)\nsudo wslmirror trace 8080 --from windows"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed, Comment: "5270: from all lookup 52"}, "sudo one")), Fault, "Windows to 8080/tcp (why)\nsudo one"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed}, "sudo wslmirror doctor")), Fault, "\nsudo wslmirror trace 8080"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.InChain, Table: "ip x", Chain: "y"}, "sudo nft insert")), NotApplicable, "see output"},
+		{"directions", both(noDaemon, walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "martian"}, "sudo x"))), NotApplicable, "see service"},
+		{"directions", setRuleset(func(r *Ruleset) { r.Unfollowed = 7 }), Unknown, "7 packets more were not followed"},
+		{"directions", walks(trace.Trace{Verdict: trace.Reaches}), OK, "Linux's ports (1)"},
+		{"directions", user, Unknown, "hidden"},
+		{"output", setRuleset(func(r *Ruleset) { r.Unfollowed = 7 }), Unknown, "see directions"},
+		{"forward", user, Unknown, "hidden"},
+		{"published-ports", walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "none"}, "# publish that port instead")), Warning, "nobody answers: Windows to 8080/tcp (why)\n# publish that port instead"},
 		{"input", func(o obs) { o.Legacy.Value = []string{"filter"} }, Unknown, "not certain"},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
 		{"input", user, Unknown, "hidden"},
