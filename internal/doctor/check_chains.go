@@ -248,7 +248,7 @@ func checkPublished(o *Observation) Check {
 
 // judgeContainers judges whether containers listen where their ports are published.
 func (o *Observation) judgeContainers(published int) Check {
-	idle := o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+	idle := o.causes(func(t trace.Trace) (trace.Hop, bool) {
 		h, stops := t.StoppedBy()
 		return h, stops && h.Kind == trace.InsideHost && h.Verdict == "none"
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // A cause is what does something to packets, or may, and to which.
@@ -54,12 +55,12 @@ func lost(of []trace.Question) string {
 	return strings.Join(rest, "; ")
 }
 
-// causes are those of which some is true, each with all that it stops. What two walks
-// have in common is one.
-func (o *Observation) causes(some func(w Walk, t trace.Trace) (at trace.Hop, is bool)) (list []cause) {
+// causes are the hops that some chooses, each with all that it stops: one cause is one,
+// whatever goes through it.
+func (o *Observation) causes(some func(trace.Trace) (at trace.Hop, is bool)) (list []cause) {
 	for _, w := range o.Ruleset.Value.Walks {
 		for _, t := range w.Traces {
-			at, is := some(w, t)
+			at, is := some(t)
 			if !is {
 				continue
 			}
@@ -69,7 +70,7 @@ func (o *Observation) causes(some func(w Walk, t trace.Trace) (at trace.Hop, is 
 			if i < 0 {
 				i, list = len(list), append(list, cause{at: at, why: t.Why})
 			}
-			list[i].of = append(list[i].of, w.Question)
+			list[i].of = add(list[i].of, w.Question)
 			for _, f := range t.Fix {
 				list[i].fix = add(list[i].fix, f)
 			}
@@ -80,7 +81,7 @@ func (o *Observation) causes(some func(w Walk, t trace.Trace) (at trace.Hop, is 
 
 // stopsIn is what chains stop for which a check is.
 func (o *Observation) stopsIn(check string) []cause {
-	return o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+	return o.causes(func(t trace.Trace) (trace.Hop, bool) {
 		h, stops := t.StoppedBy()
 		return h, stops && h.Kind == trace.InChain && o.checkOf(h) == check
 	})
@@ -88,14 +89,14 @@ func (o *Observation) stopsIn(check string) []cause {
 
 // mayStopIn is what they may do.
 func (o *Observation) mayStopIn(check string) []cause {
-	return o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+	return o.causes(func(t trace.Trace) (trace.Hop, bool) {
 		h, unsure := undecided(t)
 		return h, unsure && o.checkOf(h) == check
 	})
 }
 
-// undecided is the first chain of which trace does not know what it does, where more than
-// that is not known of the way.
+// undecided is the first chain of which trace does not know what it does to a packet that
+// nothing else is sure to stop.
 func undecided(t trace.Trace) (h trace.Hop, is bool) {
 	i := slices.IndexFunc(t.Hops, func(h trace.Hop) bool { return h.Kind == trace.InChain && !h.Sure })
 	if t.Verdict != trace.Unknown || i < 0 {
@@ -153,14 +154,14 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 	}
 	switch {
 	case len(stops) > 0 && stops[0].grave():
-		return fault("lost are packets of %s", strings.Join(seen, ", ")), stops
+		return fault("packets are lost: %s", strings.Join(seen, ", ")), stops
 	case len(may) > 0:
 		for _, m := range may {
 			seen = append(seen, m.String())
 		}
 		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of)), nil
 	case len(stops) > 0:
-		return warning("nobody misses it yet, but lost are packets of %s", strings.Join(seen, ", ")), stops
+		return warning("nobody listens there yet, but packets are lost: %s", strings.Join(seen, ", ")), stops
 	}
 	if o.Ruleset.Value.Unfollowed > 0 {
 		return unknown("not certain: see directions"), nil
@@ -175,19 +176,22 @@ func lookAt(of []trace.Question) string {
 	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
 }
 
-// whyOwn says why rules of one's own do harm.
-func (o *Observation) whyOwn(check string) string {
-	switch check {
-	case "input":
-		return whyFirewall + o.Iface + "."
-	case "output":
-		return "A firewall that trusts lo alone, as those of VPNs do, takes Windows for a stranger: what Linux sends to 127.0.0.1 leaves through " +
-			o.Iface + ", its answers to Windows too, and what a proxy sends to its container through a bridge. The source must stay 127.0.0.1."
-	}
-	return "What reaches a container past a proxy is forwarded between " + o.Iface + " and the container's bridge, and so is its answer."
-}
+const whyFirewall = "A firewall that only allows lo drops what Windows sends: that arrives on "
 
-const whyFirewall = "A firewall that trusts lo alone takes Windows for a stranger: its localhost arrives on "
+// whyOwn says why rules of one's own do harm.
+func (o *Observation) whyOwn(check string, stops []cause) string {
+	masks := slices.ContainsFunc(stops, func(c cause) bool { return c.at.Verdict == string(ruleset.Masquerades) })
+	switch {
+	case check == "input":
+		return whyFirewall + o.Iface + "."
+	case check == "forward":
+		return "Packets past a proxy are forwarded between " + o.Iface + " and the bridge of the container, and so are the answers."
+	case masks:
+		return "What leaves through " + o.Iface + " must keep its source 127.0.0.1: answers to another address find no way back."
+	}
+	return "What Linux sends to 127.0.0.1 and what it answers Windows leaves through " + o.Iface +
+		". What a proxy sends to its container leaves through a bridge. A firewall that only allows lo drops both."
+}
 
 // checkOwn looks for rules of one's own, or of somebody unknown, that take Windows for a
 // stranger.
@@ -212,7 +216,7 @@ func (o *Observation) checkOwn(check string) Check {
 			}
 		}
 	}
-	return c.because(o.whyOwn(check), "").do(commands...).do(comments...)
+	return c.because(o.whyOwn(check, stops), "").do(commands...).do(comments...)
 }
 
 func checkUFW(o *Observation) Check {
@@ -273,7 +277,7 @@ func checkFirewalld(o *Observation) Check {
 	if len(commands) > 0 {
 		commands = append(commands, "sudo firewall-cmd --reload")
 	}
-	return c.because(whyFirewall+o.Iface+", and the default zone lets little in.", "").do(commands...)
+	return c.because(whyFirewall+o.Iface+". The default zone lets little in.", "").do(commands...)
 }
 
 // checkDirections judges what no rule of a firewall is to blame for: where the kernel sends
@@ -291,7 +295,7 @@ func checkDirections(o *Observation) Check {
 			return notApplicable("see %s", c.name)
 		}
 	}
-	stops := o.causes(func(_ Walk, t trace.Trace) (trace.Hop, bool) {
+	stops := o.causes(func(t trace.Trace) (trace.Hop, bool) {
 		h, stops := t.StoppedBy()
 		return h, stops && h.Kind != trace.InChain && h.Verdict != "none"
 	})
@@ -300,6 +304,9 @@ func checkDirections(o *Observation) Check {
 	var do []string
 	var foreign []netwatch.Rule
 	for _, s := range stops {
+		if s.at.Kind == trace.Routed && s.at.Comment != "" {
+			s.why += ", by the ip rule " + s.at.Comment
+		}
 		seen = append(seen, s.String())
 		if r, is := o.Net.Value.foreign(s.at.Comment); is && s.at.Kind == trace.Routed && !slices.Contains(foreign, r) {
 			foreign = append(foreign, r)
@@ -315,8 +322,8 @@ func checkDirections(o *Observation) Check {
 		}
 	}
 	if len(stops) > 0 {
-		c.Verdict, c.Seen = Fault, "lost are packets of "+strings.Join(seen, ", ")
-		return c.do(do...).because("An exit node or another VPN, for example, may take packets elsewhere: containers' answers, or what is for them.", "")
+		c.Verdict, c.Seen = Fault, "packets are lost: "+strings.Join(seen, ", ")
+		return c.do(do...).because("The exit node of a VPN, for example, or its own ip rules take elsewhere what is for containers, or what they answer.", "")
 	}
 	var unsure []trace.Question
 	why := ""

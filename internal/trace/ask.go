@@ -194,7 +194,7 @@ func (p *packet) meets(e end) bool {
 func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	f := p.f
 	if l, at := f.bridge(p.dst); l.Present() && l.Index != e.link.Index {
-		return f.stopAt(Routed, fmt.Sprintf("it is sent to the container by %s, not by %s", e.link.Name, l.Name), toBridge(at))
+		return f.stopAt(Routed, fmt.Sprintf("it is sent to the container through %s, not through %s", e.link.Name, l.Name), toBridge(at))
 	}
 	h := p.hop(Hop{Kind: InsideHost, Link: e.link.Name, To: at.String(), Verdict: "unknown"})
 	if p.src.IsLoopback() || p.src == p.dst {

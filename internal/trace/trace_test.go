@@ -124,7 +124,7 @@ func TestAsk(t *testing.T) {
 					a.Oif = eth0
 				}
 			})
-		}, Question{Port: http, From: Windows}, Stops, "sent to the container by eth0, not by docker0", "sudo ip rule add pref 2 to 172.17.0.0/16 lookup main"},
+		}, Question{Port: http, From: Windows}, Stops, "sent to the container through eth0, not through docker0", "sudo ip rule add pref 2 to 172.17.0.0/16 lookup main"},
 		"supposed container": {func(o *Observation) {
 			o.Inside = func(netip.Addr) ([]ports.Listener, error) { return nil, ErrSupposed }
 		}, Question{Port: http, From: Windows}, Reaches, "", ""},
