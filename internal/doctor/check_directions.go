@@ -164,7 +164,7 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 		return warning("nobody listens there yet, but packets are lost: %s", strings.Join(seen, ", ")), stops
 	}
 	if o.Ruleset.Value.Unfollowed > 0 {
-		return unknown("not certain: see directions"), nil
+		return notApplicable("see directions"), nil
 	}
 	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
 }
@@ -196,12 +196,18 @@ func (o *Observation) whyOwn(check string, stops []cause) string {
 // checkOwn looks for rules of one's own, or of somebody unknown, that take Windows for a
 // stranger.
 func (o *Observation) checkOwn(check string) Check {
-	if c, blind := o.blind(); blind {
-		return c
+	c, blind := o.blind()
+	var stops []cause
+	if !blind {
+		c, stops = o.judgeRules(check)
 	}
-	c, stops := o.judgeRules(check)
+	legacy := c.Verdict == OK && slices.Contains(o.Legacy.Value, "filter")
 	switch {
-	case c.Verdict == OK && slices.Contains(o.Legacy.Value, "filter"):
+	case (blind || legacy) && check != "input":
+		return notApplicable("see input") // said once
+	case blind, c.Verdict == NotApplicable:
+		return c
+	case legacy:
 		return Check{Verdict: Unknown, Seen: "not certain: " + c.Seen + ", but iptables-legacy has a table filter, which is not judged here"}
 	case c.Verdict == OK:
 		return c
@@ -231,8 +237,11 @@ func checkUFW(o *Observation) Check {
 		return notApplicable("ufw is off, or not installed")
 	}
 	c, stops := o.judgeRules("ufw")
-	if c.Verdict == OK {
+	switch c.Verdict {
+	case OK:
 		return ok("ufw is on, and lets %s pass", o.Iface)
+	case NotApplicable:
+		return c
 	}
 	var commands []string
 	for _, s := range stops {
@@ -263,8 +272,11 @@ func checkFirewalld(o *Observation) Check {
 		return unknown("firewalld runs, and its table is not there: it may write by iptables, which is judged under input")
 	}
 	c, stops := o.judgeRules("firewalld")
-	if c.Verdict == OK {
+	switch c.Verdict {
+	case OK:
 		return ok("firewalld runs, and lets %s pass", o.Iface)
+	case NotApplicable:
+		return c
 	}
 	var commands []string
 	for _, s := range stops {
@@ -300,7 +312,6 @@ func checkDirections(o *Observation) Check {
 		return h, stops && h.Kind != trace.InChain && h.Verdict != "none"
 	})
 	var seen []string
-	c := Check{}
 	var do []string
 	var foreign []netwatch.Rule
 	for _, s := range stops {
@@ -322,8 +333,11 @@ func checkDirections(o *Observation) Check {
 		}
 	}
 	if len(stops) > 0 {
-		c.Verdict, c.Seen = Fault, "packets are lost: "+strings.Join(seen, ", ")
-		return c.do(do...).because("The exit node of a VPN, for example, or its own ip rules take elsewhere what is for containers, or what they answer.", "")
+		c := fault("packets are lost: %s", strings.Join(seen, ", ")).do(do...)
+		if slices.ContainsFunc(stops, func(s cause) bool { return s.at.Kind == trace.Routed }) {
+			c = c.because("The exit node of a VPN, for example, or its ip rules take elsewhere what is for containers, or what they answer.", "")
+		}
+		return c
 	}
 	var unsure []trace.Question
 	why := ""

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -195,8 +196,12 @@ func readNetwork(iface string) (n Network, err error) {
 // traced is what trace needs, but for what only a reading of the ruleset tells.
 func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) *trace.Observation {
 	n := o.Net.Value
+	unread := ""
+	if len(o.Legacy.Value) > 0 {
+		unread = "iptables-legacy has rules, which are not read here: " + strings.Join(o.Legacy.Value, ", ")
+	}
 	return &trace.Observation{
-		Link: o.Iface, Links: n.Links, Prefixes: n.Prefixes, Rules: n.Rules,
+		Unread: unread, Link: o.Iface, Links: n.Links, Prefixes: n.Prefixes, Rules: n.Rules,
 		Listeners: o.Listeners.Value, NoUDP: errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP),
 		Inside: func(a netip.Addr) ([]ports.Listener, error) {
 			list, err := inside(a)
