@@ -322,7 +322,7 @@ func (f *forecast) accept(h Hop, words string) []string {
 }
 
 // words are the matches of a rule for the packet, and for those like it.
-func (p *packet) words(in, out ruleset.Iface) (words string) {
+func (p *packet) words(in, out ruleset.Iface, dst netip.Addr) (words string) {
 	if in.Name != "" {
 		words += " iifname " + text.Word(in.Name)
 	}
@@ -330,14 +330,14 @@ func (p *packet) words(in, out ruleset.Iface) (words string) {
 		words += " oifname " + text.Word(out.Name)
 	}
 	switch {
-	case p.dst == ruleset.Localhost:
+	case dst == ruleset.Localhost:
 		return words + " ip daddr 127.0.0.1"
 	case p.one.Reply:
 		return words + fmt.Sprintf(" ip saddr %s %s sport %d", p.src, p.port.ProtoName(), p.port.Number)
 	case in.Name == "", in.Name == p.f.Link:
 		return words // from this machine to its own containers: one rule is enough for all
 	}
-	return words + fmt.Sprintf(" ip daddr %s %s dport %d", p.dst, p.port.ProtoName(), p.port.Number)
+	return words + fmt.Sprintf(" ip daddr %s %s dport %d", dst, p.port.ProtoName(), p.port.Number)
 }
 
 func add(to []string, item string) []string {

@@ -176,9 +176,9 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 		p.f.astray = true
 		return true
 	}
-	words := p.words(in, out)
 	p.one.Local, p.one.Own = p.f.local, p.own(hook, in, out)
-	p.one.Pass = func(at ruleset.Place) bool { return p.f.passed[passage{PlaceOf(at), words}] }
+	at := func(s ruleset.Step) passage { return passage{PlaceOf(s.At), p.words(in, out, s.Dst)} }
+	p.one.Pass = func(s ruleset.Step) bool { return p.f.passed[at(s)] }
 	steps, after, one := p.f.Follow(ruleset.Packet{
 		Hook: hook, Iif: in, Oif: out, Src: p.src, Dst: p.dst, Ports: ruleset.PortSet(p.port),
 	}, p.one)
@@ -203,8 +203,8 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			p.f.doubt(fmt.Sprintf("%s may change or send it elsewhere: this rule depends on more than trace knows", where))
 			p.f.astray = true
 		case s.Does == ruleset.Drops:
-			p.f.stopped = passage{h.Place(), words}
-			fix := p.f.accept(h, words)
+			p.f.stopped = at(s)
+			fix := p.f.accept(h, p.f.stopped.words)
 			if s.Owned {
 				fix = []string{fmt.Sprintf("# have the program that owns the table %s accept it", h.Table)}
 				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
@@ -217,7 +217,7 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			}
 			return p.f.stop(by, fix...)
 		case s.Does == ruleset.Masquerades:
-			p.masked, p.unmask = len(p.f.trace.Hops)-1, passage{h.Place(), words}
+			p.masked, p.unmask = len(p.f.trace.Hops)-1, at(s)
 		}
 	}
 	p.one = one

@@ -76,7 +76,7 @@ func world() *Observation {
 func at(o *Observation, hook *nftables.ChainHook, step ruleset.Step, some func(ruleset.Packet, ruleset.Single) bool) {
 	follow := o.Follow
 	o.Follow = func(p ruleset.Packet, one ruleset.Single) ([]ruleset.Step, ruleset.Packet, ruleset.Single) {
-		if p.Hook != *hook || some != nil && !some(p, one) || one.Pass != nil && one.Pass(step.At) {
+		if p.Hook != *hook || some != nil && !some(p, one) || one.Pass != nil && one.Pass(step) {
 			return follow(p, one)
 		}
 		if step.Sure && step.Does == ruleset.Translates {

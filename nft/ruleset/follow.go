@@ -22,9 +22,8 @@ type Single struct {
 	// Own is the address that redirect and masquerade take at this hook. If it is not
 	// valid, the kernel drops the packet.
 	Own netip.Addr
-	// Pass, if it is not nil, reports whether the packet shall pass a chain all the same
-	// where a rule or a policy does something to it.
-	Pass func(Place) bool
+	// Pass, if it is not nil, reports whether the packet shall pass a chain all the same.
+	Pass func(Step) bool
 }
 
 // A Flow is what conntrack knows of the flow of a packet: Src and Dst are those of the
@@ -59,6 +58,8 @@ type Step struct {
 	// applies.
 	At      Place
 	Comment string // of the rule
+	// Dst is the destination with which the packet comes to the chain.
+	Dst netip.Addr
 	// To is the new destination or source; its parts are zero where a rule computes them.
 	To netip.AddrPort
 	// Sure says that it does so. Otherwise it may, or let the packet pass.
@@ -181,7 +182,7 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, 
 		}
 		mark := one.Mark
 		step := rs.step(p, c)
-		if one.Pass != nil && one.Pass(step.At) {
+		if one.Pass != nil && one.Pass(step) {
 			step.Does, step.Sure = Accepts, true
 		}
 		steps = append(steps, step)
@@ -232,7 +233,7 @@ func (rs *Ruleset) step(p Packet, c *chain) Step {
 	w := &walker{rs: rs, packet: p, base: c}
 	ends := w.chain(c, p.Ports, way{sure: true})
 	policy := Place{chainID: c.chainID}
-	out := Step{Chain: policy, At: policy, Type: c.kind, Does: Passes, Sure: !w.strange, Owned: rs.owners[c.table] != 0}
+	out := Step{Chain: policy, At: policy, Type: c.kind, Dst: p.Dst, Does: Passes, Sure: !w.strange, Owned: rs.owners[c.table] != 0}
 	can := map[Does]bool{} // and with it what is told: the gravest, by the first rule that does it
 	may := func(o Outcome) {
 		does, to := doesOf(o.Fate), p.resolve(o)
