@@ -145,15 +145,12 @@ func (o *Observation) blind() (c Check, is bool) {
 func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 	stops = o.stopsIn(check)
 	may := o.mayStopIn(check)
-	slices.SortStableFunc(stops, func(a, b cause) int { // the gravest first
-		return map[bool]int{true: 1}[b.grave()] - map[bool]int{true: 1}[a.grave()]
-	})
 	var seen []string
 	for _, s := range stops {
 		seen = append(seen, s.String())
 	}
 	switch {
-	case len(stops) > 0 && stops[0].grave():
+	case slices.ContainsFunc(stops, cause.grave):
 		return fault("packets are lost: %s", strings.Join(seen, ", ")), stops
 	case len(may) > 0:
 		for _, m := range may {
@@ -162,8 +159,7 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of)), nil
 	case len(stops) > 0:
 		return warning("nobody listens there yet, but packets are lost: %s", strings.Join(seen, ", ")), stops
-	}
-	if o.Ruleset.Value.Unfollowed > 0 {
+	case o.Ruleset.Value.Unfollowed > 0:
 		return notApplicable("see directions"), nil
 	}
 	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
