@@ -104,7 +104,7 @@ func TestFirewalls(t *testing.T) {
 		"maybe let in":       {nft, one("input priority 0; policy drop", "iif lo accept; ct state established accept; tcp dport 8080-8081 limit rate 1/second accept;"), "input", Unknown, "not certain"},
 		"the ports let in":   {nft, one("input priority 0; policy drop", "ct state established accept; tcp dport 8080-8081 accept;"), "input", Warning, "Windows to what begins to listen"},
 		"output":             {nft, one("output priority 0; policy drop", `oif "lo" accept;`), "output", Fault, everything},
-		"output, two rules":  {nft, one("output priority 0", `oif "loopback0" tcp sport 8080 drop; oif "loopback0" drop;`), "output", Fault, "Windows to 8081/tcp; Linux to 8081/tcp; Linux to Windows (rule"},
+		"output, two rules":  {nft, one("output priority 0", `oif "loopback0" tcp sport 8080 drop; oif "loopback0" drop;`), "output", Fault, "Windows to 8080/tcp; Linux to 8080/tcp (rule 2 of inet mine c drops it)"},
 		"masquerade":         {nft, "table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != lo masquerade; }; }", "output", Fault, "Linux to 8080/tcp, 8081/tcp; Linux to Windows (ip vpn post gives it another source"},
 		"a name that nft refuses": {iptables, "*filter\n:INPUT ACCEPT\n:in;put -\n-A INPUT -j in;put\n-A in;put ! -i lo -j DROP\nCOMMIT", "input", Fault,
 			"sudo nft list ruleset"},

@@ -22,6 +22,9 @@ type Single struct {
 	// Own is the address that redirect and masquerade take at this hook. If it is not
 	// valid, the kernel drops the packet.
 	Own netip.Addr
+	// client is the client's port, and sawClient says that a rule has asked for it.
+	client    uint16
+	sawClient bool
 	// Pass, if it is not nil, reports whether the packet shall pass a chain all the same.
 	Pass func(Step) bool
 }
@@ -84,46 +87,77 @@ const (
 
 // Follow tells what the chains at the hook of p do to a single packet, one after the
 // other, up to that which drops it. Our own table is among them. An unsure step is
-// followed by what happens if it lets the packet pass.
+// course by what happens if it lets the packet pass.
 //
 // It returns the packet as it is then: addresses and marks may have changed.
 //
 // Which of two chains of one priority, in different tables, comes first depends on which
 // is older, and that shows nowhere. Where it makes a difference nothing is sure.
+//
+// Of the port of the client nothing is known but that the system chooses it. Where the first
+// and the last that it may choose fare differently, nothing is sure either.
 func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end Single) {
+	one.client, one.sawClient = firstClient, false
+	f := rs.inAnyOrder(p, one)
+	if f.end.sawClient {
+		one.client = lastClient
+		f = f.or(rs.inAnyOrder(p, one))
+	}
+	return f.steps, f.after, f.end
+}
+
+// The ports that clients have, as Linux (ip_local_port_range) and Windows choose them.
+const firstClient, lastClient = 32768, 65535
+
+// inAnyOrder is Follow for a client's port.
+func (rs *Ruleset) inAnyOrder(p Packet, one Single) course {
 	chains := rs.at(p.Hook)
-	steps, after, end = rs.follow(p, one, chains)
-	if !turnTies(chains) {
-		return steps, after, end
+	f := rs.follow(p, one, chains)
+	if turnTies(chains) {
+		f = f.or(rs.follow(p, one, chains))
 	}
-	others, otherAfter, otherEnd := rs.follow(p, one, chains)
-	drops := func(steps []Step) bool {
-		return len(steps) > 0 && steps[len(steps)-1].Sure && steps[len(steps)-1].Does == Drops
-	}
+	return f
+}
+
+// A course is what becomes of a packet.
+type course struct {
+	steps []Step
+	after Packet
+	end   Single
+}
+
+// drops reports whether the packet gets no further.
+func (f course) drops() bool {
+	return len(f.steps) > 0 && f.steps[len(f.steps)-1].Sure && f.steps[len(f.steps)-1].Does == Drops
+}
+
+// or is what becomes of a packet that fares in one of two ways.
+func (f course) or(g course) course {
+	f.end.sawClient = f.end.sawClient || g.end.sawClient
 	switch {
-	case drops(steps) && drops(others):
-		return steps, after, end
-	case drops(steps):
-		after, end = otherAfter, otherEnd
-		steps[len(steps)-1].Sure = false
-	case drops(others):
-		steps = others
-		steps[len(steps)-1].Sure = false
+	case f.drops() && g.drops():
+		return f
+	case f.drops():
+		f.after, f.end = g.after, g.end
+		f.steps[len(f.steps)-1].Sure = false
+	case g.drops():
+		f.steps = g.steps
+		f.steps[len(f.steps)-1].Sure = false
 	default:
-		for i, s := range steps {
-			at := slices.IndexFunc(others, func(o Step) bool { return o.Chain == s.Chain })
+		for i, s := range f.steps {
+			at := slices.IndexFunc(g.steps, func(o Step) bool { return o.Chain == s.Chain })
 			// To pass a chain and to be spared it come to the same.
-			same := at >= 0 && (s == others[at] || s.passes() && others[at].passes())
-			steps[i].Sure = s.Sure && same
+			same := at >= 0 && (s == g.steps[at] || s.passes() && g.steps[at].passes())
+			f.steps[i].Sure = s.Sure && same
 		}
 	}
-	if end.Mark != otherEnd.Mark {
-		end.Mark = Mark{Unknown: true}
+	if f.end.Mark != g.end.Mark {
+		f.end.Mark = Mark{Unknown: true}
 	}
-	if end.Flow.Mark != otherEnd.Flow.Mark {
-		end.Flow.Mark = Mark{Unknown: true}
+	if f.end.Flow.Mark != g.end.Flow.Mark {
+		f.end.Flow.Mark = Mark{Unknown: true}
 	}
-	return steps, after, end
+	return f
 }
 
 // passes reports whether the packet is as it was.
@@ -150,7 +184,8 @@ func turnTies(chains []*chain) (turned bool) {
 }
 
 // follow is Follow for chains in this order.
-func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, after Packet, end Single) {
+func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) course {
+	var steps []Step
 	p.one, one.Reroute = &one, false
 	atDst := p.Hook == *nftables.ChainHookPrerouting || p.Hook == *nftables.ChainHookOutput
 	settled := &one.Flow.SrcDone
@@ -190,7 +225,7 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, 
 		switch {
 		case !step.Sure:
 		case step.Does == Drops:
-			return steps, p, one
+			return course{steps, p, one}
 		case step.Does == Translates, step.Does == Redirects:
 			one.Flow.To, *settled = step.To, true
 			p.translate(true)
@@ -202,7 +237,7 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, 
 	nat()
 	*settled = true
 	one.Flow.confirmed = one.Flow.confirmed || p.Hook == *nftables.ChainHookInput || p.Hook == *nftables.ChainHookPostrouting
-	return steps, p, one
+	return course{steps, p, one}
 }
 
 // translate gives p the addresses that its flow has behind a hook of NAT: one at which
