@@ -162,7 +162,8 @@ func observeRules(ctx context.Context, o *Observation, f files, cfg Config) {
 	look(s, &o.Legacy, f.legacyTables)
 	s.Wait()
 	by := o.traced(cfg.Inside)
-	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(by) })
+	end, _ := ctx.Deadline()
+	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(by, end.Add(-Timeout/4)) }) // early enough to tell
 	s.Wait()
 	reserved := o.Ruleset.Value.Reserved
 	if p := o.Status.Value.SourcePorts; o.Ruleset.Err != nil && p != nil {
@@ -213,7 +214,8 @@ func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) 
 	}
 }
 
-func readRuleset(by *trace.Observation) (out Ruleset, err error) {
+// readRuleset reads the ruleset, and follows packets until then.
+func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error) {
 	r, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
 		return out, err
@@ -242,9 +244,9 @@ func readRuleset(by *trace.Observation) (out Ruleset, err error) {
 		out = Ruleset{WSL: wsl, Published: by.Published, Ours: nft.OurTable{Table: nft.TableOf(rs), Owner: owner, Present: present}}
 		foreign := nft.FindForeignRules(rs, loopback)
 		out.Present, out.Missing = foreign.Present, foreign.Add
-		asked, began := questions(by), time.Now()
+		asked := questions(by)
 		for i, q := range asked {
-			if time.Since(began) > walkTime {
+			if time.Now().After(until) {
 				out.Unfollowed = len(asked) - i
 				break
 			}
@@ -263,9 +265,6 @@ func readRuleset(by *trace.Observation) (out Ruleset, err error) {
 	}
 	return out, err
 }
-
-// walkTime bounds how long packets are followed: each of them meets all rules.
-const walkTime = Timeout / 4
 
 // firstClient is the first port of UDP that is taken for that of a client which waits
 // for its answer: where Linux's own source ports begin, and WSL's blocks lie above it.
