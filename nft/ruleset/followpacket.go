@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
@@ -71,7 +72,7 @@ func (m Mark) cells() []cell {
 // mark sets a mark to what is in cells. What only may happen leaves it unknown.
 func (w *walker) mark(b *branch, m *Mark, cells []cell) {
 	here := b.ports.Intersect(w.ports)
-	if here.Empty() {
+	if here.Empty() || m == &w.packet.one.Flow.Mark && w.beforeConntrack() {
 		return
 	}
 	sure := b.sure && w.on.sure && here.Intersect(w.doubt).Empty() && here.Intersect(w.left).Empty()
@@ -81,6 +82,14 @@ func (w *walker) mark(b *branch, m *Mark, cells []cell) {
 		return
 	}
 	*m = Mark{Value: binary.NativeEndian.Uint32(value)}
+}
+
+// beforeConntrack reports whether the packet has no flow yet, so that nothing can mark it. What
+// comes on lo has the flow with which it left.
+func (w *walker) beforeConntrack() bool {
+	hook := w.packet.Hook
+	return w.base.priority < *nftables.ChainPriorityConntrack && w.packet.Iif.Name != "lo" &&
+		(hook == *nftables.ChainHookPrerouting || hook == *nftables.ChainHookOutput)
 }
 
 // answered reports whether conntrack has seen both directions of the flow.
