@@ -289,15 +289,15 @@ func toBridge(bridge netip.Prefix) string {
 
 // bridge is the bridge behind which an address is, which is not Present if there is
 // none, and its own address there.
-func (o *Observation) bridge(a netip.Addr) (netwatch.Link, netip.Prefix) {
+func (o *Observation) bridge(a netip.Addr) (bridge netwatch.Link, own netip.Prefix) {
 	for _, l := range o.Links {
 		for _, p := range o.Prefixes[l.Index] {
-			if l.Kind == "bridge" && p.Contains(a) && p.Addr() != a {
-				return l, p
+			if l.Kind == "bridge" && p.Contains(a) && p.Addr() != a && (!own.IsValid() || p.Bits() > own.Bits()) {
+				bridge, own = l, p
 			}
 		}
 	}
-	return netwatch.Link{}, netip.Prefix{}
+	return bridge, own
 }
 
 // announced reports whether Windows sends the port to Linux: somebody there has it.
