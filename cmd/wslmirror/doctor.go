@@ -49,7 +49,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 		go func() { redactor <- doctor.NewRedactor(ctx, "/") }()
 	}
 	report := doctor.Run(ctx, doctor.Config{
-		Iface: status.DefaultInterface, Root: "/",
+		Iface: status.DefaultInterface, Root: "/", Inside: insides(),
 		Status: func() (status.Snapshot, error) { return current(*dir) },
 		Service: func(ctx context.Context) (doctor.Service, error) {
 			u, err := readService(ctx, *dir)

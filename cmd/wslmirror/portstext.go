@@ -106,14 +106,18 @@ func (f portFacts) fromWindows(l ports.Listener) string {
 func (f portFacts) wayTo(p status.Port) string {
 	serving := f.daemon.State == status.Active || f.daemon.State == status.Standby
 	switch {
-	case p.Path == status.PathKernel:
+	case p.Path == status.PathKernel && p.ByEngine():
 		return "localhost, by the engine's rules"
+	case p.Path == status.PathKernel:
+		return "localhost, by the rules that send it on"
 	case !serving:
 		return unknownWay
 	case p.Path == status.PathDirect:
 		return "localhost, straight to the container"
+	case p.Proxied():
+		return "localhost, to the engine's proxy"
 	}
-	return "localhost, to the engine's proxy"
+	return byLocalhost
 }
 
 // problems says what of Windows could not be seen, and why.

@@ -136,15 +136,10 @@ func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
 	if len(s.Ports) == 0 {
 		return
 	}
-	ways := map[string]string{
-		status.PathDirect: "by WSLPREROUTING to the container",
-		status.PathProxy:  "by WSLPREROUTING to the engine's proxy",
-		status.PathKernel: "left to the engine's own rules",
-	}
 	rows := [][]string{{"PORT", "ON", "TO", "ENGINE", "PATH"}}
 	for _, p := range s.Ports {
 		way := p.Path
-		if more := cmp.Or(p.Reason, ways[p.Path]); more != "" {
+		if more := cmp.Or(p.Reason, wayOf(p)); more != "" {
 			way += ": " + more
 		}
 		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, text.Line(p.Proto)), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way)})
@@ -156,6 +151,23 @@ func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
 	}
 	b.WriteString("\n")
 	on.table(b, "  ", rows)
+}
+
+// wayOf says how localhost comes to a published port.
+func wayOf(p status.Port) string {
+	switch {
+	case p.Path == status.PathDirect:
+		return "by WSLPREROUTING to the container"
+	case p.Proxied():
+		return "by WSLPREROUTING to the engine's proxy"
+	case p.Path == status.PathProxy:
+		return "by WSLPREROUTING to whoever listens in Linux"
+	case p.Path == status.PathKernel && p.ByEngine():
+		return "left to the engine's own rules"
+	case p.Path == status.PathKernel:
+		return "left to the rules that send it on"
+	}
+	return "" // of a daemon that is younger
 }
 
 // writeJSON prints v for programs, and for people who look at what they get.

@@ -150,30 +150,12 @@ func traceAll(questions []trace.Question) (traces []trace.Trace, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var bridges []ruleset.Bridge
-	for _, l := range o.Links {
-		if l.Kind == "bridge" {
-			bridges = append(bridges, ruleset.Bridge{Iface: ruleset.Iface{Name: l.Name, Index: l.Index}, Prefixes: o.Prefixes[l.Index]})
-		}
-	}
-	by := ruleset.Iface{Name: o.Link, Index: netwatch.Find(o.Links, o.Link).Index}
 	_, err = reader.Read(func(rs *ruleset.Ruleset) error {
-		o.Follow, o.Published = rs.Follow, append(rs.Analyse(by, bridges).Published, hidden(rs, questions[0].Port)...)
+		o.See(rs)
 		answer()
 		return nil
 	})
 	return traces, err
-}
-
-// hidden is a port as engines publish it where the rules of others keep all packets from
-// theirs: a proxy may listen on it, and for which container is not certain.
-func hidden(rs *ruleset.Ruleset, port ruleset.Port) (list []ruleset.Published) {
-	for _, out := range rs.Walk(ruleset.FromWindows(ruleset.Unnamed), ruleset.Sight{Chains: ruleset.Intended}) {
-		if out.Fate == ruleset.Translated && out.Ports.Len() <= ruleset.MostPorts && out.Ports.Has(port) {
-			return []ruleset.Published{{Port: port, Addr: netip.IPv4Unspecified()}}
-		}
-	}
-	return nil
 }
 
 // insides finds who listens in the container with an address: in the network namespace

@@ -11,6 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -59,7 +60,7 @@ func checkWSLChains(o *Observation) Check {
 	if c = c.do(lines...); o.dockerFlushed() {
 		c = c.do("sudo systemctl restart docker   # its rules went, too")
 	}
-	if o.Podman.Version.Value != "" {
+	if o.Podman.Present {
 		c = c.do("sudo podman network reload --all   # its rules went, too") // without any it does nothing
 	}
 	return c
@@ -209,7 +210,7 @@ func checkPublished(o *Observation) Check {
 		}
 		switch {
 		case slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }):
-		case byEngine(p):
+		case p.ByEngine():
 			silent = append(silent, p)
 		default:
 			foreign = append(foreign, p)
@@ -223,7 +224,7 @@ func checkPublished(o *Observation) Check {
 	case len(silent) == 0 && o.Listeners.Err != nil:
 		return unseen("who listens by UDP", o.Listeners.Err)
 	case len(silent) == 0:
-		return ok("published: %d, each held by a socket", len(published))
+		return o.judgeContainers(len(published))
 	}
 	c := fault("published, but no listener there of which Windows learns: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
@@ -245,9 +246,24 @@ func checkPublished(o *Observation) Check {
 	return c
 }
 
-// byEngine reports whether an engine that is known by its name has published p: the
-// others are called by table and chain (engine in nft/ruleset/analysis.go).
-func byEngine(p status.Port) bool { return !strings.Contains(p.Engine, " ") }
+// judgeContainers judges whether containers listen where their ports are published.
+func (o *Observation) judgeContainers(published int) Check {
+	idle := o.causes(func(t trace.Trace) (trace.Hop, bool) {
+		h, stops := t.StoppedBy()
+		return h, stops && h.Kind == trace.InsideHost && h.Verdict == "none"
+	})
+	if len(idle) == 0 {
+		return ok("published: %d, each held by a socket", published)
+	}
+	var seen []string
+	c := Check{Verdict: Warning}
+	for _, s := range idle {
+		seen = append(seen, s.String())
+		c = c.do(s.fix...)
+	}
+	c.Seen = "published, and nobody answers: " + shortened(seen)
+	return c
+}
 
 func portNames(list []status.Port) string {
 	var names []string

@@ -79,8 +79,8 @@ func checkDockerLoopback(o *Observation) Check {
 	r := o.Ruleset.Value
 	if len(r.Missing) > 0 {
 		var at []string
-		for _, d := range r.Missing {
-			at = add(at, fmt.Sprintf("%s in %s %s", d.Ports, d.Table, d.Chain))
+		for _, m := range r.Missing {
+			at = append(at, m.String())
 		}
 		c := warning("packets from Windows are dropped: %s", strings.Join(at, ", ")).
 			because(fmt.Sprintf("dockerd started before %s was there, so it takes Windows for a stranger on the network. wslmirror repairs that.", o.Iface), "moby/moby#53382")
@@ -93,8 +93,8 @@ func checkDockerLoopback(o *Observation) Check {
 	switch {
 	case !r.Docker:
 		return notApplicable("there are no rules of Docker's")
-	case len(r.Accepts) > 0:
-		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Accepts))
+	case len(r.Present) > 0:
+		return ok("Docker started before %s: wslmirror has undone its drops for %d ports", o.Iface, len(r.Present))
 	case !r.PassesKnown:
 		return ok("Docker publishes nothing")
 	case r.Passes:
@@ -107,19 +107,20 @@ func checkPodman(o *Observation) Check {
 	version := o.Podman.Version.Value
 	const conf = "force_port_listen = true"
 	switch {
+	case !o.Podman.Present:
+		return notApplicable("there is no Podman")
+	case !o.shared():
+		return ok("Podman is installed")
+	case o.Podman.ForceListen.Value:
+		return ok("%s", conf)
+	case showsBound(o.Guest.Release):
+		return ok("Windows sees its ports with this kernel, also those that it binds and does not listen on")
 	case o.Podman.Version.Err != nil:
 		return unseen("Podman's version", o.Podman.Version.Err)
-	case version == "":
-		return notApplicable("there is no Podman")
-	case !o.shared(), major(version) < 6:
+	case major(version) < 6:
 		return ok("version %s", version)
 	case o.Podman.ForceListen.Err != nil:
 		return unknown("version %s; could not see force_port_listen: %v", version, o.Podman.ForceListen.Err)
-	case o.Podman.ForceListen.Value:
-		return ok("version %s, %s", version, conf)
-	}
-	if showsBound(o.Guest.Release) {
-		return ok("version %s without %s: it binds its ports and does not listen, which Windows sees with this kernel", version, conf)
 	}
 	c := warning("version %s without %s", version, conf).
 		because("Since version 6 Podman binds the ports that it publishes and does not listen. Before Linux 6.8 WSL does not see such sockets, and Windows takes the ports back after a minute.", "microsoft/WSL#41204")
@@ -151,7 +152,7 @@ func major(version string) int {
 // somebody has asked for it.
 func checkContainerToWindows(o *Observation) Check {
 	published, _ := o.published()
-	if o.Podman.Version.Value == "" && !o.runs("dockerd") && len(published) == 0 {
+	if !o.Podman.Present && !o.runs("dockerd") && len(published) == 0 {
 		return notApplicable("no container engine was found")
 	}
 	const why = "The addresses that containers know of this machine (host.docker.internal, 172.17.0.1) are Linux's, so they never lead to Windows."

@@ -69,7 +69,7 @@ func checkService(o *Observation) Check {
 // idle reports whether there is for certain neither an engine nor a port of one.
 func (o *Observation) idle() bool {
 	published, err := o.published()
-	return o.Programs.Err == nil && !o.runs("dockerd") && o.Podman.Version == Seen[string]{} &&
+	return o.Programs.Err == nil && !o.runs("dockerd") && !o.Podman.Present &&
 		err == nil && len(published) == 0
 }
 
@@ -100,8 +100,8 @@ func checkTable(o *Observation) Check {
 			left = append(left, fmt.Sprintf("ip rule %q", r))
 		}
 	}
-	for _, a := range o.Ruleset.Value.Accepts {
-		left = append(left, "a rule for "+a)
+	for _, r := range o.Ruleset.Value.Present {
+		left = append(left, "a rule for "+r.String())
 	}
 	if len(left) > 0 && !o.active() {
 		return warning("no daemon runs, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")

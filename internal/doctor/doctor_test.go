@@ -15,6 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
@@ -163,24 +164,21 @@ func TestChecks(t *testing.T) {
 		}
 	}
 	noNIC := func(o obs) { o.Net.Value.Rules = slices.Delete(o.Net.Value.Rules, 2, 4) }
+	walks := func(list ...trace.Trace) func(obs) {
+		http := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}
+		return setRuleset(func(r *Ruleset) {
+			r.Walks = []Walk{{trace.Question{Port: http, From: trace.Windows}, list}}
+		})
+	}
+	stopsAt := func(h trace.Hop, fix string) trace.Trace {
+		h.Stops = true
+		return trace.Trace{Verdict: trace.Stops, Why: "why", Fix: []string{fix}, Hops: []trace.Hop{h}}
+	}
 	vpn := setRuleset(func(r *Ruleset) { // redirects DNS
 		r.Published = append(r.Published, ruleset.Published{
 			Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, Addr: ruleset.Localhost, To: netip.MustParseAddrPort("10.8.0.1:53"), Engine: "ip vpn dns",
 		})
 	})
-	drops := func(table, chain string, number uint16, change func(*Drop)) func(obs) {
-		return func(o obs) {
-			d := Drop{Ports: ruleset.PortSet(ruleset.Port{Proto: unix.IPPROTO_TCP, Number: number}), Family: "inet", Table: table, Chain: chain, Sure: true}
-			if number == 0 {
-				d.Ports = ruleset.AllPorts
-			}
-			change(&d)
-			o.Ruleset.Value.UFW, o.Ruleset.Value.Firewalld = strings.HasPrefix(chain, "ufw"), table == "firewalld"
-			o.Ruleset.Value.Drops = append(o.Ruleset.Value.Drops, d)
-		}
-	}
-	sure, unsure := func(*Drop) {}, func(d *Drop) { d.Sure = false }
-	bound := func(o obs) { o.Listeners.Value[0].Bound = true }
 	nat := func(o obs) { o.Net.Value.Links, o.Guest.Mode = o.Net.Value.Links[:1], "nat" }
 	replugged := func(o obs) { // as WSL leaves its rules when loopback0 comes again
 		tcp := o.Net.Value.Rules[5]
@@ -197,7 +195,9 @@ func TestChecks(t *testing.T) {
 	idle := setRuleset(func(r *Ruleset) { r.Published = nil })
 	noDocker := setRuleset(func(r *Ruleset) { r.Docker = false })
 	podman := func(version string, listen bool) func(obs) {
-		return func(o obs) { o.Podman.Version.Value, o.Podman.ForceListen.Value = version, listen }
+		return func(o obs) {
+			o.Podman.Present, o.Podman.Version.Value, o.Podman.ForceListen.Value = true, version, listen
+		}
 	}
 	ran := func(name string) func(obs) {
 		return func(o obs) {
@@ -316,15 +316,18 @@ func TestChecks(t *testing.T) {
 		{"port-headroom", func(o obs) { o.Block.Value.Usable, o.Block.Value.Worst = 0, ports.Load{} }, Fault, "none of 44620-48715 may be taken"},
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
 		{"port-headroom", func(o obs) { o.Block.Value.Containers, o.Block.Value.Unseen = false, errHidden }, OK, "not counted (hidden)"},
-		{"input", drops("filter", "input", 8080, sure), Fault, "8080/tcp (inet filter input)"},
-		{"input", drops("filter", "input", 8080, sure), Fault, "sudo nft insert rule inet filter input iifname loopback0 ip daddr 127.0.0.1 accept"},
-		{"input", drops("filter", "input", 8081, sure), OK, ""},
-		{"input", drops("filter", "input", 0, sure), Fault, "8080/tcp"},
-		{"input", both(bound, drops("filter", "input", 0, sure)), OK, ""},
-		{"input", drops("filter", "input", 8080, unsure), Unknown, "not certain: rules may drop"},
-		{"input", drops("filter", "in put;", 8080, sure), Fault, "in put;)\n# and where"},
-		{"input", drops("mine", "input", 8080, func(d *Drop) { d.Owned = true }), Fault, "nobody else can change it\n# have the program that owns the table inet mine accept"},
-		{"input", drops("filter", "ufw-user-input", 8080, sure), OK, ""},
+		{"directions", walks(trace.Trace{Verdict: trace.Unknown, Why: "it is dark"}), Unknown, "not certain: Windows to 8080/tcp (it is dark)\nsudo wslmirror trace 8080 --from windows"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed, Comment: "5270: from all lookup 52"}, "sudo one")), Fault, "Windows to 8080/tcp (why, by the ip rule 5270: from all lookup 52)\nsudo one"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed}, "sudo wslmirror doctor")), Fault, "\nsudo wslmirror trace 8080"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.InChain, Table: "ip x", Chain: "y"}, "sudo nft insert")), NotApplicable, "see output"},
+		{"directions", both(noDaemon, walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "martian"}, "sudo x"))), NotApplicable, "see service"},
+		{"directions", setRuleset(func(r *Ruleset) { r.Unfollowed = 7 }), Unknown, "7 packets more were not followed"},
+		{"directions", walks(trace.Trace{Verdict: trace.Reaches}), OK, "Linux's ports (1)"},
+		{"directions", user, Unknown, "hidden"},
+		{"output", setRuleset(func(r *Ruleset) { r.Unfollowed = 7 }), NotApplicable, "see directions"},
+		{"forward", user, NotApplicable, "see input"},
+		{"output", func(o obs) { o.Legacy.Value = []string{"filter"} }, NotApplicable, "see input"},
+		{"published-ports", walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "none"}, "# publish that port instead")), Warning, "nobody answers: Windows to 8080/tcp (why)\n# publish that port instead"},
 		{"input", func(o obs) { o.Legacy.Value = []string{"filter"} }, Unknown, "not certain"},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
 		{"input", user, Unknown, "hidden"},
@@ -344,7 +347,6 @@ func TestChecks(t *testing.T) {
 		{"service", both(noDaemon, idle), Warning, "nothing to serve"},
 		{"service", both(noDaemon, idle, podman("5.4.2", false)), Fault, "enable --now"},
 		{"service", both(noDaemon, idle, ran("dockerd")), Fault, "enable --now"},
-		{"service", both(noDaemon, idle, func(o obs) { o.Podman.Version.Err = errHidden }), Fault, "enable --now"},
 		{"service", both(noDaemon, idle, func(o obs) { o.Programs.Err = errHidden }), Fault, "enable --now"},
 		{"service", both(noDaemon, idle, user), Fault, "enable --now"},
 		{"service", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},
@@ -395,9 +397,9 @@ func TestChecks(t *testing.T) {
 		{"docker", func(o obs) { o.Docker.Settings.Value = DockerSettings{false, "none"} }, Warning, "daemon.json"},
 		{"docker", func(o obs) { o.Programs.Value = nil }, NotApplicable, ""},
 		{"docker", func(o obs) { o.Docker.Desktop = true }, NotApplicable, "Desktop"},
-		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Missing = make([]Drop, 1) }), Fault, "restart docker"},
-		{"docker-loopback0", both(noDaemon, setRuleset(func(r *Ruleset) { r.Missing = make([]Drop, 1) })), Warning, "enable --now wslmirror"},
-		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Accepts = make([]string, 2) }), OK, "for 2 ports"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Missing = make([]nft.ForeignRule, 1) }), Fault, "restart docker"},
+		{"docker-loopback0", both(noDaemon, setRuleset(func(r *Ruleset) { r.Missing = make([]nft.ForeignRule, 1) })), Warning, "enable --now wslmirror"},
+		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Present = make([]nft.ForeignRule, 2) }), OK, "for 2 ports"},
 		{"docker-loopback0", setRuleset(func(r *Ruleset) { r.Passes = true }), OK, "by itself"},
 		{"docker-loopback0", user, Unknown, "hidden"},
 		{"docker-loopback0", both(user, func(o obs) { o.Programs.Value = nil }), NotApplicable, ""},
@@ -405,24 +407,13 @@ func TestChecks(t *testing.T) {
 		{"podman", podman("6.1.1", true), OK, "force_port_listen"},
 		{"podman", podman("6.1.1", false), Warning, "containers.conf.d/wslmirror.conf"},
 		{"podman", podman("6.0.2", false), Warning, "update Podman"},
-		{"podman", func(o obs) { o.Podman.Version.Err = errHidden }, Unknown, "hidden"},
+		{"podman", func(o obs) { o.Podman.Present, o.Podman.Version.Err = true, errHidden }, Unknown, "hidden"},
 		{"iptables-legacy", func(o obs) { o.Legacy.Value = []string{"filter", "nat"} }, Warning, "filter, nat"},
 		{"iptables-legacy", func(o obs) { o.Legacy.Err = errHidden }, Unknown, "hidden"},
 		{"ufw", func(o obs) {}, NotApplicable, "off, or not installed"},
-		{"ufw", drops("filter", "ufw-user-input", 8080, sure), Fault, "sudo ufw allow in on loopback0"},
-		{"ufw", both(bound, drops("filter", "ufw-reject-input", 0, sure)), Warning, "sudo ufw allow in on loopback0"},
-		{"ufw", both(bound, drops("filter", "ufw-reject-input", 0, unsure)), Unknown, "not certain"},
-		{"ufw", drops("filter", "ufw-before-input", 8080, unsure), Unknown, "not certain"},
-		{"ufw", drops("filter", "ufw-user-input", 8081, sure), OK, "lets loopback0 in"},
-		{"ufw", func(o obs) {
-			o.Ruleset.Value.UFW = true
-			o.Ruleset.Value.Drops = []Drop{{Ports: ruleset.AllPorts, Family: "ip", Table: "filter", Chain: "INPUT", Sure: true, Policy: true}}
-		}, Fault, "(ip filter INPUT)"},
 		{"ufw", both(user, func(o obs) { o.UFW = true }), Unknown, "hidden"},
 		{"ufw", func(o obs) { o.UFW, o.Legacy.Value = true, []string{"filter"} }, Unknown, "iptables-legacy"},
-		{"firewalld", both(ran("firewalld"), drops("firewalld", "filter_IN_public", 0, sure)), Fault, "--zone=trusted"},
-		{"firewalld", both(bound, drops("firewalld", "filter_IN_public", 0, func(d *Drop) { d.Owned = true })), Warning, "--zone=trusted"},
-		{"firewalld", setRuleset(func(r *Ruleset) { r.Firewalld = true }), OK, "lets loopback0 in"},
+		{"firewalld", setRuleset(func(r *Ruleset) { r.Firewalld = true }), OK, "lets loopback0 pass"},
 		{"firewalld", ran("firewalld"), Unknown, "its table is not there"},
 		{"firewalld", both(user, ran("firewalld")), Unknown, "hidden"},
 		{"networkmanager", both(ran("NetworkManager"), func(o obs) { o.Managed.Value = true }), Warning, `unmanaged-devices+=interface-name:loopback0;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wslmirror.conf`},

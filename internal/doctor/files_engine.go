@@ -90,11 +90,7 @@ func dockerFlags(args []string) map[string]string {
 	return flags
 }
 
-// podmanVersion is "" where there is no Podman.
 func podmanVersion(ctx context.Context) (string, error) {
-	if _, err := exec.LookPath("podman"); err != nil {
-		return "", nil
-	}
 	out, err := output(ctx, "podman", "--version")
 	if err != nil {
 		return "", err

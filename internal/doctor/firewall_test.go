@@ -1,9 +1,11 @@
 package doctor
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
@@ -65,80 +67,151 @@ const firewalldRules = `table inet firewalld {
 }
 `
 
-// Firewalls are judged by what they do to a packet, whoever wrote their rules.
+// Firewalls are judged by what they do to packets and answers, whoever wrote their rules.
+// One cause is one fault, and what is said to type mends all that it names.
 func TestFirewalls(t *testing.T) {
 	user := func(rule string) string { return strings.Replace(ufwRules, "USER", rule, 1) }
 	zone := func(rule string) string { return strings.Replace(firewalldRules, "OWN", rule, 1) }
-	const nft, iptables = "nft -f -", "iptables-nft-restore"
+	const nft, iptables = "nft -f -", "iptables-nft-restore --noflush"
+	one := func(hook, rules string) string {
+		return "table inet mine { chain c { type filter hook " + hook + "; " + rules + " }; }"
+	}
+	const everything = "Windows to 8080/tcp, 8081/tcp; Linux to 8080/tcp, 8081/tcp; Linux to Windows"
 	for name, test := range map[string]struct {
 		load, rules, check string
 		want               Verdict
-		do                 string
+		says               string
 	}{
-		"ufw":                       {iptables, user(""), "ufw", Fault, "sudo ufw allow in on loopback0"},
-		"ufw, the link":             {iptables, user("-A ufw-user-input -i loopback0 -j ACCEPT"), "ufw", OK, ""},
-		"ufw, another link":         {iptables, user("-A ufw-user-input -i eth0 -j ACCEPT"), "ufw", Fault, ""},
-		"ufw, from localhost":       {iptables, user("-A ufw-user-input -s 127.0.0.0/8 -j ACCEPT"), "ufw", OK, ""},
-		"ufw, from the LAN":         {iptables, user("-A ufw-user-input -s 192.168.1.0/24 -j ACCEPT"), "ufw", Fault, ""},
-		"ufw, denied first":         {iptables, user("-A ufw-user-input -s 127.0.0.1 -j DROP\n-A ufw-user-input -i loopback0 -j ACCEPT"), "ufw", Fault, ""},
-		"ufw, the port":             {iptables, user("-A ufw-user-input -p tcp --dport 8080 -j ACCEPT"), "ufw", Warning, ""},
-		"ufw, another port":         {iptables, user("-A ufw-user-input -p tcp --dport 80 -j ACCEPT"), "ufw", Fault, ""},
-		"ufw, default allow":        {iptables, strings.Replace(user(""), "INPUT DROP", "INPUT ACCEPT", 1), "ufw", OK, ""},
-		"ufw, by time":              {iptables, user("-A ufw-user-input -m time --timestart 08:00 --timestop 18:00 -j ACCEPT"), "ufw", Unknown, ""},
-		"firewalld":                 {nft, zone(""), "firewalld", Fault, "--zone=trusted --add-interface=loopback0"},
-		"firewalld, trusted":        {nft, zone(`iifname "loopback0" goto filter_IN_trusted;`), "firewalld", OK, ""},
-		"firewalld, another":        {nft, zone(`iifname "eth0" goto filter_IN_trusted;`), "firewalld", Fault, ""},
-		"of one's own":              {nft, "table inet mine { chain in { type filter hook input priority 0; policy drop; iif lo accept; }; }", "input", Fault, "sudo nft insert rule inet mine in"},
-		"of one's own, prerouting":  {nft, `table inet mine { chain pre { type filter hook prerouting priority raw; iifname "loopback0" drop; }; }`, "input", Fault, "sudo nft insert rule inet mine pre"},
-		"of one's own, not certain": {nft, "table inet mine { chain in { type filter hook input priority 0; tcp dport 8080 limit rate over 1/second drop; }; }", "input", Unknown, "sudo nft list ruleset"},
-		"of one's own, accepts":     {nft, "table inet mine { chain in { type filter hook input priority 0; policy drop; tcp dport 8080 accept; }; }", "input", OK, ""},
+		"ufw":                 {iptables, user(""), "ufw", Fault, "sudo ufw allow in on loopback0"},
+		"ufw, the link":       {iptables, user("-A ufw-user-input -i loopback0 -j ACCEPT"), "ufw", OK, ""},
+		"ufw, another link":   {iptables, user("-A ufw-user-input -i eth0 -j ACCEPT"), "ufw", Fault, ""},
+		"ufw, from localhost": {iptables, user("-A ufw-user-input -s 127.0.0.0/8 -j ACCEPT"), "ufw", OK, ""},
+		"ufw, from the LAN":   {iptables, user("-A ufw-user-input -s 192.168.1.0/24 -j ACCEPT"), "ufw", Fault, ""},
+		"ufw, the ports":      {iptables, user("-A ufw-user-input -p tcp --dport 8080:8081 -j ACCEPT"), "ufw", Warning, "Windows to what begins to listen"},
+		"ufw, another port":   {iptables, user("-A ufw-user-input -p tcp --dport 80 -j ACCEPT"), "ufw", Fault, ""},
+		"ufw, default allow":  {iptables, strings.Replace(user(""), "INPUT DROP", "INPUT ACCEPT", 1), "ufw", OK, ""},
+		"ufw, denies outgoing": {iptables, strings.Replace(user("-A ufw-user-input -i loopback0 -j ACCEPT"), ":INPUT DROP", ":INPUT DROP\n:OUTPUT DROP", 1),
+			"ufw", Fault, "sudo ufw allow out on loopback0"},
+		"ufw, by time":       {iptables, user("-A ufw-user-input -m time --timestart 08:00 --timestop 18:00 -j ACCEPT"), "ufw", Unknown, "sudo wslmirror trace 8080 --from windows"},
+		"firewalld":          {nft, zone(""), "firewalld", Fault, "--zone=trusted --add-interface=loopback0"},
+		"firewalld, trusted": {nft, zone(`iifname "loopback0" goto filter_IN_trusted;`), "firewalld", OK, ""},
+		"firewalld, another": {nft, zone(`iifname "eth0" goto filter_IN_trusted;`), "firewalld", Fault, ""},
+		"input":              {nft, one("input priority 0; policy drop", "iif lo accept;"), "input", Fault, everything},
+		"input, established": {nft, one("input priority 0; policy drop", "ct state established accept; iif lo accept;"), "input", Fault, "Windows to 8080/tcp, 8081/tcp; Linux to 8080/tcp, 8081/tcp (the policy of inet mine c drops it)"},
+		"prerouting":         {nft, one("prerouting priority raw", `iifname "loopback0" drop;`), "input", Fault, "sudo nft insert rule inet mine c position"},
+		"anti-spoofing":      {nft, one("prerouting priority raw", `iif != "lo" ip saddr 127.0.0.0/8 drop;`), "input", Fault, everything},
+		"not certain":        {nft, one("input priority 0", "tcp dport 8080 limit rate over 1/second drop;"), "input", Unknown, "inet mine c may drop it"},
+		"surely lost":        {nft, one("input priority 0; policy drop", "iif lo accept; ct state established accept; tcp dport 8080-8081 limit rate over 1/second reject;"), "input", Fault, "Windows to 8080/tcp"},
+		"maybe let in":       {nft, one("input priority 0; policy drop", "iif lo accept; ct state established accept; tcp dport 8080-8081 limit rate 1/second accept;"), "input", Unknown, "not certain"},
+		"the ports let in":   {nft, one("input priority 0; policy drop", "ct state established accept; tcp dport 8080-8081 accept;"), "input", Warning, "Windows to what begins to listen"},
+		"output":             {nft, one("output priority 0; policy drop", `oif "lo" accept;`), "output", Fault, everything},
+		"output, two rules":  {nft, one("output priority 0", `oif "loopback0" tcp sport 8080 drop; oif "loopback0" drop;`), "output", Fault, "Windows to 8080/tcp; Linux to 8080/tcp (rule 2 of inet mine c drops it)"},
+		"masquerade":         {nft, "table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != lo masquerade; }; }", "output", Fault, "Linux to 8080/tcp, 8081/tcp; Linux to Windows (ip vpn post gives it another source"},
+		"a name that nft refuses": {iptables, "*filter\n:INPUT ACCEPT\n:in;put -\n-A INPUT -j in;put\n-A in;put ! -i lo -j DROP\nCOMMIT", "input", Fault,
+			"sudo nft list ruleset"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := labtest.New(t, lab.Options{}).WSL
-			o := healthy()
-			o.Listeners.Value = []ports.Listener{{Proto: "tcp", Addr: netip.MustParseAddrPort("127.0.0.1:8080")}}
-			runOn(t, h, test.load+" <<'END'\n"+test.rules+"\nEND")
-			o.Ruleset = rulesetOn(t, h)
-			c := run(o, test.check)
-			if c.Verdict != test.want || !strings.Contains(c.Do, test.do) {
-				t.Errorf("want %s: %+v\n%+v", test.want, c, o.Ruleset.Value.Drops)
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			runOn(t, b.WSL, test.load+" <<'END'\n"+test.rules+"\nEND")
+			for _, port := range []string{"8080", "8081"} {
+				if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:"+port); err != nil {
+					t.Fatal(err)
+				}
 			}
-			for _, other := range []string{"ufw", "firewalld", "input"} {
-				if c := run(o, other); other != test.check && c.Verdict != OK && c.Verdict != NotApplicable {
-					t.Errorf("another check: %+v", c)
+			if _, err := b.Windows.ServeEcho("tcp", "127.0.0.1:7000"); err != nil {
+				t.Fatal(err)
+			}
+			o := seenOn(t, b.WSL)
+			c := run(o, test.check)
+			if c.Verdict != test.want || !strings.Contains(c.Seen+"\n"+c.Do, test.says) {
+				t.Errorf("want %s with %q: %+v", test.want, test.says, c)
+			}
+			onlyCause(t, o, c)
+			if c.Verdict != Fault || strings.Contains(c.Do, "list ruleset") {
+				return
+			}
+			for line := range strings.Lines(c.Do) {
+				if line = typed(line); line != "" {
+					runOn(t, b.WSL, line)
+				}
+			}
+			for _, c := range judge(seenOn(t, b.WSL)) {
+				if c.Verdict == Fault || c.Verdict == Warning || c.Verdict == Unknown {
+					t.Errorf("mended: %+v", c)
+				}
+			}
+			for to, client := range map[string]*lab.Host{"127.0.0.1:8080": b.Windows, "127.0.0.1:8081": b.WSL, "127.0.0.1:7000": b.WSL} {
+				if _, err := client.Ask("tcp", to, labtest.Patience()); err != nil {
+					t.Errorf("mended: %s: %v", to, err)
 				}
 			}
 		})
 	}
 }
 
-func rulesetOn(t *testing.T, h *lab.Host) (s Seen[Ruleset]) {
+// onlyCause fails the test if another check than c complains.
+func onlyCause(t *testing.T, o *Observation, c Check) {
 	t.Helper()
-	h.Do(func() error {
-		s.Value, s.Err = readRuleset("loopback0")
-		return nil
-	})
-	if s.Err != nil {
-		t.Fatal(s.Err)
+	for _, other := range judge(o) {
+		if other.Name != c.Name && other.Verdict != OK && other.Verdict != NotApplicable {
+			t.Errorf("beside %s: %+v", c.Name, other)
+		}
 	}
-	return s
+}
+
+// typed is a line as it is typed where there is neither ufw nor firewalld: what those make
+// of it.
+func typed(line string) string {
+	line = strings.TrimSpace(line)
+	words := strings.Fields(line)
+	link := words[len(words)-1]
+	_, zone, _ := strings.Cut(link, "--add-interface=")
+	switch {
+	case strings.HasPrefix(line, "#"), strings.HasSuffix(line, "--reload"):
+		return ""
+	case strings.HasPrefix(line, "sudo ufw allow in on "):
+		return "iptables-nft -A ufw-user-input -i " + link + " -j ACCEPT"
+	case strings.HasPrefix(line, "sudo ufw allow out on "):
+		return "iptables-nft -A OUTPUT -o " + link + " -j ACCEPT"
+	case strings.HasPrefix(line, "sudo firewall-cmd"):
+		return "nft insert rule inet firewalld filter_INPUT_ZONES iifname " + zone + " goto filter_IN_trusted"
+	}
+	return line
+}
+
+// seenOn is what is healthy, but for the network, the sockets and the rules of h.
+func seenOn(t *testing.T, h *lab.Host) *Observation {
+	t.Helper()
+	o := healthy()
+	ours := o.Ruleset.Value.Ours // no daemon serves the bench
+	if err := h.Do(func() error {
+		o.Net.Value, o.Net.Err = readNetwork("loopback0")
+		o.Listeners.Value, o.Listeners.Err = ports.Listeners()
+		o.Ruleset.Value, o.Ruleset.Err = readRuleset(o.traced(func(netip.Addr) ([]ports.Listener, error) { return nil, errors.New("not seen") }), time.Now().Add(Timeout))
+		return errors.Join(o.Net.Err, o.Listeners.Err, o.Ruleset.Err)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	o.Ruleset.Value.Ours, o.Ruleset.Value.Docker = ours, true
+	return o
 }
 
 // A table that a process owns is named with why nobody else can change it.
 func TestOwnedTable(t *testing.T) {
-	h := labtest.New(t, lab.Options{}).WSL
-	owner, err := h.OwnTable("theirs", 8080)
+	b := labtest.New(t, lab.Options{})
+	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:8080"); err != nil {
+		t.Fatal(err)
+	}
+	owner, err := b.WSL.OwnTable("theirs", 8080)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer owner.Close()
-	o := healthy()
-	o.Ruleset = rulesetOn(t, h)
+	o := seenOn(t, b.WSL)
 	c := run(o, "input")
-	if c.Verdict != Fault || !strings.Contains(c.Seen, "a program owns the table") || !strings.Contains(c.Do, "# have the program that owns the table") || strings.Contains(c.Do, "insert") {
+	if c.Verdict != Fault || !strings.HasPrefix(c.Do, "# have the program that owns the table ip theirs accept it\nsudo nft list table ip theirs") {
 		t.Errorf("%+v", c)
 	}
-	if c := run(o, "docker-loopback0"); c.Verdict == Fault || c.Verdict == Warning {
-		t.Errorf("%+v", c)
-	}
+	onlyCause(t, o, c)
 }

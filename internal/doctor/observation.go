@@ -8,6 +8,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
@@ -101,12 +102,13 @@ type Conf struct{ RPFilter, AcceptLocal, RouteLocalnet int }
 type Ruleset struct {
 	Ours      nft.OurTable
 	Published []ruleset.Published
-	// Accepts are the rules of ours in the tables of others, for people. Missing are
-	// the drops that others should be ahead of.
-	Accepts []string
-	Missing []Drop
-	// Drops are what other filters drop of what arrives from Windows.
-	Drops []Drop
+	// Present are the rules of ours in the tables of others. Missing are those that
+	// should be ahead of drops there.
+	Present, Missing []nft.ForeignRule
+	// Walks are the requests that were followed through all rules and back.
+	Walks []Walk
+	// Unfollowed is how many more there was no time for.
+	Unfollowed int
 	// WSL are WSL's own chains.
 	WSL []ruleset.WSLChain
 	// Reserved is the block that WSL has reserved in Windows, by its own rule.
@@ -120,13 +122,10 @@ type Ruleset struct {
 	Gist bool
 }
 
-// A Drop is a chain that drops what arrives from Windows, or may if it is not Sure.
-type Drop struct {
-	Ports                ruleset.Ports
-	Family, Table, Chain string
-	Sure                 bool
-	Policy               bool // by its policy, not by a rule
-	Owned                bool // only the process that owns the table can change it
+// A Walk is a request, and what trace.Observation.AskOn says of it.
+type Walk struct {
+	trace.Question
+	Traces []trace.Trace
 }
 
 // A Program is a process that runs in this network.
@@ -157,7 +156,8 @@ type DockerSettings struct {
 
 // Podman is what was seen of Podman.
 type Podman struct {
-	// Version is "" where there is no Podman.
+	Present bool
+	// Version is "" where nothing depends on it: to ask takes a quarter of a second of CPU.
 	Version Seen[string]
 	// ForceListen is force_port_listen of containers.conf.
 	ForceListen Seen[bool]

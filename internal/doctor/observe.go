@@ -3,13 +3,20 @@ package doctor
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
+	"os/exec"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft"
@@ -26,6 +33,8 @@ type Config struct {
 	Status func() (status.Snapshot, error)
 	// Service asks systemd about the service. It may be nil.
 	Service func(context.Context) (Service, error)
+	// Inside finds the listeners in the container with an address.
+	Inside func(netip.Addr) ([]ports.Listener, error)
 }
 
 // errSlow says that a look took too long.
@@ -71,17 +80,18 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	if o.Systemd && cfg.Service != nil {
 		look(s, &o.Service, func() (Service, error) { return cfg.Service(ctx) })
 	}
-	look(s, &o.Net, func() (Network, error) { return readNetwork(cfg.Iface) })
 	look(s, &o.Bind, bind)
 	look(s, &o.Sysctls, f.sysctls)
-	look(s, &o.Listeners, ports.Listeners)
-	look(s, &o.Legacy, f.legacyTables)
 	look(s, &o.Daemons, f.daemons)
 	look(s, &o.WSLConfig, func() (windows.Config, error) { return windows.ReadConfig(f.path("mnt/c/Users")) })
-	look(s, &o.Podman.Version, func() (string, error) { return podmanVersion(ctx) })
-	look(s, &o.Podman.ForceListen, f.forceListen)
+	_, noPodman := exec.LookPath("podman")
+	o.Podman.Present = noPodman == nil
+	o.Podman.ForceListen.Value, o.Podman.ForceListen.Err = f.forceListen()
+	if o.Podman.Present && !o.Podman.ForceListen.Value && !showsBound(windows.KernelRelease()) {
+		look(s, &o.Podman.Version, func() (string, error) { return podmanVersion(ctx) })
+	}
 	s.Go(func() { observePrograms(s.ctx, o, f) })
-	s.Go(func() { observeBlock(s.ctx, o, cfg) })
+	s.Go(func() { observeRules(s.ctx, o, f, cfg) })
 	s.Wait()
 	if o.Net.Err == nil {
 		look(s, &o.Unsent, o.unsent)
@@ -142,12 +152,18 @@ func observePrograms(ctx context.Context, o *Observation, f files) {
 	s.Wait()
 }
 
-// observeBlock looks at what the ruleset and the daemon have to say, and at the
-// block of source ports in the light of it.
-func observeBlock(ctx context.Context, o *Observation, cfg Config) {
+// observeRules looks at links and sockets, then at what the ruleset does to packets
+// between them, and at the block of source ports in the light of it.
+func observeRules(ctx context.Context, o *Observation, f files, cfg Config) {
 	s := &survey{ctx: ctx}
 	look(s, &o.Status, cfg.Status)
-	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(cfg.Iface) })
+	look(s, &o.Net, func() (Network, error) { return readNetwork(cfg.Iface) })
+	look(s, &o.Listeners, ports.Listeners)
+	look(s, &o.Legacy, f.legacyTables)
+	s.Wait()
+	by := o.traced(cfg.Inside)
+	end, _ := ctx.Deadline()
+	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(by, end.Add(-Timeout/4)) }) // early enough to tell
 	s.Wait()
 	reserved := o.Ruleset.Value.Reserved
 	if p := o.Status.Value.SourcePorts; o.Ruleset.Err != nil && p != nil {
@@ -178,7 +194,28 @@ func readNetwork(iface string) (n Network, err error) {
 	return n, errors.Join(errs[:]...)
 }
 
-func readRuleset(iface string) (out Ruleset, err error) {
+// traced is what trace needs, but for what only a reading of the ruleset tells.
+func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) *trace.Observation {
+	n := o.Net.Value
+	unread := ""
+	if len(o.Legacy.Value) > 0 {
+		unread = "iptables-legacy has rules, which are not read here: " + strings.Join(o.Legacy.Value, ", ")
+	}
+	return &trace.Observation{
+		Unread: unread, Link: o.Iface, Links: n.Links, Prefixes: n.Prefixes, Rules: n.Rules,
+		Listeners: o.Listeners.Value, NoUDP: errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP),
+		Inside: func(a netip.Addr) ([]ports.Listener, error) {
+			list, err := inside(a)
+			if err != nil { // it may be a container of another distribution
+				err = trace.ErrSupposed
+			}
+			return list, err
+		},
+	}
+}
+
+// readRuleset reads the ruleset, and follows packets until then.
+func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error) {
 	r, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
 		return out, err
@@ -196,30 +233,27 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		return out, err
 	}
 	defer c.Close()
-	links, err := c.Links()
+	owner, present, err := r.Owner(nft.TableName)
 	if err != nil {
 		return out, err
 	}
-	by := ruleset.Iface{Name: iface, Index: netwatch.Find(links, iface).Index}
+	loopback := ruleset.Iface{Name: by.Link, Index: netwatch.Find(by.Links, by.Link).Index}
+	by.Route, by.Served = c.Route, owner != 0
 	_, err = r.Read(func(rs *ruleset.Ruleset) error {
-		out = Ruleset{WSL: wsl, Published: rs.Analyse(by, nil).Published}
-		out.Ours.Table = nft.TableOf(rs)
-		foreign := nft.FindForeignRules(rs, by)
-		for _, r := range foreign.Present {
-			out.Accepts = append(out.Accepts, r.String())
-		}
-		known := map[ruleset.Place]bool{}
-		for _, r := range foreign.Add {
-			known[r.At] = true
-			out.Missing = append(out.Missing, drop(rs, ruleset.Refusal{Ports: ruleset.PortSet(r.Port), At: r.At, Sure: true}))
-		}
-		for _, r := range rs.Refusals(by) {
-			if !known[r.At] {
-				out.Drops = append(out.Drops, drop(rs, r))
+		by.See(rs)
+		out = Ruleset{WSL: wsl, Published: by.Published, Ours: nft.OurTable{Table: nft.TableOf(rs), Owner: owner, Present: present}}
+		foreign := nft.FindForeignRules(rs, loopback)
+		out.Present, out.Missing = foreign.Present, foreign.Add
+		asked := questions(by)
+		for i, q := range asked {
+			if time.Now().After(until) {
+				out.Unfollowed = len(asked) - i
+				break
 			}
+			out.Walks = append(out.Walks, Walk{q, by.AskOn(q)})
 		}
 		out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
-		out.Passes, out.PassesKnown = rs.Passes(by)
+		out.Passes, out.PassesKnown = rs.Passes(loopback)
 		out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
 		out.UFW, out.Firewalld = rs.HasChain("ufw-before-input"), rs.HasTable("firewalld")
 		return nil
@@ -228,9 +262,53 @@ func readRuleset(iface string) (out Ruleset, err error) {
 		if rules, err := r.Rules(unix.NFPROTO_IPV4, "nat", "WSLPREROUTING"); err == nil {
 			out.Gist = len(rules) > 0
 		}
-		out.Ours.Owner, out.Ours.Present, err = r.Owner(nft.TableName)
 	}
 	return out, err
+}
+
+// firstClient is the first port of UDP that is taken for that of a client which waits
+// for its answer: where Linux's own source ports begin, and WSL's blocks lie above it.
+const firstClient = 32768
+
+// questions are whose packets to follow: Windows' and Linux' to each port of Linux, and
+// Linux' to Windows. For Windows there is one more, to a port on which nobody listens yet.
+func questions(o *trace.Observation) (list []trace.Question) {
+	if !netwatch.Find(o.Links, o.Link).Up {
+		return nil
+	}
+	var all []ruleset.Port
+	taken := map[uint16]bool{}
+	for _, l := range o.Listeners {
+		taken[l.Addr.Port()] = true
+		on := l.Addr.Addr()
+		for _, p := range protocols {
+			client := l.Proto == "udp" && l.Addr.Port() >= firstClient
+			if p.name == l.Proto && !client && !l.Bound && !l.MPTCP && l.TakesIPv4() && (on.IsUnspecified() || on == ruleset.Localhost) {
+				all = add(all, ruleset.Port{Proto: p.number, Number: l.Addr.Port()})
+			}
+		}
+	}
+	for _, p := range o.Published {
+		taken[p.Port.Number] = true
+		if slices.ContainsFunc(o.Listeners, func(l ports.Listener) bool {
+			return l.Announces(p.Port.ProtoName(), p.Port.Number, p.Addr.String())
+		}) {
+			all = add(all, p.Port)
+		}
+	}
+	free := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8000}
+	for taken[free.Number] {
+		free.Number++
+	}
+	list = []trace.Question{
+		{Port: free, From: trace.Windows, Suppose: true},
+		{Port: free, From: trace.Linux, Suppose: true},
+		{Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: free.Number}, From: trace.Linux, Suppose: true},
+	}
+	for _, p := range all {
+		list = append(list, trace.Question{Port: p, From: trace.Windows}, trace.Question{Port: p, From: trace.Linux})
+	}
+	return list
 }
 
 // bind binds a netlink socket, which WSL's port tracker allows or not as that of a port.
@@ -241,8 +319,4 @@ func bind() (none struct{}, err error) {
 	}
 	defer unix.Close(s)
 	return none, unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-}
-
-func drop(rs *ruleset.Ruleset, r ruleset.Refusal) Drop {
-	return Drop{r.Ports, r.At.Family(), r.At.Table(), r.At.Chain(), r.Sure, r.At.Handle == 0, rs.Owned(r.At)}
 }

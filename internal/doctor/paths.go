@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -173,6 +174,12 @@ func (n Network) judge(grave Verdict, some func(Path) bool) Check {
 		}
 		return c
 	case len(shadows) > 0:
+		for _, r := range n.Rules {
+			// wg-quick adds a pair, of which this one must stay ahead of the other.
+			if r.Priority < trace.BehindWSL && r.SuppressPrefix >= 0 && !slices.Contains(shadows, r) {
+				shadows = slices.Insert(shadows, 0, r)
+			}
+		}
 		c := Check{Verdict: grave, Seen: fmt.Sprintf("%s: ahead of WSL's rules comes %q", strings.Join(turned, ", "), list(shadows))}.because(whyRules, "")
 		for _, r := range shadows {
 			c = c.do(moved(r)...).do(n.removal(r)...)
@@ -220,9 +227,6 @@ func (n Network) leads(r netwatch.Rule, p Path) bool {
 	return true
 }
 
-// behind is the first preference after those of WSL's rules.
-const behind = 3
-
 // moved is the command that puts r behind WSL's rules, before it is deleted where
 // it is. Somebody wants it there: without that of wg-quick, say, everything would
 // leave outside of the tunnel.
@@ -230,13 +234,25 @@ func moved(r netwatch.Rule) []string {
 	switch {
 	case r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL:
 		return nil // WSL asks that table as well, and last
-	case r.Action == unix.FR_ACT_GOTO && r.Goto <= behind:
+	case r.Action == unix.FR_ACT_GOTO && r.Goto <= trace.BehindWSL:
 		return nil // it skips nothing but WSL's
 	case r.Other:
-		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", behind, r)}
+		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", trace.BehindWSL, r)}
 	}
-	r.Priority = behind
+	r.Priority = trace.BehindWSL
 	return []string{addition(r)}
+}
+
+// foreign is the rule with those words that somebody has put among or ahead of WSL's.
+func (n Network) foreign(words string) (netwatch.Rule, bool) {
+	i := slices.IndexFunc(n.Rules, func(r netwatch.Rule) bool {
+		ours := r.Protocol == ruleProtocol || slices.ContainsFunc(n.Paths, func(p Path) bool { return p.Rule.String() == r.String() })
+		return r.String() == words && r.Priority < trace.BehindWSL && !ours
+	})
+	if i < 0 {
+		return netwatch.Rule{}, false
+	}
+	return n.Rules[i], true
 }
 
 // addition is the command that adds r, in the name of who added it.

@@ -105,7 +105,7 @@ func TestDoIsOneLineEach(t *testing.T) {
 func TestRestoresLast(t *testing.T) {
 	o := healthy()
 	o.Ruleset.Value.WSL[1].Rules, o.Ruleset.Value.Docker = nil, false
-	o.Podman.Version.Value = "5.4.2"
+	o.Podman.Present = true
 	if do := run(o, "wsl-chains").Do; strings.Contains(do, "nftables") {
 		t.Errorf("a guess: %s", do)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +45,7 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		want   string
 		make   func(*testing.T, *lab.Bench, *daemon)
 		cured  bool // by the commands
-		breaks bool // the way from Windows to a server in Linux
+		breaks bool // the way from Windows to a server in Linux, or in the container
 	}{
 		"flushed ruleset":          {"wsl-chains", sh("nft flush ruleset"), true, false},
 		"flushed chain":            {"wsl-chains", sh("nft flush chain ip nat WSLPOSTROUTING"), true, false},
@@ -56,8 +57,11 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"rule local":               {"ip-rules", sh("ip rule add pref 0 lookup local"), true, true},
 		"rule main for tcp":        {"ip-rules", sh("ip rule add pref 0 ipproto tcp lookup main"), true, true},
 		"rule to localhost":        {"ip-rules", sh("ip rule add pref 0 to 127.0.0.0/8 lookup main"), true, true},
-		"rule prohibit":            {"ip-rules", sh("ip rule add pref 0 ipproto udp prohibit"), true, false},
-		"rule of a VPN":            {"ip-rules", sh("ip route add default dev eth0 table 51820; ip rule add pref 0 not fwmark 0xca6c lookup 51820"), true, true},
+		"rule prohibit":            {"ip-rules", sh("ip rule add pref 0 ipproto udp prohibit"), false, false},
+		"rule of a VPN":            {"ip-rules", sh("ip route add default dev eth0 table 51820; ip rule add pref 0 lookup main suppress_prefixlength 0; ip rule add pref 0 not fwmark 0xca6c lookup 51820"), true, true},
+		"exit node":                {"directions", sh("ip route add default dev eth0 table 52; ip rule add pref 5270 lookup 52"), true, true},
+		"answers of containers":    {"directions", sh("ip route add default dev eth0 table 52; ip rule add pref 0 from 172.17.0.0/16 lookup 52"), true, true},
+		"no UDP to containers":     {"directions", sh("ip rule add pref 5270 ipproto udp prohibit"), true, false},
 		"rule of WSL is gone":      {"ip-rules", sh("ip rule del pref 1 ipproto udp lookup 127"), true, false},
 		"way in is gone":           {"ip-rules", sh("ip rule del pref 0 iif loopback0 ipproto tcp lookup local; ip rule del pref 2"), true, true},
 		"route is gone":            {"table-127", sh("ip route flush table 127"), false, true},
@@ -65,6 +69,10 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		"loopback0 down":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.Loopback0Down() }, false, true},
 		"loopback0 gone":           {"loopback0", func(t *testing.T, b *lab.Bench, _ *daemon) { b.RemoveLoopback0() }, false, true},
 		"firewall of one's own":    {"input", sh(`nft 'table inet filter { chain input { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; icmp type echo-request accept; }; }'`), true, true},
+		"lo alone lets out":        {"output", sh(`nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; oif "lo" accept; }; }'`), true, true},
+		"and to containers":        {"output", sh(`nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; oif { "lo", "loopback0" } accept; }; }'`), true, true},
+		"anti-spoofing":            {"input", sh(`nft 'table ip raw { chain pre { type filter hook prerouting priority raw; iif != "lo" ip saddr 127.0.0.0/8 counter drop; }; }'`), true, true},
+		"masquerade":               {"output", sh(`nft 'table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != "lo" masquerade; }; }'`), true, false},
 		"iptables drops":           {"input", sh("iptables-nft -A INPUT ! -i lo -d 127.0.0.0/8 -j DROP"), true, true},
 		"ufw drops":                {"ufw", sh("iptables-nft -N ufw-before-input; iptables-nft -A INPUT -j ufw-before-input; iptables-nft -A ufw-before-input ! -i lo -j DROP"), false, true},
 		"firewalld drops":          {"firewalld", sh(`nft 'table inet firewalld { chain filter_INPUT { type filter hook input priority 10; ct state established accept; ct status dnat accept; iifname lo accept; icmp type echo-request accept; reject; }; }'`), false, true},
@@ -85,20 +93,20 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			if _, err := b.WSL.ServeEcho("tcp", "127.0.0.1:9000"); err != nil {
 				t.Fatal(err)
 			}
-			answers := func(when string, want bool) {
-				t.Helper()
-				wait := silence
-				if want {
-					wait = patience
-				}
-				if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", wait); (err == nil) != want {
-					t.Errorf("%s: Windows is told %q, %v", when, answer, err)
-				}
+			answered := func(port string, wait time.Duration) error {
+				_, err := b.Windows.Ask("tcp", "127.0.0.1:"+port, wait)
+				return err
 			}
 			before := ruleset(t, b.WSL)
 			diagnose(t, b.WSL, d.dir).expect(t, "healthy")
 			test.make(t, b, d)
-			answers("with the fault", !test.breaks)
+			if !test.breaks {
+				if err := answered("9000", patience); err != nil {
+					t.Errorf("with the fault: %v", err)
+				}
+			} else if answered("9000", silence) == nil && answered("8080", silence) == nil {
+				t.Error("Windows is answered with the fault")
+			}
 			got := diagnose(t, b.WSL, d.dir)
 			got.expect(t, "with the fault", test.want)
 			if got.check(test.want).Do == "" {
@@ -109,7 +117,9 @@ func TestDoctorNamesTheFault(t *testing.T) {
 			}
 			obey(t, b.WSL, got.check(test.want))
 			diagnose(t, b.WSL, d.dir).expect(t, "cured")
-			answers("cured", true)
+			if err := errors.Join(answered("9000", patience), answered("8080", patience)); err != nil {
+				t.Errorf("cured: %v", err)
+			}
 			switch name {
 			case "flushed chain":
 				if after := ruleset(t, b.WSL); after != before {
@@ -120,6 +130,53 @@ func TestDoctorNamesTheFault(t *testing.T) {
 					!strings.Contains(rules, "3:\tnot from all fwmark 0xca6c lookup 51820") {
 					t.Errorf("%v\n%s", err, rules)
 				}
+			}
+		})
+	}
+}
+
+// Rules of others beside a real engine whose ports the kernel serves: what is harmless is no
+// fault, and what stops the answers of its containers is named and mended.
+func TestDoctorBesideRulesOfOthers(t *testing.T) {
+	playMirrored(t)
+	tailscale := "iptables-nft -N ts-input; iptables-nft -N ts-forward; iptables-nft -I INPUT -j ts-input; iptables-nft -I FORWARD -j ts-forward; " +
+		"iptables-nft -A ts-input -s 100.64.0.1 -i lo -j ACCEPT; iptables-nft -A ts-input -s 100.64.0.0/10 ! -i tailscale0 -j DROP; " +
+		"iptables-nft -A ts-forward -i tailscale0 -j MARK --set-xmark 0x40000/0xff0000; iptables-nft -A ts-forward -m mark --mark 0x40000/0xff0000 -j ACCEPT; " +
+		"iptables-nft -A ts-forward -s 100.64.0.0/10 -o tailscale0 -j DROP; iptables-nft -A ts-forward -o tailscale0 -j ACCEPT; " +
+		"iptables-nft -t nat -N ts-postrouting; iptables-nft -t nat -I POSTROUTING -j ts-postrouting; iptables-nft -t nat -A ts-postrouting -m mark --mark 0x40000/0xff0000 -j MASQUERADE; " +
+		"ip rule add pref 5210 fwmark 0x80000/0xff0000 lookup main; ip rule add pref 5250 fwmark 0x80000/0xff0000 unreachable; ip rule add pref 5270 lookup 52; ip route add 100.64.0.0/10 dev eth0 table 52"
+	wireguard := `nft 'table ip wg-quick-wg0 { chain preraw { type filter hook prerouting priority raw; iifname != "wg0" ip daddr 10.8.0.2 fib saddr type != local drop; }; ` +
+		`chain premangle { type filter hook prerouting priority mangle; meta l4proto udp meta mark set ct mark; }; chain postmangle { type filter hook postrouting priority mangle; meta l4proto udp meta mark 0xca6c ct mark set meta mark; }; }'; ` +
+		"ip route add default dev eth0 table 51820; ip rule add pref 32764 lookup main suppress_prefixlength 0; ip rule add pref 32765 not fwmark 0xca6c lookup 51820"
+	for name, test := range map[string]struct{ engine, script, want string }{
+		"ufw":               {"podman-netavark-nftables", ufw("-A ufw-user-input -i loopback0 -j ACCEPT\n"), ""},
+		"Tailscale":         {"docker-iptables", tailscale, ""},
+		"WireGuard":         {"docker-iptables", wireguard, ""},
+		"answers forwarded": {"podman-netavark-nftables", `nft 'table inet fw { chain f { type filter hook forward priority 0; iifname "podman*" ct state established drop; }; }'`, "forward"},
+		"nothing forwarded": {"docker-iptables-noproxy", `nft 'table inet fw { chain f { type filter hook forward priority 0; policy drop; }; }'`, "forward"},
+		"to Linux's client": {"docker-iptables-noproxy", `nft 'table inet fw { chain in { type filter hook input priority 0; policy drop; iif { "lo", "loopback0" } accept; }; }'`, "input"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			engine := labtest.StartEngine(t, b, test.engine)
+			labtest.RunContainer(t, engine, "web", "8080:80/tcp", "8080:80/udp")
+			d := start(t, b.WSL)
+			d.await("two ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
+			if _, err := b.WSL.Run("sh", "-c", test.script); err != nil {
+				t.Fatal(err)
+			}
+			got := diagnose(t, b.WSL, d.dir)
+			if test.want != "" {
+				got.expect(t, "with the fault", test.want)
+				obey(t, b.WSL, got.check(test.want))
+				got = diagnose(t, b.WSL, d.dir)
+			}
+			got.expect(t, "in the end")
+			got.sees(t, "directions", doctor.OK, "Windows and Linux to Linux's ports (2), Linux to Windows")
+			for _, proto := range []string{"tcp", "udp"} {
+				answers(t, "in the end", b.Windows, proto, "8080", "web")
+				answers(t, "in the end", b.WSL, proto, "8080", "web")
 			}
 		})
 	}

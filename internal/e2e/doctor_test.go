@@ -221,6 +221,9 @@ func TestDoctorWithEngines(t *testing.T) {
 			d.await("four ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 4 })
 			got := diagnose(t, b.WSL, d.dir)
 			got.expect(t, "with "+test.engine, test.want...)
+			if len(test.want) == 0 {
+				got.sees(t, "directions", doctor.OK, "Windows and Linux to Linux's ports (4), Linux to Windows")
+			}
 			if c := got.check("docker-loopback0"); !strings.HasPrefix(c.Seen, test.docker) {
 				t.Errorf("%+v", c)
 			}

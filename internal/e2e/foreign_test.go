@@ -191,3 +191,45 @@ func TestServerBesideARuleForTheLAN(t *testing.T) {
 		d.stop(unix.SIGTERM)
 	}
 }
+
+// What sends a port elsewhere and has no proxy is nowhere said to have one: what
+// systemd-nspawn --port writes, and a redirect of one's own.
+func TestPublishedWithoutProxy(t *testing.T) {
+	playMirrored(t)
+	b := labtest.New(t, lab.Options{})
+	if _, err := b.StartStandIn(); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{"2222", "2223", "9000"} {
+		if _, err := b.WSL.ServeEcho("tcp", "0.0.0.0:"+port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, table := range []string{`table ip io.systemd.nat {
+		map map_port_ipport { type inet_proto . inet_service : ipv4_addr . inet_service; elements = { tcp . 2222 : 172.17.0.2 . 80 }; }
+		chain prerouting { type nat hook prerouting priority dstnat + 1; fib daddr type local dnat ip to meta l4proto . th dport map @map_port_ipport; }
+		chain output { type nat hook output priority -99; ip daddr != 127.0.0.0/8 fib daddr type local dnat ip to meta l4proto . th dport map @map_port_ipport; }
+	}`, `table ip mine { chain p { type nat hook prerouting priority dstnat; iif "loopback0" tcp dport 2223 dnat to 127.0.0.1:9000; }; }`} {
+		if _, err := b.WSL.Run("nft", table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := start(t, b.WSL)
+	d.awaitPaths("2222/tcp proxy, 2223/tcp kernel")
+	_, status := on(t, b.WSL, "status", "--runtime-dir", d.dir)
+	_, ports := on(t, b.WSL, "ports", "--runtime-dir", d.dir)
+	labtest.WantAll(t, unfolded(status), "to whoever listens in Linux", "left to the rules that send it on")
+	labtest.WantAll(t, unfolded(ports), "localhost, by the rules that send it on")
+	diagnosis := diagnose(t, b.WSL, d.dir)
+	diagnosis.expect(t, "with ports that others send on")
+	for name, text := range map[string]string{
+		"status": status, "ports": ports, "doctor": diagnosis.String(), "trace 2222": tell(t, b, "2222"), "trace 2223": tell(t, b, "2223"),
+	} {
+		if text = unfolded(text); strings.Contains(text, "engine's") || strings.Contains(text, "proxy of") {
+			t.Errorf("%s:\n%s", name, text)
+		}
+	}
+	for _, port := range []string{"2222", "2223"} {
+		answers(t, "beside rules of others", b.Windows, "tcp", port, "WSL")
+	}
+}

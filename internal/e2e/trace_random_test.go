@@ -23,13 +23,6 @@ import (
 // right. WSLMIRROR_RULESETS is how many there are, and WSLMIRROR_SEED the first; the same
 // seed is the same ruleset.
 func TestTraceAsKernel(t *testing.T) {
-	number := func(name string, otherwise int) int {
-		n, err := strconv.Atoi(os.Getenv(name))
-		if err != nil {
-			return otherwise
-		}
-		return n
-	}
 	rulesets, seed := number("WSLMIRROR_RULESETS", 60), number("WSLMIRROR_SEED", 0)
 	count := map[trace.Verdict]int{}
 	benches := map[string]*lab.Bench{}
@@ -64,6 +57,15 @@ func TestTraceAsKernel(t *testing.T) {
 	if count[trace.Reaches] == 0 || count[trace.Stops] == 0 || 2*count[trace.Unknown] > count[trace.Reaches]+count[trace.Stops] {
 		t.Errorf("the forecasts tell too little: %v", count)
 	}
+}
+
+// number is that of an environment variable.
+func number(name string, otherwise int) int {
+	n, err := strconv.Atoi(os.Getenv(name))
+	if err != nil {
+		return otherwise
+	}
+	return n
 }
 
 // loadRandom loads rules that nft takes: it refuses some combinations.

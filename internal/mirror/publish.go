@@ -114,8 +114,8 @@ func (d decision) String() string {
 			why = append(why, name+" ("+p.Reason+")")
 		}
 	}
-	say("sent to the engine's proxy", paths[status.PathProxy]...)
-	say("left to the engine, whose rules serve Linux's clients too", paths[status.PathKernel]...)
+	say("sent to what listens in Linux, as an engine's proxy does", paths[status.PathProxy]...)
+	say("left to those who publish it, whose rules serve Linux's clients too", paths[status.PathKernel]...)
 	say("sent to the container", paths[status.PathDirect]...)
 	say("not direct", why...)
 	say("guarded, because containers are behind them", guarded(obs)...)

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,6 +128,14 @@ type Port struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// ByEngine reports whether an engine that is known by its name has published p. Other rules
+// that send a port elsewhere are called by table and chain (nft/ruleset/analysis.go).
+func (p Port) ByEngine() bool { return !strings.Contains(p.Engine, " ") }
+
+// Proxied reports whether a proxy of the engine serves p. Of those whose ports take the path
+// PathProxy only Docker has one: systemd-nspawn, for example, has none.
+func (p Port) Proxied() bool { return p.Path == PathProxy && p.Engine == "docker" }
+
 // A PortRange is a range of ports, both ends inclusive.
 type PortRange struct {
 	First uint16 `json:"first"`
@@ -147,8 +156,8 @@ func (r PortRange) Size() int {
 // The paths of a Port.
 const (
 	PathDirect = "direct" // the kernel serves it, by a rule of ours
-	PathProxy  = "proxy"  // through the engine's userland proxy
-	PathKernel = "kernel" // the kernel serves it, by the engine's own rules
+	PathProxy  = "proxy"  // to whoever listens in Linux, as the engine's userland proxy does
+	PathKernel = "kernel" // the kernel serves it, by the rules of who published it
 )
 
 // Sentence says in one line what the state means, for people. It says what was done,

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -34,14 +35,14 @@ func (f *forecast) ask() {
 		}
 	case Container:
 		l, gateway := f.bridge(q.Addr)
-		in, src, local = iface(l), q.Addr, netip.AddrPortFrom(gateway, q.Port.Number)
+		in, src, local = iface(l), q.Addr, netip.AddrPortFrom(gateway.Addr(), q.Port.Number)
 	}
 	if in.Index == 0 {
 		f.hop(Hop{Kind: Arrives, Link: in.Name, Verdict: "none", Sure: true})
 		f.stop(map[Client]string{Windows: f.Link + " is not there", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
 		return
 	}
-	if q.From != Container && !f.announced(q.Port) {
+	if q.From != Container && !q.Suppose && !f.announced(q.Port) {
 		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: local.String(), Sure: true})
 		if f.NoUDP && q.Port.Proto == unix.IPPROTO_UDP {
 			f.unknown("this kernel does not list the sockets of UDP")
@@ -137,7 +138,11 @@ func (p *packet) lost(at end) bool {
 func (p *packet) meets(e end) bool {
 	f := p.f
 	at := netip.AddrPortFrom(p.dst, p.port.Number)
-	if e.out {
+	switch {
+	case e.out && p.dst == ruleset.Localhost:
+		f.trace.Why = "answered by Windows"
+		return true
+	case e.out:
 		return p.meetsContainer(e, at)
 	}
 	h := p.hop(Hop{Kind: AtSocket, To: at.String(), Verdict: "none", Sure: true})
@@ -147,7 +152,12 @@ func (p *packet) meets(e end) bool {
 		return true
 	}
 	l, found := listener(f.Listeners, p.port, p.dst)
-	if !found {
+	switch {
+	case found:
+	case f.question.Suppose && !p.proxied:
+		h.Verdict = "listen"
+		return true
+	default:
 		return f.stop(fmt.Sprintf("nobody listens on %s%s", at, f.instead(p.port)))
 	}
 	h.Verdict, h.Comment = "listen", who(l)
@@ -162,14 +172,17 @@ func (p *packet) meets(e end) bool {
 		return q.Port == p.port && (q.Addr.IsUnspecified() || q.Addr == p.dst)
 	})
 	switch {
-	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To == netip.AddrPortFrom(ruleset.Localhost, p.port.Number) || p.proxied:
+	case i < 0 && f.Hidden.Has(p.port) && !p.proxied:
+		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
+		return true
+	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To.IsValid() && f.local(f.Published[i].To.Addr()) || p.proxied:
 		f.trace.Why = "answered by " + who(l)
 		return true
 	case f.Published[i].EngineServed:
 		h.Verdict, h.Sure = "hold", false
 		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
 		return true
-	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood || f.local(f.Published[i].To.Addr()):
+	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood:
 		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
 		return true
 	}
@@ -180,6 +193,9 @@ func (p *packet) meets(e end) bool {
 // meetsContainer is meets for what has left through a link.
 func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	f := p.f
+	if l, at := f.bridge(p.dst); l.Present() && l.Index != e.link.Index {
+		return f.stopAt(Routed, fmt.Sprintf("it is sent to the container through %s, not through %s", e.link.Name, l.Name), toBridge(at))
+	}
 	h := p.hop(Hop{Kind: InsideHost, Link: e.link.Name, To: at.String(), Verdict: "unknown"})
 	if p.src.IsLoopback() || p.src == p.dst {
 		h.Verdict, h.Sure = "martian", true
@@ -189,7 +205,10 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 		f.doubt("both containers are on " + l.Name + ", and the answer may go past this machine's translation")
 	}
 	inside, err := f.Inside(at.Addr())
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrSupposed):
+		return true
+	case err != nil:
 		f.doubt(fmt.Sprintf("whether somebody listens on %s is not seen: %v", at, err))
 		return true
 	}
@@ -289,32 +308,36 @@ func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8
 // nftName is a name that nft takes without quotes (string in its src/scanner.l).
 var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
 
-// accept is the command that has a chain let the packet pass ahead of what the hop
-// does.
-func (p *packet) accept(h Hop, in, out ruleset.Iface) []string {
+// accept is the command that has a chain let such packets pass ahead of what the hop does.
+func (f *forecast) accept(h Hop, words string) []string {
 	family, table, _ := strings.Cut(h.Table, " ")
 	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
 		return []string{"sudo nft list ruleset   # and have it let the packet pass"}
 	}
-	words := []string{"sudo nft insert rule", family, table, h.Chain}
+	at := ""
 	if h.Handle != 0 {
-		words = append(words, fmt.Sprintf("position %d", h.Handle))
+		at = fmt.Sprintf(" position %d", h.Handle)
 	}
+	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+}
+
+// words are the matches of a rule for the packet, and for those like it.
+func (p *packet) words(in, out ruleset.Iface, dst netip.Addr) (words string) {
 	if in.Name != "" {
-		words = append(words, "iifname", text.Word(in.Name))
+		words += " iifname " + text.Word(in.Name)
 	}
 	if out.Name != "" {
-		words = append(words, "oifname", text.Word(out.Name))
+		words += " oifname " + text.Word(out.Name)
 	}
 	switch {
-	case p.dst == ruleset.Localhost:
-		words = append(words, "ip daddr 127.0.0.1")
+	case dst == ruleset.Localhost:
+		return words + " ip daddr 127.0.0.1"
 	case p.one.Reply:
-		words = append(words, fmt.Sprintf("ip saddr %s %s sport %d", p.src, p.port.ProtoName(), p.port.Number))
-	default:
-		words = append(words, fmt.Sprintf("ip daddr %s %s dport %d", p.dst, p.port.ProtoName(), p.port.Number))
+		return words + fmt.Sprintf(" ip saddr %s %s sport %d", p.src, p.port.ProtoName(), p.port.Number)
+	case in.Name == "", in.Name == p.f.Link:
+		return words // from this machine to its own containers: one rule is enough for all
 	}
-	return []string{strings.Join(append(words, "accept"), " "), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+	return words + fmt.Sprintf(" ip daddr %s %s dport %d", dst, p.port.ProtoName(), p.port.Number)
 }
 
 func add(to []string, item string) []string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ type packet struct {
 	port     ruleset.Port // the server's
 	one      ruleset.Single
 	masked   int // the hop that changed the source, -1 if none did
+	unmask   passage
 	turns    int // how often it came from Windows
 }
 
@@ -145,13 +147,17 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 		if p.masked >= 0 && !p.one.Later {
 			p.f.trace.Hops = p.f.trace.Hops[:p.masked+1]
 			h := p.f.trace.Hops[p.masked]
+			p.f.stopped = p.unmask
 			return e, p.f.stop(fmt.Sprintf("%s %s gives it another source than 127.0.0.1, so that the answer finds no way back", h.Table, h.Chain),
-				p.accept(h, ruleset.Iface{}, out)...)
+				p.f.accept(h, p.unmask.words)...)
 		}
 		return end{out, true}, true
 	case !p.one.Reply && !p.f.announced(p.port):
 		p.hop(Hop{Kind: AtWindows, Verdict: "take", Sure: true})
-		return e, p.f.unknown(fmt.Sprintf("nobody in Linux has %s, so it goes to Windows; who listens there is not seen here", p.port))
+		if !p.f.question.Suppose {
+			p.f.doubt(fmt.Sprintf("nobody in Linux has %s, so it goes to Windows; who listens there is not seen here", p.port))
+		}
+		return end{out, true}, true
 	case flow.From != flow.Src || flow.To != flow.Dst:
 		p.f.astray = true
 		return e, p.f.unknown("Windows sends it back, and conntrack does not know it again after its translation")
@@ -171,12 +177,15 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 		return true
 	}
 	p.one.Local, p.one.Own = p.f.local, p.own(hook, in, out)
+	at := func(s ruleset.Step) passage { return passage{PlaceOf(s.At), p.words(in, out, s.Dst)} }
+	p.one.Pass = func(s ruleset.Step) bool { return p.f.passed[at(s)] }
 	steps, after, one := p.f.Follow(ruleset.Packet{
 		Hook: hook, Iif: in, Oif: out, Src: p.src, Dst: p.dst, Ports: ruleset.PortSet(p.port),
 	}, p.one)
 	for _, s := range steps {
 		h := Hop{
-			Kind: InChain, Link: cmp.Or(out.Name, in.Name), Hook: hookNames[hook], Table: s.Chain.Family() + " " + s.Chain.Table(), Chain: s.At.Chain(),
+			Kind: InChain, Link: cmp.Or(out.Name, in.Name), In: in.Name, Out: out.Name, Hook: hookNames[hook],
+			Table: s.Chain.Family() + " " + s.Chain.Table(), Chain: s.At.Chain(),
 			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure,
 		}
 		where := fmt.Sprintf("%s %s", h.Table, h.Chain)
@@ -194,9 +203,13 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			p.f.doubt(fmt.Sprintf("%s may change or send it elsewhere: this rule depends on more than trace knows", where))
 			p.f.astray = true
 		case s.Does == ruleset.Drops:
-			fix := p.accept(h, in, out)
+			p.f.stopped = at(s)
+			fix := p.f.accept(h, p.f.stopped.words)
 			if s.Owned {
 				fix = []string{fmt.Sprintf("# have the program that owns the table %s accept it", h.Table)}
+				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
+					fix = append(fix, fmt.Sprintf("sudo nft list table %s   # the first line names it", h.Table))
+				}
 			}
 			by := fmt.Sprintf("rule %d of %s drops it", h.Handle, where)
 			if h.Handle == 0 {
@@ -204,7 +217,7 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			}
 			return p.f.stop(by, fix...)
 		case s.Does == ruleset.Masquerades:
-			p.masked = len(p.f.trace.Hops) - 1
+			p.masked, p.unmask = len(p.f.trace.Hops)-1, at(s)
 		}
 	}
 	p.one = one
@@ -272,12 +285,15 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		h.Verdict = "local"
 	case a.Type != unix.RTN_UNICAST:
 		h.Verdict = "unreachable"
-		return a, p.f.stop(fmt.Sprintf("the route to %s refuses it", p.dst))
+		why, fix := p.f.refusal(in, p.dst, errRefused)
+		return a, p.f.stop(why, fix...)
 	case in.Index == 0:
 		h.Verdict = "out"
 	}
 	return a, true
 }
+
+var errRefused = errors.New("it is refused")
 
 // refusal says why the kernel routes no such packet, and what mends it.
 func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why string, fix []string) {
@@ -295,7 +311,11 @@ func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why str
 		}
 		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name), fix
 	}
-	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), []string{"sudo wslmirror doctor"}
+	fix = []string{"sudo wslmirror doctor"}
+	if l, at := f.bridge(dst); l.Present() {
+		fix = []string{toBridge(at)}
+	}
+	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), fix
 }
 
 // rule is the ip rule by which a packet came to a table.

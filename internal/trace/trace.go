@@ -4,6 +4,8 @@
 package trace
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/wslmirror/wslmirror/internal/ports"
@@ -25,14 +27,20 @@ type Observation struct {
 	// Unread says which rules Follow does not see, "" if it sees all.
 	Unread    string
 	Published []ruleset.Published
+	// Hidden are ports that engines mean to publish, where the rules of others keep all
+	// packets from theirs: a proxy may listen there, and for which container is not known.
+	Hidden    ruleset.Ports
 	Listeners []ports.Listener
 	// NoUDP says that the listeners of UDP are not known.
 	NoUDP bool
-	// Inside are the listeners in the container with an address.
+	// Inside are the listeners in the container with an address, or ErrSupposed.
 	Inside func(netip.Addr) ([]ports.Listener, error)
 	// Served says that our own table is there.
 	Served bool
 }
+
+// ErrSupposed says that somebody is supposed to listen in a container that is not seen.
+var ErrSupposed = errors.New("supposed to listen")
 
 // A Client is where a request comes from.
 type Client string
@@ -51,6 +59,9 @@ type Question struct {
 	Port ruleset.Port
 	From Client
 	Addr netip.Addr // of the container
+	// Suppose says to suppose that somebody listens: in Linux for a client in Windows, and
+	// otherwise in Windows.
+	Suppose bool
 }
 
 // A Verdict is what comes of a request.
@@ -99,6 +110,9 @@ type Hop struct {
 	Handle  uint64 `json:"handle,omitempty"` // of the rule; 0: the policy
 	Comment string `json:"comment,omitempty"`
 	Verdict string `json:"verdict"`
+	// In and Out are the links that a chain sees.
+	In  string `json:"-"`
+	Out string `json:"-"`
 	// From and To are addresses: of the packet, or To what it is changed to.
 	From string `json:"from,omitempty"`
 	To   string `json:"to,omitempty"`
@@ -111,9 +125,70 @@ type Hop struct {
 	Stops bool `json:"stops"`
 }
 
+// See takes from a ruleset what there is to see.
+func (o *Observation) See(rs *ruleset.Ruleset) {
+	var bridges []ruleset.Bridge
+	for _, l := range o.Links {
+		if l.Kind == "bridge" {
+			bridges = append(bridges, ruleset.Bridge{Iface: iface(l), Prefixes: o.Prefixes[l.Index]})
+		}
+	}
+	o.Follow = rs.Follow
+	o.Published = rs.Analyse(iface(netwatch.Find(o.Links, o.Link)), bridges).Published
+	var hidden []ruleset.Ports
+	for _, out := range rs.Walk(ruleset.FromWindows(ruleset.Unnamed), ruleset.Sight{Chains: ruleset.Intended}) {
+		if out.Fate == ruleset.Translated && out.Ports.Len() <= ruleset.MostPorts {
+			hidden = append(hidden, out.Ports)
+		}
+	}
+	o.Hidden = ruleset.UnionOf(hidden...)
+}
+
+// A Place is a rule, or with Handle 0 the policy of a chain.
+type Place struct {
+	Table, Chain string // as in Hop
+	Handle       uint64
+}
+
+// Place is where the chain of a hop did what it did.
+func (h Hop) Place() Place { return Place{h.Table, h.Chain, h.Handle} }
+
+// StoppedBy is the hop at which the packet stops, if it stops.
+func (t Trace) StoppedBy() (h Hop, stops bool) {
+	if n := len(t.Hops); n > 0 && t.Hops[n-1].Stops {
+		return t.Hops[n-1], true
+	}
+	return h, false
+}
+
 // Ask forecasts what comes of a request.
-func (o *Observation) Ask(q Question) Trace {
-	f := &forecast{Observation: o, question: q, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
+func (o *Observation) Ask(q Question) Trace { return o.ask(q, nil).trace }
+
+// A passage is packets that a rule of one's own, ahead of a place, lets pass: its matches.
+type passage struct {
+	Place
+	words string
+}
+
+// AskOn is Ask. Where a chain stops the packet it forecasts too what comes of it if such
+// packets are let pass there, and so on: each Trace but the last is stopped by a chain.
+func (o *Observation) AskOn(q Question) (list []Trace) {
+	passed := map[passage]bool{}
+	for {
+		f := o.ask(q, passed)
+		list = append(list, f.trace)
+		if h, stops := f.trace.StoppedBy(); !stops || h.Kind != InChain || passed[f.stopped] {
+			return list
+		}
+		passed[f.stopped] = true
+	}
+}
+
+// PlaceOf is a place of a ruleset.
+func PlaceOf(p ruleset.Place) Place { return Place{p.Family() + " " + p.Table(), p.Chain(), p.Handle} }
+
+func (o *Observation) ask(q Question, passed map[passage]bool) *forecast {
+	f := &forecast{Observation: o, question: q, passed: passed, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
 	if o.Follow == nil {
 		f.doubt("only root may read the rules (run with sudo)")
 	} else if o.Unread != "" {
@@ -123,7 +198,7 @@ func (o *Observation) Ask(q Question) Trace {
 	if f.trace.Verdict == Reaches && f.maybe != "" {
 		f.trace.Verdict, f.trace.Why = Unknown, f.maybe
 	}
-	return f.trace
+	return f
 }
 
 // A forecast is one in the making.
@@ -131,6 +206,9 @@ type forecast struct {
 	*Observation
 	question Question
 	trace    Trace
+	// passed are let pass, and stopped is what would have to be.
+	passed  map[passage]bool
+	stopped passage
 	// maybe says why the packet may not have come as far as it is followed, and astray
 	// that it may be elsewhere, or another one.
 	maybe  string
@@ -200,17 +278,26 @@ func (o *Observation) local(a netip.Addr) bool {
 	return a.IsLoopback()
 }
 
+// BehindWSL is the first preference of ip rules behind those of WSL.
+const BehindWSL = 3
+
+// toBridge is the command that has the routes of this machine lead to the containers of a
+// bridge, whatever rules say that are behind WSL's last one.
+func toBridge(bridge netip.Prefix) string {
+	return fmt.Sprintf("sudo ip rule add pref %d to %s lookup main", BehindWSL-1, bridge.Masked())
+}
+
 // bridge is the bridge behind which an address is, which is not Present if there is
-// none.
-func (o *Observation) bridge(a netip.Addr) (netwatch.Link, netip.Addr) {
+// none, and its own address there.
+func (o *Observation) bridge(a netip.Addr) (bridge netwatch.Link, own netip.Prefix) {
 	for _, l := range o.Links {
 		for _, p := range o.Prefixes[l.Index] {
-			if l.Kind == "bridge" && p.Contains(a) && p.Addr() != a {
-				return l, p.Addr()
+			if l.Kind == "bridge" && p.Contains(a) && p.Addr() != a && (!own.IsValid() || p.Bits() > own.Bits()) {
+				bridge, own = l, p
 			}
 		}
 	}
-	return netwatch.Link{}, netip.Addr{}
+	return bridge, own
 }
 
 // announced reports whether Windows sends the port to Linux: somebody there has it.

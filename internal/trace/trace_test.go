@@ -76,7 +76,7 @@ func world() *Observation {
 func at(o *Observation, hook *nftables.ChainHook, step ruleset.Step, some func(ruleset.Packet, ruleset.Single) bool) {
 	follow := o.Follow
 	o.Follow = func(p ruleset.Packet, one ruleset.Single) ([]ruleset.Step, ruleset.Packet, ruleset.Single) {
-		if p.Hook != *hook || some != nil && !some(p, one) {
+		if p.Hook != *hook || some != nil && !some(p, one) || one.Pass != nil && one.Pass(step) {
 			return follow(p, one)
 		}
 		if step.Sure && step.Does == ruleset.Translates {
@@ -103,18 +103,35 @@ func TestAsk(t *testing.T) {
 		why     string
 		do      string // the first command
 	}{
-		"Windows":            {nil, Question{Port: tcp(9000), From: Windows}, Reaches, "answered by server (7)", ""},
-		"Linux":              {nil, Question{Port: tcp(9000), From: Linux}, Reaches, "answered by server (7)", ""},
-		"Windows, published": {nil, Question{Port: http, From: Windows}, Reaches, "answered by server (7) on 172.17.0.2:80", ""},
-		"Linux, published":   {nil, Question{Port: http, From: Linux}, Reaches, "answered by server (7) on 172.17.0.2:80", ""},
-		"LAN":                {nil, Question{Port: http, From: LAN}, Reaches, "172.17.0.2:80", ""},
-		"container":          {nil, Question{Port: http, From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Reaches, "172.17.0.2:80", ""},
-		"container, nowhere": {nil, Question{Port: http, From: Container, Addr: netip.MustParseAddr("10.0.0.3")}, Stops, "no bridge leads to 10.0.0.3", ""},
-		"udp":                {nil, Question{Port: udp(8080), From: Windows}, Reaches, "server (7)", ""},
-		"no link":            {func(o *Observation) { o.Links = o.Links[2:] }, Question{Port: http, From: Windows}, Stops, "loopback0 is not there", ""},
-		"no LAN":             {func(o *Observation) { delete(o.Prefixes, eth0) }, Question{Port: http, From: LAN}, Stops, "no link to the LAN", ""},
-		"nobody, Windows":    {nil, Question{Port: tcp(1), From: Windows}, Stops, "nobody in Linux has bound 1/tcp", ""},
-		"nobody, Linux":      {nil, Question{Port: tcp(1), From: Linux}, Unknown, "goes to Windows", ""},
+		"Windows":              {nil, Question{Port: tcp(9000), From: Windows}, Reaches, "answered by server (7)", ""},
+		"Linux":                {nil, Question{Port: tcp(9000), From: Linux}, Reaches, "answered by server (7)", ""},
+		"Windows, published":   {nil, Question{Port: http, From: Windows}, Reaches, "answered by server (7) on 172.17.0.2:80", ""},
+		"Linux, published":     {nil, Question{Port: http, From: Linux}, Reaches, "answered by server (7) on 172.17.0.2:80", ""},
+		"LAN":                  {nil, Question{Port: http, From: LAN}, Reaches, "172.17.0.2:80", ""},
+		"container":            {nil, Question{Port: http, From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Reaches, "172.17.0.2:80", ""},
+		"container, nowhere":   {nil, Question{Port: http, From: Container, Addr: netip.MustParseAddr("10.0.0.3")}, Stops, "no bridge leads to 10.0.0.3", ""},
+		"udp":                  {nil, Question{Port: udp(8080), From: Windows}, Reaches, "server (7)", ""},
+		"no link":              {func(o *Observation) { o.Links = o.Links[2:] }, Question{Port: http, From: Windows}, Stops, "loopback0 is not there", ""},
+		"no LAN":               {func(o *Observation) { delete(o.Prefixes, eth0) }, Question{Port: http, From: LAN}, Stops, "no link to the LAN", ""},
+		"nobody, Windows":      {nil, Question{Port: tcp(1), From: Windows}, Stops, "nobody in Linux has bound 1/tcp", ""},
+		"nobody, Linux":        {nil, Question{Port: tcp(1), From: Linux}, Unknown, "goes to Windows", ""},
+		"Windows listens":      {nil, Question{Port: tcp(1), From: Linux, Suppose: true}, Reaches, "answered by Windows", ""},
+		"Windows' answer lost": {func(o *Observation) { at(o, nftables.ChainHookInput, drop, reply) }, Question{Port: tcp(1), From: Linux}, Stops, "drops it", "sudo nft"},
+		"to be listened to":    {nil, Question{Port: tcp(1), From: Windows, Suppose: true}, Reaches, "", ""},
+		"exit node": {func(o *Observation) {
+			routes(o, func(q netwatch.RouteQuery, a *netwatch.RouteAnswer) {
+				if q.Dst == web {
+					a.Oif = eth0
+				}
+			})
+		}, Question{Port: http, From: Windows}, Stops, "sent to the container through eth0, not through docker0", "sudo ip rule add pref 2 to 172.17.0.0/16 lookup main"},
+		"supposed container": {func(o *Observation) {
+			o.Inside = func(netip.Addr) ([]ports.Listener, error) { return nil, ErrSupposed }
+		}, Question{Port: http, From: Windows}, Reaches, "", ""},
+		"hidden": {func(o *Observation) { o.Published, o.Hidden = nil, ruleset.PortSet(http) }, Question{Port: http, From: Windows}, Unknown, "a container that is not known", ""},
+		"redirect of one's own": {func(o *Observation) {
+			o.Published[0].EngineServed, o.Published[0].To = true, netip.MustParseAddrPort("127.0.0.1:9000")
+		}, Question{Port: http, From: Windows}, Reaches, "answered by server (7)", ""},
 		"nobody, container":  {nil, Question{Port: tcp(1), From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Stops, "nobody listens on 172.17.0.1:1", ""},
 		"rules not seen":     {func(o *Observation) { o.Follow = nil }, Question{Port: http, From: Windows}, Unknown, "run with sudo", ""},
 		"legacy rules":       {func(o *Observation) { o.Unread = "iptables-legacy has rules" }, Question{Port: http, From: Windows}, Unknown, "iptables-legacy", ""},
@@ -194,6 +211,22 @@ func TestAsk(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What stops a packet is told one after the other, as if what comes before let it pass.
+func TestAskOn(t *testing.T) {
+	drop := ruleset.Step{Does: ruleset.Drops, Sure: true}
+	o := world()
+	at(o, nftables.ChainHookInput, drop, nil)
+	at(o, nftables.ChainHookOutput, drop, reply)
+	list := o.AskOn(Question{Port: ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 9000}, From: Windows})
+	var fixes []string
+	for _, tr := range list {
+		fixes = append(fixes, strings.Join(tr.Fix[:min(1, len(tr.Fix))], ""))
+	}
+	if len(list) != 3 || list[2].Verdict != Reaches || !slices.ContainsFunc(list[1].Hops, func(h Hop) bool { return h.Reply && h.Stops }) {
+		t.Errorf("%q: %+v", fixes, list)
 	}
 }
 

@@ -183,29 +183,6 @@ func engine(table, chain string) string {
 	return table + " " + chain
 }
 
-// A Refusal is ports of which a chain drops what arrives from Windows.
-type Refusal struct {
-	Ports Ports
-	At    Place
-	// Sure says that it does. Otherwise it may: see Outcome.
-	Sure bool
-}
-
-// Refusals are what filters drop, or may drop, of what arrives on the link loopback
-// for 127.0.0.1: before it is routed, and when this machine takes it in.
-func (rs *Ruleset) Refusals(loopback Iface) (list []Refusal) {
-	for _, hook := range []nftables.ChainHook{*nftables.ChainHookPrerouting, *nftables.ChainHookInput} {
-		packet := FromWindows(loopback)
-		packet.Hook = hook
-		for _, o := range rs.Walk(packet, Sight{Chains: Filters}) {
-			if o.Fate == Dropped {
-				list = append(list, Refusal{o.Ports, o.At, o.Sure})
-			}
-		}
-	}
-	return list
-}
-
 // Passes reports whether an engine lets what arrives on the link loopback for a
 // port that it publishes pass to its proxy, as Docker 27.3 and later do if they
 // find the link when they start, and whether there is such a port to tell by.

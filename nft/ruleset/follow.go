@@ -22,6 +22,11 @@ type Single struct {
 	// Own is the address that redirect and masquerade take at this hook. If it is not
 	// valid, the kernel drops the packet.
 	Own netip.Addr
+	// client is the client's port, and sawClient says that a rule has asked for it.
+	client    uint16
+	sawClient bool
+	// Pass, if it is not nil, reports whether the packet shall pass a chain all the same.
+	Pass func(Step) bool
 }
 
 // A Flow is what conntrack knows of the flow of a packet: Src and Dst are those of the
@@ -56,6 +61,8 @@ type Step struct {
 	// applies.
 	At      Place
 	Comment string // of the rule
+	// Dst is the destination with which the packet comes to the chain.
+	Dst netip.Addr
 	// To is the new destination or source; its parts are zero where a rule computes them.
 	To netip.AddrPort
 	// Sure says that it does so. Otherwise it may, or let the packet pass.
@@ -80,46 +87,77 @@ const (
 
 // Follow tells what the chains at the hook of p do to a single packet, one after the
 // other, up to that which drops it. Our own table is among them. An unsure step is
-// followed by what happens if it lets the packet pass.
+// course by what happens if it lets the packet pass.
 //
 // It returns the packet as it is then: addresses and marks may have changed.
 //
 // Which of two chains of one priority, in different tables, comes first depends on which
 // is older, and that shows nowhere. Where it makes a difference nothing is sure.
+//
+// Of the port of the client nothing is known but that the system chooses it. Where the first
+// and the last that it may choose fare differently, nothing is sure either.
 func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end Single) {
+	one.client, one.sawClient = firstClient, false
+	f := rs.inAnyOrder(p, one)
+	if f.end.sawClient {
+		one.client = lastClient
+		f = f.or(rs.inAnyOrder(p, one))
+	}
+	return f.steps, f.after, f.end
+}
+
+// The ports that clients have, as Linux (ip_local_port_range) and Windows choose them.
+const firstClient, lastClient = 32768, 65535
+
+// inAnyOrder is Follow for a client's port.
+func (rs *Ruleset) inAnyOrder(p Packet, one Single) course {
 	chains := rs.at(p.Hook)
-	steps, after, end = rs.follow(p, one, chains)
-	if !turnTies(chains) {
-		return steps, after, end
+	f := rs.follow(p, one, chains)
+	if turnTies(chains) {
+		f = f.or(rs.follow(p, one, chains))
 	}
-	others, otherAfter, otherEnd := rs.follow(p, one, chains)
-	drops := func(steps []Step) bool {
-		return len(steps) > 0 && steps[len(steps)-1].Sure && steps[len(steps)-1].Does == Drops
-	}
+	return f
+}
+
+// A course is what becomes of a packet.
+type course struct {
+	steps []Step
+	after Packet
+	end   Single
+}
+
+// drops reports whether the packet gets no further.
+func (f course) drops() bool {
+	return len(f.steps) > 0 && f.steps[len(f.steps)-1].Sure && f.steps[len(f.steps)-1].Does == Drops
+}
+
+// or is what becomes of a packet that fares in one of two ways.
+func (f course) or(g course) course {
+	f.end.sawClient = f.end.sawClient || g.end.sawClient
 	switch {
-	case drops(steps) && drops(others):
-		return steps, after, end
-	case drops(steps):
-		after, end = otherAfter, otherEnd
-		steps[len(steps)-1].Sure = false
-	case drops(others):
-		steps = others
-		steps[len(steps)-1].Sure = false
+	case f.drops() && g.drops():
+		return f
+	case f.drops():
+		f.after, f.end = g.after, g.end
+		f.steps[len(f.steps)-1].Sure = false
+	case g.drops():
+		f.steps = g.steps
+		f.steps[len(f.steps)-1].Sure = false
 	default:
-		for i, s := range steps {
-			at := slices.IndexFunc(others, func(o Step) bool { return o.Chain == s.Chain })
+		for i, s := range f.steps {
+			at := slices.IndexFunc(g.steps, func(o Step) bool { return o.Chain == s.Chain })
 			// To pass a chain and to be spared it come to the same.
-			same := at >= 0 && (s == others[at] || s.passes() && others[at].passes())
-			steps[i].Sure = s.Sure && same
+			same := at >= 0 && (s == g.steps[at] || s.passes() && g.steps[at].passes())
+			f.steps[i].Sure = s.Sure && same
 		}
 	}
-	if end.Mark != otherEnd.Mark {
-		end.Mark = Mark{Unknown: true}
+	if f.end.Mark != g.end.Mark {
+		f.end.Mark = Mark{Unknown: true}
 	}
-	if end.Flow.Mark != otherEnd.Flow.Mark {
-		end.Flow.Mark = Mark{Unknown: true}
+	if f.end.Flow.Mark != g.end.Flow.Mark {
+		f.end.Flow.Mark = Mark{Unknown: true}
 	}
-	return steps, after, end
+	return f
 }
 
 // passes reports whether the packet is as it was.
@@ -146,7 +184,8 @@ func turnTies(chains []*chain) (turned bool) {
 }
 
 // follow is Follow for chains in this order.
-func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, after Packet, end Single) {
+func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) course {
+	var steps []Step
 	p.one, one.Reroute = &one, false
 	atDst := p.Hook == *nftables.ChainHookPrerouting || p.Hook == *nftables.ChainHookOutput
 	settled := &one.Flow.SrcDone
@@ -178,12 +217,15 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, 
 		}
 		mark := one.Mark
 		step := rs.step(p, c)
+		if one.Pass != nil && one.Pass(step) {
+			step.Does, step.Sure = Accepts, true
+		}
 		steps = append(steps, step)
 		one.Reroute = one.Reroute || c.kind == nftables.ChainTypeRoute && mark != one.Mark
 		switch {
 		case !step.Sure:
 		case step.Does == Drops:
-			return steps, p, one
+			return course{steps, p, one}
 		case step.Does == Translates, step.Does == Redirects:
 			one.Flow.To, *settled = step.To, true
 			p.translate(true)
@@ -195,7 +237,7 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) (steps []Step, 
 	nat()
 	*settled = true
 	one.Flow.confirmed = one.Flow.confirmed || p.Hook == *nftables.ChainHookInput || p.Hook == *nftables.ChainHookPostrouting
-	return steps, p, one
+	return course{steps, p, one}
 }
 
 // translate gives p the addresses that its flow has behind a hook of NAT: one at which
@@ -226,7 +268,7 @@ func (rs *Ruleset) step(p Packet, c *chain) Step {
 	w := &walker{rs: rs, packet: p, base: c}
 	ends := w.chain(c, p.Ports, way{sure: true})
 	policy := Place{chainID: c.chainID}
-	out := Step{Chain: policy, At: policy, Type: c.kind, Does: Passes, Sure: !w.strange, Owned: rs.owners[c.table] != 0}
+	out := Step{Chain: policy, At: policy, Type: c.kind, Dst: p.Dst, Does: Passes, Sure: !w.strange, Owned: rs.owners[c.table] != 0}
 	can := map[Does]bool{} // and with it what is told: the gravest, by the first rule that does it
 	may := func(o Outcome) {
 		does, to := doesOf(o.Fate), p.resolve(o)

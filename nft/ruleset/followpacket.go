@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
@@ -45,14 +46,16 @@ func (p *Packet) flags() (flags byte, known bool) {
 	return tcpSYN, true
 }
 
-// transport is the header of TCP or UDP.
-func (p *Packet) transport() []cell {
+// transport is the header of TCP or UDP, of which a rule loads a part.
+func (p *Packet) transport(offset, length int) []cell {
 	header := unknown(20)
-	known := 2
+	server, client := 2, 0 // where the ports are
 	if p.one.Reply {
-		known = 0
+		server, client = client, server
 	}
-	copy(header[known:], constant(binary.BigEndian.AppendUint16(nil, p.single().Number)))
+	p.one.sawClient = p.one.sawClient || offset < client+2 && client < offset+length
+	copy(header[server:], constant(binary.BigEndian.AppendUint16(nil, p.single().Number)))
+	copy(header[client:], constant(binary.BigEndian.AppendUint16(nil, p.one.client)))
 	if flags, ok := p.flags(); ok {
 		header[tcpFlags] = cell{isConstant, flags}
 	}
@@ -69,7 +72,7 @@ func (m Mark) cells() []cell {
 // mark sets a mark to what is in cells. What only may happen leaves it unknown.
 func (w *walker) mark(b *branch, m *Mark, cells []cell) {
 	here := b.ports.Intersect(w.ports)
-	if here.Empty() {
+	if here.Empty() || m == &w.packet.one.Flow.Mark && w.beforeConntrack() {
 		return
 	}
 	sure := b.sure && w.on.sure && here.Intersect(w.doubt).Empty() && here.Intersect(w.left).Empty()
@@ -79,6 +82,14 @@ func (w *walker) mark(b *branch, m *Mark, cells []cell) {
 		return
 	}
 	*m = Mark{Value: binary.NativeEndian.Uint32(value)}
+}
+
+// beforeConntrack reports whether the packet has no flow yet, so that nothing can mark it. What
+// comes on lo has the flow with which it left.
+func (w *walker) beforeConntrack() bool {
+	hook := w.packet.Hook
+	return w.base.priority < *nftables.ChainPriorityConntrack && w.packet.Iif.Name != "lo" &&
+		(hook == *nftables.ChainHookPrerouting || hook == *nftables.ChainHookOutput)
 }
 
 // answered reports whether conntrack has seen both directions of the flow.
@@ -212,22 +223,23 @@ func (p *Packet) xtSingle(x *expr.Match) (m match, known bool) {
 	return m, false
 }
 
-// xtPorts is a match of the ports, one of which is known.
+// xtPorts is a match of the ports.
 func (p *Packet) xtPorts(proto byte, src [2]uint16, notSrc bool, dst [2]uint16, notDst bool) match {
 	port := p.single()
 	if port.Proto != proto {
 		return fails
 	}
-	one := func(of [2]uint16, not, known bool) match {
-		switch {
-		case of == [2]uint16{0, 0xffff}:
-			return matches(!not)
-		case !known:
-			return may
-		}
-		return matches((of[0] <= port.Number && port.Number <= of[1]) != not)
+	in := func(of [2]uint16, not, server bool) match {
+		is := of == [2]uint16{0, 0xffff} || server && of[0] <= port.Number && port.Number <= of[1] || !server && p.clientIn(of[0], of[1])
+		return matches(is != not)
 	}
-	return one(src, notSrc, p.one.Reply).and(one(dst, notDst, !p.one.Reply))
+	return in(src, notSrc, p.one.Reply).and(in(dst, notDst, !p.one.Reply))
+}
+
+// clientIn reports whether the client's port is one of those.
+func (p *Packet) clientIn(first, last uint16) bool {
+	p.one.sawClient = true
+	return first <= p.one.client && p.one.client <= last
 }
 
 // xtAddrType is a match of the types of both addresses.

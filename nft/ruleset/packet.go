@@ -166,7 +166,7 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 		header = append(unknown(2), p.port()...)
 		switch {
 		case p.one != nil:
-			header = p.transport()
+			header = p.transport(int(offset), int(length))
 		case p.reply:
 			header = append(fields(rowPort, 2), unknown(2)...)
 		}
@@ -226,6 +226,9 @@ func (p *Packet) to(proto uint8, first, last uint16) match {
 
 // toEither is to for both protocols.
 func (p *Packet) toEither(first, last uint16) match {
+	if p.one != nil && p.one.Reply {
+		return matches(p.clientIn(first, last))
+	}
 	return p.to(unix.IPPROTO_TCP, first, last).or(p.to(unix.IPPROTO_UDP, first, last))
 }
 

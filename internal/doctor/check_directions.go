@@ -1,0 +1,383 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
+	"github.com/wslmirror/wslmirror/internal/text"
+	"github.com/wslmirror/wslmirror/internal/trace"
+	"github.com/wslmirror/wslmirror/netwatch"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
+)
+
+// A cause is what does something to packets, or may, and to which.
+type cause struct {
+	at  trace.Hop
+	why string
+	fix []string
+	of  []trace.Question
+}
+
+// grave reports whether somebody listens whom packets do not reach.
+func (c cause) grave() bool {
+	return slices.ContainsFunc(c.of, func(q trace.Question) bool { return !q.Suppose || q.From != trace.Windows })
+}
+
+// String says what is lost, and why.
+func (c cause) String() string { return fmt.Sprintf("%s (%s)", lost(c.of), c.why) }
+
+// lost names requests: with the ports of each client together.
+func lost(of []trace.Question) string {
+	var windows, linux, rest []string
+	for _, q := range of {
+		switch {
+		case q.Suppose && q.From == trace.Linux:
+			rest = add(rest, "Linux to Windows")
+		case q.Suppose:
+		case q.From == trace.Linux:
+			linux = append(linux, q.Port.String())
+		default:
+			windows = append(windows, q.Port.String())
+		}
+	}
+	if len(linux) > 0 {
+		rest = slices.Insert(rest, 0, "Linux to "+shortened(linux))
+	}
+	if len(windows) > 0 {
+		rest = slices.Insert(rest, 0, "Windows to "+shortened(windows))
+	}
+	if len(rest) == 0 {
+		return "Windows to what begins to listen"
+	}
+	return strings.Join(rest, "; ")
+}
+
+// causes are the hops that some chooses, each with all that it stops: one cause is one,
+// whatever goes through it.
+func (o *Observation) causes(some func(trace.Trace) (at trace.Hop, is bool)) (list []cause) {
+	for _, w := range o.Ruleset.Value.Walks {
+		for _, t := range w.Traces {
+			at, is := some(t)
+			if !is {
+				continue
+			}
+			i := slices.IndexFunc(list, func(c cause) bool {
+				return c.at.Kind == at.Kind && c.at.Place() == at.Place() && (at.Kind == trace.InChain || c.why == t.Why)
+			})
+			if i < 0 {
+				i, list = len(list), append(list, cause{at: at, why: t.Why})
+			}
+			list[i].of = add(list[i].of, w.Question)
+			for _, f := range t.Fix {
+				list[i].fix = add(list[i].fix, f)
+			}
+		}
+	}
+	return list
+}
+
+// stopsIn is what chains stop for which a check is.
+func (o *Observation) stopsIn(check string) []cause {
+	return o.causes(func(t trace.Trace) (trace.Hop, bool) {
+		h, stops := t.StoppedBy()
+		return h, stops && h.Kind == trace.InChain && o.checkOf(h) == check
+	})
+}
+
+// mayStopIn is what they may do.
+func (o *Observation) mayStopIn(check string) []cause {
+	return o.causes(func(t trace.Trace) (trace.Hop, bool) {
+		h, unsure := undecided(t)
+		return h, unsure && o.checkOf(h) == check
+	})
+}
+
+// undecided is the first chain of which trace does not know what it does to a packet that
+// nothing else is sure to stop.
+func undecided(t trace.Trace) (h trace.Hop, is bool) {
+	i := slices.IndexFunc(t.Hops, func(h trace.Hop) bool { return h.Kind == trace.InChain && !h.Sure })
+	if t.Verdict != trace.Unknown || i < 0 {
+		return h, false
+	}
+	return t.Hops[i], true
+}
+
+// checkOf is the check that tells of a chain: that of the program whose chain it is, or
+// else of its hook.
+func (o *Observation) checkOf(h trace.Hop) string {
+	r := o.Ruleset.Value
+	switch {
+	case strings.HasSuffix(h.Table, " firewalld"):
+		return "firewalld"
+	case strings.HasPrefix(h.Chain, "ufw-"),
+		r.UFW && h.Handle == 0 && h.Table == "ip filter" && slices.Contains([]string{"INPUT", "OUTPUT", "FORWARD"}, h.Chain):
+		return "ufw"
+	}
+	for _, m := range r.Missing {
+		if trace.PlaceOf(m.At) == h.Place() {
+			return "docker-loopback0"
+		}
+	}
+	switch h.Hook {
+	case "prerouting", "input":
+		return "input"
+	case "forward":
+		return "forward"
+	}
+	return "output"
+}
+
+// blind says why nothing of what rules do can be judged, if it cannot.
+func (o *Observation) blind() (c Check, is bool) {
+	switch {
+	case o.Ruleset.Err != nil:
+		return unseen("what rules do to packets", o.Ruleset.Err), true
+	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP):
+		return unseen("who listens", o.Listeners.Err), true
+	}
+	return c, false
+}
+
+// judgeRules judges what the chains stop for which a check is, and what they may.
+func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
+	stops = o.stopsIn(check)
+	may := o.mayStopIn(check)
+	var seen []string
+	for _, s := range stops {
+		seen = append(seen, s.String())
+	}
+	switch {
+	case slices.ContainsFunc(stops, cause.grave):
+		return fault("packets are lost: %s", strings.Join(seen, ", ")), stops
+	case len(may) > 0:
+		for _, m := range may {
+			seen = append(seen, m.String())
+		}
+		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of)), nil
+	case len(stops) > 0:
+		return warning("nobody listens there yet, but packets are lost: %s", strings.Join(seen, ", ")), stops
+	case o.Ruleset.Value.Unfollowed > 0:
+		return notApplicable("see directions"), nil
+	}
+	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
+}
+
+// lookAt is the command that shows the way of one of the packets.
+func lookAt(of []trace.Question) string {
+	q := of[max(0, slices.IndexFunc(of, func(q trace.Question) bool { return !q.Suppose }))]
+	port := strings.TrimSuffix(q.Port.String(), "/tcp")
+	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
+}
+
+const whyFirewall = "A firewall that only allows lo drops what Windows sends: that arrives on "
+
+// whyOwn says why rules of one's own do harm.
+func (o *Observation) whyOwn(check string, stops []cause) string {
+	masks := slices.ContainsFunc(stops, func(c cause) bool { return c.at.Verdict == string(ruleset.Masquerades) })
+	switch {
+	case check == "input":
+		return whyFirewall + o.Iface + "."
+	case check == "forward":
+		return "Packets past a proxy are forwarded between " + o.Iface + " and the bridge of the container, and so are the answers."
+	case masks:
+		return "What leaves through " + o.Iface + " must keep its source 127.0.0.1: answers to another address find no way back."
+	}
+	return "What Linux sends to 127.0.0.1 and what it answers Windows leaves through " + o.Iface +
+		". What a proxy sends to its container leaves through a bridge. A firewall that only allows lo drops both."
+}
+
+// checkOwn looks for rules of one's own, or of somebody unknown, that take Windows for a
+// stranger.
+func (o *Observation) checkOwn(check string) Check {
+	c, blind := o.blind()
+	var stops []cause
+	if !blind {
+		c, stops = o.judgeRules(check)
+	}
+	legacy := c.Verdict == OK && slices.Contains(o.Legacy.Value, "filter")
+	switch {
+	case (blind || legacy) && check != "input":
+		return notApplicable("see input") // said once
+	case blind, c.Verdict == NotApplicable:
+		return c
+	case legacy:
+		return Check{Verdict: Unknown, Seen: "not certain: " + c.Seen + ", but iptables-legacy has a table filter, which is not judged here"}
+	case c.Verdict == OK:
+		return c
+	}
+	var commands, comments []string
+	for _, s := range stops {
+		for _, f := range s.fix {
+			if strings.HasPrefix(f, "sudo nft insert") {
+				commands = add(commands, f)
+			} else {
+				comments = add(comments, f)
+			}
+		}
+	}
+	return c.because(o.whyOwn(check, stops), "").do(commands...).do(comments...)
+}
+
+func checkUFW(o *Observation) Check {
+	there := o.Ruleset.Value.UFW
+	if c, blind := o.blind(); blind && (o.UFW || there) {
+		return c
+	}
+	switch legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil; {
+	case !there && o.UFW && legacy:
+		return unknown("ufw is installed; its rules may be in iptables-legacy, and are not judged here")
+	case !there:
+		return notApplicable("ufw is off, or not installed")
+	}
+	c, stops := o.judgeRules("ufw")
+	switch c.Verdict {
+	case OK:
+		return ok("ufw is on, and lets %s pass", o.Iface)
+	case NotApplicable:
+		return c
+	}
+	var commands []string
+	for _, s := range stops {
+		in, out := text.Word(s.at.In), text.Word(s.at.Out)
+		switch {
+		case s.at.Hook == "forward":
+			commands = add(commands, fmt.Sprintf("sudo ufw route allow in on %s out on %s", in, out))
+		case s.at.Out != "":
+			commands = add(commands, "sudo ufw allow out on "+out)
+		default:
+			commands = add(commands, "sudo ufw allow in on "+in)
+		}
+	}
+	return c.because(whyFirewall+o.Iface+". ufw also sets rp_filter whenever it starts (/etc/ufw/sysctl.conf).", "").
+		do(commands...).do(`# in /etc/ufw/sysctl.conf: net/ipv4/conf/all/rp_filter=0`)
+}
+
+func checkFirewalld(o *Observation) Check {
+	there := o.Ruleset.Value.Firewalld || o.runs("firewalld")
+	switch c, blind := o.blind(); {
+	case o.Programs.Err != nil && !there:
+		return unseen("the processes", o.Programs.Err)
+	case !there:
+		return notApplicable("firewalld does not run")
+	case blind:
+		return c
+	case !o.Ruleset.Value.Firewalld:
+		return unknown("firewalld runs, and its table is not there: it may write by iptables, which is judged under input")
+	}
+	c, stops := o.judgeRules("firewalld")
+	switch c.Verdict {
+	case OK:
+		return ok("firewalld runs, and lets %s pass", o.Iface)
+	case NotApplicable:
+		return c
+	}
+	var commands []string
+	for _, s := range stops {
+		link := s.at.In
+		if link == "" {
+			link = s.at.Out
+		}
+		commands = add(commands, "sudo firewall-cmd --permanent --zone=trusted --add-interface="+text.Word(link))
+	}
+	if len(commands) > 0 {
+		commands = append(commands, "sudo firewall-cmd --reload")
+	}
+	return c.because(whyFirewall+o.Iface+". The default zone lets little in.", "").do(commands...)
+}
+
+// checkDirections judges what no rule of a firewall is to blame for: where the kernel sends
+// packets between Windows, Linux and containers, and their answers.
+func checkDirections(o *Observation) Check {
+	if c, blind := o.blind(); blind {
+		return c
+	}
+	// What they say comes first: this is what comes of it.
+	for _, c := range []check{
+		{"table-127", link, checkTable127}, {"gateway", link, checkGateway}, {"ip-rules", link, checkRules}, {"rp-filter", link, checkRPFilter},
+		{"route-localnet", link, checkRouteLocalnet}, {"service", shared, checkService}, {"table", shared, checkTable},
+	} {
+		if c.run(o).Verdict == Fault {
+			return notApplicable("see %s", c.name)
+		}
+	}
+	stops := o.causes(func(t trace.Trace) (trace.Hop, bool) {
+		h, stops := t.StoppedBy()
+		return h, stops && h.Kind != trace.InChain && h.Verdict != "none"
+	})
+	var seen []string
+	var do []string
+	var foreign []netwatch.Rule
+	for _, s := range stops {
+		if s.at.Kind == trace.Routed && s.at.Comment != "" {
+			s.why += ", by the ip rule " + s.at.Comment
+		}
+		seen = append(seen, s.String())
+		if r, is := o.Net.Value.foreign(s.at.Comment); is && s.at.Kind == trace.Routed && !slices.Contains(foreign, r) {
+			foreign = append(foreign, r)
+			do = slices.Concat(do, moved(r), o.Net.Value.removal(r))
+		}
+		for _, f := range s.fix {
+			if f != "sudo wslmirror doctor" {
+				do = add(do, f)
+			}
+		}
+		if len(do) == 0 {
+			do = append(do, lookAt(s.of))
+		}
+	}
+	if len(stops) > 0 {
+		c := fault("packets are lost: %s", strings.Join(seen, ", ")).do(do...)
+		if slices.ContainsFunc(stops, func(s cause) bool { return s.at.Kind == trace.Routed }) {
+			c = c.because("The exit node of a VPN, for example, or its ip rules take elsewhere what is for containers, or what they answer.", "")
+		}
+		return c
+	}
+	var unsure []trace.Question
+	why := ""
+	var lostIn []string
+	for _, w := range o.Ruleset.Value.Walks {
+		last := w.Traces[len(w.Traces)-1]
+		if _, chain := undecided(last); last.Verdict == trace.Unknown && !chain {
+			unsure, why = append(unsure, w.Question), last.Why
+		}
+		for _, t := range w.Traces {
+			if h, stops := t.StoppedBy(); stops && h.Kind == trace.InChain {
+				lostIn = add(lostIn, o.checkOf(h))
+			} else if h, is := undecided(t); is {
+				lostIn = add(lostIn, o.checkOf(h))
+			}
+		}
+	}
+	switch {
+	case len(lostIn) > 0:
+		return notApplicable("see %s", strings.Join(lostIn, ", "))
+	case len(unsure) > 0:
+		return unknown("not certain: %s (%s)", lost(unsure), why).do(lookAt(unsure))
+	case o.Ruleset.Value.Unfollowed > 0:
+		return unknown("not certain: there are so many rules and ports that %d packets more were not followed", o.Ruleset.Value.Unfollowed).
+			do("sudo wslmirror trace 8080   # follows those to one port")
+	}
+	return ok("packets come through both ways: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
+}
+
+// portsFollowed is how many ports of Linux were followed.
+func (o *Observation) portsFollowed() (n int) {
+	for _, w := range o.Ruleset.Value.Walks {
+		if w.From == trace.Windows && !w.Suppose {
+			n++
+		}
+	}
+	return n
+}
+
+// shortened is the first few items, and how many more there are.
+func shortened(items []string) string {
+	const most = 5
+	if len(items) <= most {
+		return strings.Join(items, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(items[:most], ", "), len(items)-most)
+}
