@@ -25,10 +25,6 @@ var parts = []part{
 	{"nft_chain_nat", "CONFIG_NFT_NAT", tryRule(nftables.ChainTypeNAT, counter())},
 	{"nft_masq", "CONFIG_NFT_MASQ", tryRule(nftables.ChainTypeNAT, []expr.Any{&expr.Masq{}})},
 	{"xt_addrtype", "CONFIG_NETFILTER_XT_MATCH_ADDRTYPE, CONFIG_NFT_COMPAT", tryRule(nftables.ChainTypeNAT, matchLocal())},
-	{"nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK", func(h *Host) error {
-		_, err := h.Net.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4)
-		return err
-	}},
 }
 
 func linkAttrs(name string) netlink.LinkAttrs {
