@@ -15,6 +15,16 @@ var (
 	ErrNoOwner    = errors.New("this kernel's nf_tables has no table ownership (Linux 5.12)")
 )
 
+// TooOld is ErrNoOwner if a kernel of that release (uname -r) has no table ownership. It
+// is for those who may not ask the kernel, as Check does.
+func TooOld(release string) error {
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n == 2 && (major < 5 || major == 5 && minor < 12) {
+		return ErrNoOwner
+	}
+	return nil
+}
+
 // Check finds out whether the kernel and this process's rights allow what this
 // package does. The error is one of the above where it is known why they don't.
 // It leaves nothing behind.

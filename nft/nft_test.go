@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -343,14 +344,26 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-// This kernel has what closed ports need, and one that has not is no error.
-func TestCanRefuse(t *testing.T) {
+func TestTooOld(t *testing.T) {
+	for release, old := range map[string]bool{
+		"4.19.128-microsoft-standard": true, "5.10.102.1-microsoft-standard-WSL2": true, "5.11.0": true,
+		"5.12.0": false, "5.15.167.4-microsoft-standard-WSL2": false, "6.6.87.2-microsoft-standard-WSL2": false,
+		"10.0": false, "?": false, "": false,
+	} {
+		if got := TooOld(release) != nil; got != old {
+			t.Errorf("%q: too old %v", release, got)
+		}
+	}
+}
+
+// This kernel lacks nothing, and to find that out leaves nothing behind.
+func TestLacksNothing(t *testing.T) {
 	h, index := host(t)
 	owner := install(t, h, mirror(index))
 	before := read(t, h)
 	in(t, h, func() error {
-		if can, err := owner.CanRefuse(); err != nil || !can {
-			return fmt.Errorf("%v, %w", can, err)
+		if lacking, err := owner.Lacking(); err != nil || lacking != (Features{}) {
+			return fmt.Errorf("lacks %+v, %w", lacking, err)
 		}
 		return nil
 	})
@@ -360,22 +373,50 @@ func TestCanRefuse(t *testing.T) {
 	if out, err := h.Run("nft", "list", "table", TableFamily, TableName+"-check"); err == nil {
 		t.Errorf("leaves %s", out)
 	}
-	for errno, fails := range map[unix.Errno]bool{unix.ENOENT: false, unix.EOPNOTSUPP: false, unix.EPERM: true, unix.ENOMEM: true} {
-		answered := false
-		kernel := func(req []mdl.Message) ([]mdl.Message, error) {
-			if len(req) > 0 || answered {
-				return nil, nil
+}
+
+// Kernels that lack an expression, and such that have other troubles.
+func TestLacking(t *testing.T) {
+	all := Features{Repair: true, Direct: true, Refuse: true, ToWindows: true}
+	tests := map[string]struct {
+		expression string // that the kernel refuses
+		errno      unix.Errno
+		lacking    Features
+		err        error
+	}{
+		"no nft_ct":            {"ct", unix.ENOENT, all, nil},
+		"no nft_masq":          {"masq", unix.ENOENT, Features{Repair: true, Direct: true}, nil},
+		"no nft_reject":        {"reject", unix.ENOENT, Features{Refuse: true}, nil},
+		"no conntrack timeout": {"objref", unix.EOPNOTSUPP, Features{Refuse: true}, nil},
+		"no nft_nat":           {"nat", unix.ENOENT, all, ErrNoNAT},
+		"no memory":            {"masq", unix.ENOMEM, Features{}, unix.ENOMEM},
+		"no right":             {"payload", unix.EPERM, Features{}, unix.EPERM},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			refused := false
+			kernel := func(req []mdl.Message) ([]mdl.Message, error) {
+				for _, m := range req {
+					// NFTA_EXPR_NAME is attribute 1.
+					named := binary.NativeEndian.AppendUint16(nil, uint16(4+len(test.expression)+1))
+					named = append(binary.NativeEndian.AppendUint16(named, unix.NFTA_EXPR_NAME), test.expression+"\x00"...)
+					refused = refused || bytes.Contains(m.Data, named)
+				}
+				if len(req) > 0 || !refused {
+					return nil, nil
+				}
+				refused = false // an answer is given once
+				return nil, &mdl.OpError{Op: "receive", Err: test.errno}
 			}
-			answered = true
-			return nil, &mdl.OpError{Op: "receive", Err: errno}
-		}
-		conn, sock, err := dial(nftables.WithTestDial(kernel))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if can, err := (&TableOwner{conn: conn, sock: sock}).CanRefuse(); can || (err != nil) != fails {
-			t.Errorf("%v: %v, %v", errno, can, err)
-		}
+			conn, sock, err := dial(nftables.WithTestDial(kernel))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lacking, err := (&TableOwner{conn: conn, sock: sock}).Lacking()
+			if lacking != test.lacking || !errors.Is(err, test.err) {
+				t.Errorf("lacks %+v, %v", lacking, err)
+			}
+		})
 	}
 }
 

@@ -111,27 +111,6 @@ func (o *TableOwner) add(table *nftables.Table, t Table, serving func() []uint16
 	return nil
 }
 
-// CanRefuse reports whether this kernel has what closed ports need to refuse: nft_reject
-// and timeouts of conntrack (CONFIG_NF_CONNTRACK_TIMEOUT), which WSL's kernels have since
-// 6.6. It makes a table in one transaction and removes it again, so nobody sees it.
-func (o *TableOwner) CanRefuse() (bool, error) {
-	probe := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
-	if err := o.add(probe, Spec{Index: 1, Refuse: true}.Table(), nil); err != nil {
-		return false, err
-	}
-	o.conn.DelTable(probe)
-	err := within(o.sock, installTimeout, o.conn.Flush)
-	for _, lacking := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL} {
-		if errors.Is(err, lacking) {
-			return false, nil
-		}
-	}
-	if err != nil {
-		return false, fmt.Errorf("find out whether closed ports can refuse: %w", err)
-	}
-	return true, nil
-}
-
 func (o *TableOwner) addChain(table *nftables.Table, c ruleset.Chain) {
 	policy := nftables.ChainPolicyAccept
 	chain := o.conn.AddChain(&nftables.Chain{

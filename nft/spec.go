@@ -10,7 +10,8 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A Spec says what our table is for. Table makes it.
+// A Spec says what our table is for. Table makes it. Not every kernel takes all of it:
+// see Features.
 type Spec struct {
 	// Index is the link on which the packets from Windows arrive.
 	Index int
@@ -29,7 +30,7 @@ type Spec struct {
 	// 127.0.0.1: the repair is for them too.
 	Own []netip.Addr
 	// Refuse has closed ports of 127.0.0.1 refuse Linux's clients, and those of Windows
-	// containers too. It needs a kernel that can: see TableOwner.CanRefuse.
+	// containers too.
 	Refuse bool
 	// ToWindows lets containers reach servers on Windows' 127.0.0.1. If it is nil,
 	// none ever does.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,8 +28,10 @@ type surroundings struct {
 	elsewhere bool
 	// now is the time, zero where nobody should read how long ago something was.
 	now time.Time
-	// unit is what systemd says of the service, where no daemon runs.
-	unit systemd.UnitState
+	// unit is what systemd says of the service, where no daemon runs, and tooOld why none
+	// can, by the kernel's release.
+	unit   systemd.UnitState
+	tooOld string
 }
 
 // lookAround finds out where the state s is seen. It may run wslinfo, which is a program
@@ -129,6 +132,13 @@ const (
   Correct WSLMIRROR_OPTS in /etc/default/wslmirror, and then:
       sudo systemctl restart wslmirror
 `
+	adviceDegraded = `  Not all is served, because %REASONS%. Once that is loaded, the next look of
+  wslmirror finds it, and 'wslmirror status' causes one:
+`
+	adviceKernel = `  wslmirror does not run on this kernel. For a newer one:
+      wsl.exe --update
+      wsl.exe --shutdown
+`
 	adviceElsewhere = `  The daemon sees %LINK%, but here there is none: this command runs in another
   network namespace than the daemon.
 `
@@ -139,12 +149,16 @@ func advice(s status.Snapshot, here surroundings) string {
 	switch {
 	case s.State == status.Active && !here.link:
 		return strings.ReplaceAll(adviceElsewhere, "%LINK%", text.Line(s.Interface.Name))
+	case s.State == status.Active && len(s.Degraded) > 0:
+		return degradedAdvice(s.Degraded)
 	case s.State == status.Active:
 		return ""
 	case s.State == status.Error:
 		return adviceError
 	case s.State == status.Standby:
 		return adviceStandby
+	case s.State == status.Stopped && here.tooOld != "":
+		return adviceKernel
 	case s.State == status.Stopped && badOptions(here.unit):
 		return adviceOptions
 	case s.State == status.Stopped && trouble(here.unit) != "":
@@ -173,4 +187,20 @@ func advice(s status.Snapshot, here surroundings) string {
 		return strings.ReplaceAll(adviceOther, "%MODE%", "probably none that shares localhost")
 	}
 	return strings.ReplaceAll(adviceOther, "%MODE%", text.Line(here.mode))
+}
+
+// degradedAdvice says what the kernel lacks, and how to get it.
+func degradedAdvice(lacks []status.Lack) string {
+	var reasons, commands []string
+	for _, l := range lacks {
+		if reason := text.Line(l.Reason); !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
+		for line := range strings.Lines(l.Do) {
+			if line = "      " + text.Line(strings.TrimSuffix(line, "\n")) + "\n"; !slices.Contains(commands, line) {
+				commands = append(commands, line)
+			}
+		}
+	}
+	return strings.Replace(adviceDegraded, "%REASONS%", strings.Join(reasons, "; "), 1) + strings.Join(commands, "")
 }

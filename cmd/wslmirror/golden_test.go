@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/internal/windows"
+	"github.com/wslmirror/wslmirror/nft"
 )
 
 var update = flag.Bool("update", false, "write the recorded outputs in testdata anew")
@@ -105,6 +107,15 @@ func statusOutputs(t *testing.T) (list []output) {
 		proxy.Reason = "forwarding is off (net.ipv4.ip_forward)"
 		s.Ports = []status.Port{direct, proxy}
 	})
+	add("active, on a kernel without nft_ct and nf_conntrack_netlink", func(s *status.Snapshot, _ *surroundings) {
+		const reason = "this kernel lacks nft_ct or nft_masq"
+		s.State, s.Directions = status.Active, slices.Clone(s.Directions)
+		s.Directions[1] = status.Direction{Name: status.FromLinux, Reason: reason}
+		s.Degraded = []status.Lack{
+			{What: "localhost from Linux", Reason: reason, Do: "sudo modprobe -a nft_ct nft_masq\nwsl.exe --update   # if there is no such module"},
+			{What: "flows that began before", Reason: "this kernel lacks nf_conntrack_netlink", Do: "sudo modprobe -a nf_conntrack_netlink\nwsl.exe --update   # if there is no such module"},
+		}
+	})
 	add("waiting: the mode is NAT", func(s *status.Snapshot, at *surroundings) {
 		s.Directions = nil
 		idle(status.Waiting, s)
@@ -120,6 +131,10 @@ func statusOutputs(t *testing.T) (list []output) {
 	add("standby", func(s *status.Snapshot, _ *surroundings) { s.Directions = nil; idle(status.Standby, s) })
 	add("stopped", func(s *status.Snapshot, at *surroundings) {
 		*s = status.Snapshot{State: status.Stopped, Interface: s.Interface, Mode: s.Mode, Path: s.Path, Version: s.Version}
+	})
+	add("stopped: the kernel is too old", func(s *status.Snapshot, at *surroundings) {
+		at.tooOld = nft.ErrNoOwner.Error() + "; this one is Linux 5.10.102.1-microsoft-standard-WSL2"
+		*s = status.Snapshot{State: status.Stopped, Reason: at.tooOld, Interface: s.Interface, Mode: s.Mode, Path: s.Path, Version: s.Version}
 	})
 	add("stopped: another distribution's daemon serves", func(s *status.Snapshot, at *surroundings) {
 		*s = status.Snapshot{State: status.Stopped, Reason: servedReason, Interface: s.Interface, Mode: s.Mode, Path: s.Path, Version: s.Version}

@@ -227,6 +227,14 @@ func explain(err error) error {
 	return err
 }
 
+// tooOld says why no daemon runs on this kernel, "" if one can.
+func tooOld() string {
+	if err := nft.TooOld(windows.KernelRelease()); err != nil {
+		return err.Error() + "; this one is Linux " + windows.KernelRelease()
+	}
+	return ""
+}
+
 // A publisher tells the world how the daemon is: systemd, and the users by the
 // files in the runtime directory.
 type publisher struct {

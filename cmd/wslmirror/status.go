@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -63,7 +64,8 @@ func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) 
 	if s.State == status.Stopped {
 		// Without an answer of systemd, stopped is all there is to say.
 		here.unit, _ = readService(context.Background(), dir)
-		s.Reason = trouble(here.unit)
+		here.tooOld = tooOld()
+		s.Reason = cmp.Or(here.tooOld, trouble(here.unit))
 		if here.elsewhere = servedElsewhere(); here.elsewhere && s.Reason == "" {
 			s.Reason = servedReason
 		}

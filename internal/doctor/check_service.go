@@ -22,6 +22,34 @@ func (o *Observation) start() []string {
 	return []string{"sudo wslmirror run   # or turn systemd on: [boot] systemd=true in /etc/wsl.conf"}
 }
 
+// tooOld is why no daemon runs on this kernel, nil if one can.
+func (o *Observation) tooOld() error { return nft.TooOld(o.Guest.Release) }
+
+// checkKernel judges what the kernel has of what wslmirror needs. What it lacks of that
+// the daemon finds out.
+func checkKernel(o *Observation) Check {
+	if err := o.tooOld(); err != nil {
+		return fault("%v; this one is Linux %s", err, o.Guest.Release).
+			because("wslmirror does not run on it.", "").
+			do("wsl.exe --update   # or name a newer one where .wslconfig has kernel=", restart)
+	}
+	if o.Status.Err != nil || o.Status.Value.State != status.Active {
+		return ok("Linux %s is new enough", o.Guest.Release)
+	}
+	var lacks, reasons, commands []string
+	for _, l := range o.Status.Value.Degraded {
+		lacks, reasons = append(lacks, l.What), add(reasons, l.Reason)
+		for line := range strings.Lines(l.Do) {
+			commands = add(commands, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if len(lacks) > 0 {
+		return warning("it lacks what these need: %s", strings.Join(lacks, ", ")).
+			because(strings.Join(reasons, "; ")+". wslmirror leaves them out, and does the rest.", "").do(commands...)
+	}
+	return ok("Linux %s has all that wslmirror uses", o.Guest.Release)
+}
+
 func checkService(o *Observation) Check {
 	if o.Status.Err != nil {
 		return unseen("the state of the daemon", o.Status.Err).do("journalctl -u wslmirror -e")
@@ -46,6 +74,9 @@ func checkService(o *Observation) Check {
 		return fault("it fails: %s", s.Reason).
 			because("As long as it does, what containers publish may not answer on localhost.", "").
 			do("journalctl -u wslmirror -e", "sudo systemctl restart wslmirror")
+	}
+	if o.tooOld() != nil {
+		return notApplicable("none can run on this kernel")
 	}
 	if trouble := o.Service.Value.Trouble; trouble != "" {
 		if o.active() {
@@ -102,6 +133,9 @@ func checkTable(o *Observation) Check {
 	}
 	for _, r := range o.Ruleset.Value.Present {
 		left = append(left, "a rule for "+r.String())
+	}
+	if o.Status.Err == nil && o.Status.Value.State == status.Error {
+		return notApplicable("a daemon runs, and could not install table %s", name)
 	}
 	if len(left) > 0 && !o.active() {
 		return warning("no daemon runs, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")

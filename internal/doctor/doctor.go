@@ -157,6 +157,7 @@ var checks = []check{
 	{"wsl-chains", mirrors, checkWSLChains},
 	{"port-range", mirrors, checkPortRange},
 	{"port-headroom", nothing, checkHeadroom},
+	{"kernel", shared, checkKernel},
 	{"service", shared, checkService},
 	{"table", shared, checkTable},
 	{"gist-chain", nothing, checkGist},

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/lab/notify"
+	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
 // A tap sits between the daemon and the kernel, at the only place where all meet:
@@ -34,6 +36,8 @@ type tap struct {
 	seen  []string // all calls, in their order
 	fault func(n int, call string) unix.Errno
 	hit   []string // the calls that were made to fail, with their errors
+	// absent are expressions of nftables that the kernel is not to know.
+	absent []string
 
 	holding sync.WaitGroup
 }
@@ -149,6 +153,9 @@ func (p *tap) answer() error {
 	r, wait := notify.Answer{ID: n.ID, Flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}, time.Duration(0)
 	if call := p.describe(&n); call != "" {
 		p.mu.Lock()
+		if strings.Contains(call, batch) {
+			p.hide(&n)
+		}
 		p.seen = append(p.seen, call)
 		if p.fault != nil {
 			switch errno := p.fault(len(p.seen)-1, call); {
@@ -300,6 +307,28 @@ func (p *tap) spoil(n *notify.Call) bool {
 	}
 	at, _ := p.message(n)
 	return p.copy(at+4, binary.NativeEndian.AppendUint16(nil, 0x7ff0), unix.ProcessVMWritev)
+}
+
+// hide renames the absent expressions in a change of the ruleset. So the kernel looks
+// for a module that nobody has, and answers as one that lacks theirs.
+func (p *tap) hide(n *notify.Call) {
+	at, size := p.message(n)
+	b := make([]byte, size)
+	if len(p.absent) == 0 || !p.copy(at, b, unix.ProcessVMReadv) {
+		return
+	}
+	for _, name := range p.absent {
+		b = bytes.ReplaceAll(b, nlconn.AppendText(nil, unix.NFTA_EXPR_NAME, name),
+			nlconn.AppendText(nil, unix.NFTA_EXPR_NAME, strings.Repeat("z", len(name))))
+	}
+	p.copy(at, b, unix.ProcessVMWritev)
+}
+
+// setAbsent has the kernel know all expressions of nftables but these.
+func (p *tap) setAbsent(expressions ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.absent = expressions
 }
 
 // copy copies between the program's memory and ours.

@@ -68,7 +68,7 @@ func New(opts Options) (*Bench, error) {
 	}
 	b := &Bench{mode: opts.Mode, ports: opts.Ports}
 	if err := b.build(opts); err != nil {
-		return nil, errors.Join(fmt.Errorf("build bench: %w", err), b.Close())
+		return nil, errors.Join(explain(fmt.Errorf("build bench: %w", err)), b.Close())
 	}
 	return b, nil
 }
@@ -82,6 +82,9 @@ func (b *Bench) build(opts Options) error {
 		return err
 	}
 	if b.LAN, err = b.addHost("LAN"); err != nil {
+		return err
+	}
+	if err := errors.Join(route(b.Windows, windowsNIC), route(b.LAN, eth0)); err != nil {
 		return err
 	}
 	if err := b.setPorts(); err != nil { // which the tracker must know

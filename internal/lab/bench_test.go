@@ -113,7 +113,7 @@ func TestLevelLAN(t *testing.T) {
 	}
 	meets := func(h *lab.Host, names ...string) string {
 		t.Helper()
-		chain, err := h.Run("nft", "--stateless", "list", "chain", "netdev", "mirror", "ingress")
+		chain, err := h.Run("nft", "--stateless", "list", "chain", "ip", "mirror", "ingress")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +123,7 @@ func TestLevelLAN(t *testing.T) {
 		}
 		return strings.NewReplacer(names...).Replace(chain + rules)
 	}
-	lan := meets(b.LAN, "eth0", "vEthernet", "0xc0000201", "0x7f000001", "\t\t@nh,128,32 0xc0000202 goto hairpin\n", "")
+	lan := meets(b.LAN, "eth0", "vEthernet", "192.0.2.1", "127.0.0.1", "\t\tip daddr 192.0.2.2 goto hairpin\n", "")
 	if windows := meets(b.Windows); lan != windows {
 		t.Errorf("to Windows\n%s\nto the LAN\n%s", windows, lan)
 	}

@@ -80,7 +80,8 @@ func hostAt(name string, ns netns.NsHandle) (*Host, error) {
 		open:       map[io.Closer]struct{}{},
 	}
 	var err error
-	if h.Net, err = netlink.NewHandleAt(ns); err != nil {
+	// Not for all that the library knows: no kernel of WSL before 6.18 has xfrm.
+	if h.Net, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	return h, nil

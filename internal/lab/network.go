@@ -57,10 +57,10 @@ func (b *Bench) addLANChain(ofWindows bool) error {
 	if err != nil {
 		return fmt.Errorf("open nftables of the LAN: %w", err)
 	}
-	ingress, err := addHairpin(c, b.LAN, eth0)
-	if err != nil {
+	if err := leaveMarked(b.LAN, eth0, wslAddr.Addr(), backTable, eth0MAC); err != nil {
 		return err
 	}
+	ingress := addHairpin(c, eth0)
 	if ofWindows {
 		if _, err := b.addOwnership(c, ingress, lanAddr.Addr(), gotoHairpin); err != nil {
 			return err

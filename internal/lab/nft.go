@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,12 +75,9 @@ func matchPort(port uint16) []expr.Any {
 	}
 }
 
-// matchLocal is "fib daddr type local".
+// matchLocal is "-m addrtype --dst-type LOCAL" of iptables, as Docker has it.
 func matchLocal() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
-	}
+	return []expr.Any{&expr.Match{Name: "addrtype", Rev: 1, Info: &xt.AddrTypeV1{Dest: 1 << unix.RTN_LOCAL}}}
 }
 
 func counter() []expr.Any { return []expr.Any{&expr.Counter{}} }

@@ -20,7 +20,7 @@ const (
 
 // connectShared gives Windows the address that it shares with WSL.
 func (b *Bench) connectShared() error {
-	if err := connect(b.Windows, sharedNIC, gatewayMAC, b.LAN, sharedPort, nil); err != nil {
+	if err := connect(b.Windows, sharedNIC, gatewayMAC, b.LAN, sharedPort, eth0MAC); err != nil {
 		return err
 	}
 	port, err := b.LAN.Net.LinkByName(sharedPort)
@@ -29,6 +29,17 @@ func (b *Bench) connectShared() error {
 	}
 	if err != nil {
 		return fmt.Errorf("set up %s of the LAN: %w", sharedPort, err)
+	}
+	if err := routeMark(b.LAN, switchMark, switchTable); err != nil {
+		return err
+	}
+	if err := leaveMarked(b.LAN, sharedPort, wslAddr.Addr(), switchTable, gatewayMAC); err != nil {
+		return err
+	}
+	for h, dev := range map[*Host]string{b.LAN: sharedPort, b.Windows: sharedNIC} {
+		if err := dropUnrouted(h, dev); err != nil {
+			return err
+		}
 	}
 	if err := addAddress(b.Windows, sharedNIC, single(wslAddr.Addr())); err != nil {
 		return err
@@ -42,16 +53,14 @@ func (b *Bench) connectShared() error {
 // addSharedChains has the LAN's end of eth0 hand to Windows what is for the shared
 // address and not for a port of Linux, which is sent back as without this:
 //
-//	table netdev shared {
+//	table ip shared {
 //	  chain ingress {
-//	    type filter hook ingress device "eth0" priority filter - 1
+//	    type filter hook prerouting priority raw + 1
+//	    iifname "windows" ip daddr 192.0.2.2 meta mark set 1 accept
+//	    iifname != "eth0" accept
 //	    ip daddr 192.0.2.2 th dport 60700-60999 accept
 //	    ip daddr 192.0.2.2 meta l4proto . th dport @linux accept
-//	    ip daddr 192.0.2.2 dup to "windows" drop
-//	  }
-//	  chain windows {
-//	    type filter hook ingress device "windows" priority filter
-//	    ip daddr 192.0.2.2 dup to "eth0" drop
+//	    ip daddr 192.0.2.2 meta mark set 2
 //	  }
 //	}
 //
@@ -64,37 +73,20 @@ func (b *Bench) addSharedChains() (linuxPorts, error) {
 	if err != nil {
 		return linuxPorts{}, fmt.Errorf("open nftables of the LAN: %w", err)
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: sharedTable}
+	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: sharedTable}
 	c.AddTable(table)
 	c.DelTable(table)
 	c.AddTable(table)
 	toShared := matchAddr(daddr, expr.CmpOpEq, single(wslAddr.Addr()))
-	accept := nftables.ChainPolicyAccept
-	// hand has what arrives on a device for the address leave through the other.
-	hand := func(name, from, to string) (*nftables.Chain, [][]expr.Any, error) {
-		link, err := b.LAN.Net.LinkByName(to)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s of the LAN: %w", to, err)
-		}
-		return c.AddChain(&nftables.Chain{
-			Name: name, Table: table, Type: nftables.ChainTypeFilter, Device: from, Hooknum: nftables.ChainHookIngress,
-			Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityFilter - 1), Policy: &accept,
-		}), [][]expr.Any{toShared, sendBy(link)}, nil
-	}
-	ingress, rule, err := hand("ingress", eth0, sharedPort)
+	ingress := addIngress(c, table, 1)
+	addRules(c, ingress,
+		[][]expr.Any{match(expr.MetaKeyIIFNAME, ifname(sharedPort)), toShared, setMark(backMark), accept},
+		[][]expr.Any{matchNot(expr.MetaKeyIIFNAME, ifname(eth0)), accept})
+	set, err := b.addOwnership(c, ingress, wslAddr.Addr(), accept)
 	if err != nil {
 		return linuxPorts{}, err
 	}
-	set, err := b.addOwnership(c, ingress, wslAddr.Addr(), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})
-	if err != nil {
-		return linuxPorts{}, err
-	}
-	addRules(c, ingress, rule)
-	windows, rule, err := hand("windows", sharedPort, eth0)
-	if err != nil {
-		return linuxPorts{}, err
-	}
-	addRules(c, windows, rule)
+	addRules(c, ingress, [][]expr.Any{toShared, setMark(switchMark)})
 	if err := c.Flush(); err != nil {
 		return linuxPorts{}, fmt.Errorf("add the chains of the shared address: %w", err)
 	}
@@ -111,7 +103,7 @@ func (b *Bench) disconnectShared() error {
 	if err != nil {
 		return fmt.Errorf("open nftables of the LAN: %w", err)
 	}
-	c.DelTable(&nftables.Table{Family: nftables.TableFamilyNetdev, Name: sharedTable})
+	c.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: sharedTable})
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the chains of the shared address: %w", err)
 	}

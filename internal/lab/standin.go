@@ -43,7 +43,7 @@ func (b *Bench) StartStandIn() (*StandIn, error) {
 	}
 	s := &StandIn{Container: container, Addr: containerAddr.Addr(), bench: b, wsl: b.WSL}
 	if err := s.start(); err != nil {
-		return nil, fmt.Errorf("start the stand-in engine: %w", err)
+		return nil, explain(fmt.Errorf("start the stand-in engine: %w", err))
 	}
 	return s, nil
 }

@@ -92,11 +92,17 @@ func Tree() (string, error) { return bookworm.dir() }
 func (t tree) dir() (string, error) {
 	recipe := strings.Join(slices.Concat([]string{t.suite}, t.packages, commonSteps, t.steps), "\n")
 	name := fmt.Sprintf("%s-%x", t.suite, sha256.Sum256([]byte(recipe)))[:len(t.suite)+13]
+	return Cached(name, t.build)
+}
+
+// Cached returns a folder of what is built once for every bench of the machine. If it is
+// not there yet, build fills it first.
+func Cached(name string, build func(dir string) error) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	return cached(cache, name, t.build)
+	return cached(cache, name, build)
 }
 
 // cacheDir returns the folder of what is built once for every bench of the
@@ -166,7 +172,7 @@ func (t tree) build(dir string) error {
 	for _, step := range slices.Concat(commonSteps, t.steps) {
 		args = append(args, "--customize-hook="+step)
 	}
-	args = append(append(args, t.suite, dir), t.aptSources()...)
+	args = append(append(args, t.suite, dir), AptSources(t.suite)...)
 	fmt.Fprintf(os.Stderr, "lab: building a Debian %s tree in %s, once, in about half a minute\n", t.suite, dir)
 	// In namespaces of its own the build cannot outlive us, nor leave the
 	// machine's /dev mounted in a folder that cached is about to remove.
@@ -185,10 +191,10 @@ func (t tree) build(dir string) error {
 	return nil
 }
 
-// aptSources returns lines for the tree's suite from where this machine has its
+// AptSources returns lines for a suite of Debian from where this machine has its
 // own Debian packages, because that is what it can reach. None, on another
 // system, makes mmdebstrap use Debian's own.
-func (t tree) aptSources() []string {
+func AptSources(suite string) []string {
 	// Origin is known once the machine has run apt-get update.
 	out, err := exec.Command("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)",
 		"Created-By: Packages", "Origin: Debian", "Component: main").Output()
@@ -202,7 +208,7 @@ func (t tree) aptSources() []string {
 		if !slices.Contains([]string{"", "updates", "security"}, pocket) {
 			continue
 		}
-		source := fmt.Sprintf("deb %s %s main", uri, strings.TrimSuffix(t.suite+"-"+pocket, "-"))
+		source := fmt.Sprintf("deb %s %s main", uri, strings.TrimSuffix(suite+"-"+pocket, "-"))
 		if !slices.Contains(sources, source) {
 			sources = append(sources, source)
 		}

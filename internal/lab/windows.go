@@ -9,9 +9,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab/tracker"
@@ -31,13 +29,14 @@ const (
 // somebody there has bound it, or if it is in the block of source ports.
 // Then Windows sends the packet back to where it came from:
 //
-//	table netdev mirror {
+//	table ip mirror {
 //	  chain ingress {
-//	    type filter hook ingress device "vEthernet" priority filter
+//	    type filter hook prerouting priority raw
+//	    iifname != "vEthernet" accept
 //	    ip daddr 127.0.0.1 th dport 60700-60999 goto hairpin
 //	    ip daddr 127.0.0.1 meta l4proto . th dport @linux goto hairpin
 //	  }
-//	  chain hairpin { counter; swap the MAC addresses; dup to "vEthernet"; drop }
+//	  chain hairpin { counter; meta mark set 1 }
 //	}
 //
 // The rest is Windows' own.
@@ -91,10 +90,10 @@ func newOwner(b *Bench, track *tracker.Options) (*owner, error) {
 func (o *owner) install() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	ingress, err := addHairpin(o.windows, o.bench.Windows, windowsNIC)
-	if err != nil {
+	if err := leaveMarked(o.bench.Windows, windowsNIC, localhost, backTable, o.bench.loopback0MAC()); err != nil {
 		return err
 	}
+	ingress := addHairpin(o.windows, windowsNIC)
 	set, err := o.bench.addOwnership(o.windows, ingress, localhost, gotoHairpin)
 	if err != nil {
 		return err
@@ -204,48 +203,6 @@ func (o *owner) close() error {
 	return errors.Join(o.windows.CloseLasting(), o.ports.close())
 }
 
-// addHairpin gives dev of h a table with two chains, both new: ingress, to
-// which the caller adds what is to be sent back, and hairpin, which sends it.
-// Nothing is done before c.Flush.
-func addHairpin(c *nftables.Conn, h *Host, dev string) (ingress *nftables.Chain, err error) {
-	link, err := h.Net.LinkByName(dev)
-	if err != nil {
-		return nil, fmt.Errorf("%s of %s: %w", dev, h.Name, err)
-	}
-	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: mirrorTable}
-	c.AddTable(table)
-	c.DelTable(table)
-	c.AddTable(table)
-	hairpin := c.AddChain(&nftables.Chain{Name: hairpinChain, Table: table})
-	addRules(c, hairpin, [][]expr.Any{counter(), swapMACs, sendBy(link)})
-	accept := nftables.ChainPolicyAccept
-	return c.AddChain(&nftables.Chain{
-		Name: "ingress", Table: table, Type: nftables.ChainTypeFilter, Device: dev,
-		Hooknum: nftables.ChainHookIngress, Priority: nftables.ChainPriorityFilter, Policy: &accept,
-	}), nil
-}
-
-var (
-	gotoHairpin = []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: hairpinChain}}
-
-	swapMACs = []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
-		&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
-		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 0, Len: 6},
-		&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 2, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
-	}
-)
-
-// sendBy is what "fwd to DEVICE" does, for which the library has no expression: dup
-// and drop.
-func sendBy(link netlink.Link) []expr.Any {
-	return []expr.Any{
-		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(uint32(link.Attrs().Index))},
-		&expr.Dup{RegDev: 1, IsRegDevSet: true},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
-}
-
 // Returned is the number of packets that Windows has sent back to Linux since
 // loopback0 was added last.
 func (b *Bench) Returned() (packets uint64, err error) {
@@ -253,7 +210,7 @@ func (b *Bench) Returned() (packets uint64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("open nftables of Windows: %w", err)
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: mirrorTable}
+	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: mirrorTable}
 	rules, err := c.GetRules(table, &nftables.Chain{Name: hairpinChain, Table: table})
 	if err != nil {
 		return 0, fmt.Errorf("read the counter of Windows: %w", err)

@@ -35,8 +35,8 @@ type Observed struct {
 	Settling  bool
 
 	Mode netwatch.Mode
-	// CanRefuse says that the kernel has what closed ports need to refuse.
-	CanRefuse bool
+	// Lacks is what the kernel does not take of what a policy may want.
+	Lacks nft.Features
 	// SourcePorts are the first and last port that WSL has reserved in Windows for
 	// connections of Linux, by its own rules; 0 where there is no such rule.
 	SourcePorts [2]uint16
@@ -104,21 +104,23 @@ func decide(o Observed, p Policy) Desired {
 		d.State = status.Waiting
 		return d
 	}
-	d := Desired{State: status.Active, ReplyRule: p.Repair, Remove: o.Foreign.Present}
+	d := Desired{State: status.Active, ReplyRule: p.Repair && !o.Lacks.Repair, Remove: o.Foreign.Present}
 	spec := nft.Spec{Index: o.Host.Index, EngineServed: o.Rules.EngineServed, Guarded: guarded(o), Except: p.Except}
 	if p.Repair {
 		d.Add, d.Remove = foreign(o, p)
 		d.Restore, d.Wait = o.Lost, o.Settling
+		// In consomme Windows' refusal is not known to get lost.
+		spec.Refuse = o.Mode.Mirrors() && !o.Lacks.Refuse
+	}
+	if p.Repair && !o.Lacks.Repair {
 		spec.Repair, spec.Own = true, o.Own
 		spec.Replies = p.Direct || replies(o)
-		// In consomme Windows' refusal is not known to get lost.
-		spec.Refuse = o.Mode.Mirrors() && o.CanRefuse
 	}
 	var needed []netwatch.Link
-	if p.Direct {
+	if p.Direct && !o.Lacks.Direct {
 		spec.Direct, needed = direct(o, p)
 	}
-	if !p.ToWindows.Empty() {
+	if !p.ToWindows.Empty() && !o.Lacks.ToWindows {
 		var bridges []netwatch.Link
 		spec.ToWindows, bridges = toWindows(o, p)
 		needed = append(needed, bridges...)

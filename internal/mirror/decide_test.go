@@ -303,7 +303,7 @@ func TestDecideComesToRest(t *testing.T) {
 			p.Except = ruleset.PortSet(ruleset.Port{Proto: 6, Number: 8081})
 		}
 		if o.Mode = []netwatch.Mode{netwatch.Mirrored, netwatch.Consomme}[r.IntN(2)]; maybe() {
-			o.CanRefuse = maybe()
+			o.Lacks = nft.Features{Repair: maybe(), Direct: maybe(), Refuse: maybe(), ToWindows: maybe()}
 			o.SourcePorts = [2]uint16{60700, 60999}
 		}
 		exposed := func() (list []string) {

@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"cmp"
+
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -35,9 +37,10 @@ func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []st
 	}
 	return []status.Direction{
 		direction(status.FromWindows, "", counted.Windows),
-		direction(status.FromLinux, repair(""), counted.Linux),
+		direction(status.FromLinux, repair(when(obs.Lacks.Repair, lacksRepair)), counted.Linux),
 		direction(status.ClosedPorts, repair(whyNotRefuse(obs)), counted.Refused),
-		direction(status.OwnAddress, repair(when(len(obs.Own) == 0, "only with hostAddressLoopback in mirrored mode")), counted.Own),
+		direction(status.OwnAddress, repair(cmp.Or(
+			when(len(obs.Own) == 0, "only with hostAddressLoopback in mirrored mode"), when(obs.Lacks.Repair, lacksRepair))), counted.Own),
 		containers,
 	}
 }
@@ -47,8 +50,8 @@ func whyNotRefuse(obs Observed) string {
 	switch {
 	case !obs.Mode.Mirrors():
 		return "outside the mirrored mode they are not known to hang"
-	case !obs.CanRefuse:
-		return "this kernel lacks nft_reject or CONFIG_NF_CONNTRACK_TIMEOUT, which WSL's have since 6.6"
+	case obs.Lacks.Refuse:
+		return lacksRefuse
 	}
 	return ""
 }
@@ -59,6 +62,8 @@ func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
 	switch {
 	case p.ToWindows.Empty():
 		return status.NoPorts
+	case obs.Lacks.ToWindows:
+		return lacksToWindows
 	case last == 0:
 		return "the source ports that Windows expects are not known: WSL's chain WSLPOSTROUTING is gone"
 	case ports.Empty():

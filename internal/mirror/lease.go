@@ -2,8 +2,8 @@ package mirror
 
 import (
 	"errors"
-	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,24 +21,48 @@ type lease struct {
 	serving func() []uint16 // see nft.TableOwner
 
 	owner  *nft.TableOwner // nil until it is needed, and when it was closed
-	refuse bool            // the kernel can: see nft.TableOwner.CanRefuse
-	beacon *beacon         // nil while we do not serve
-	watch  *beaconWatch    // of the daemon that serves
+	lacks  nft.Features    // what the kernel does not take, as it was at the time asked
+	asked  time.Time
+	beacon *beacon      // nil while we do not serve
+	watch  *beaconWatch // of the daemon that serves
 }
+
+// askAgain is how long what the kernel lacks is taken to be lacking still. To ask costs
+// a start of modprobe.
+const askAgain = time.Second
 
 // open opens the socket that can own the table, and finds out what the kernel can.
 func (l *lease) open() (err error) {
 	if l.owner != nil {
+		l.lookAgain()
 		return nil
 	}
 	if l.owner, err = nft.Open(); err != nil {
 		return err
 	}
-	l.owner.Serving = l.serving
-	if l.refuse, err = l.owner.CanRefuse(); err != nil {
+	l.owner.Serving, l.asked = l.serving, time.Now()
+	if l.lacks, err = l.owner.Lacking(); err != nil {
 		err = errors.Join(err, l.close())
 	}
 	return err
+}
+
+// lookAgain finds out whether a module has come that was lacking. It uses another socket,
+// because a timeout closes it, and with the owner's the table would go.
+func (l *lease) lookAgain() {
+	if l.lacks == (nft.Features{}) || time.Since(l.asked) < askAgain {
+		return
+	}
+	l.asked = time.Now()
+	other, err := nft.Open()
+	if err != nil {
+		return // it lacks what it lacked, until the next look
+	}
+	if lacks, err := other.Lacking(); err == nil {
+		l.lacks = lacks
+	}
+	// Closing waits for the end of what the kernel has removed.
+	go other.Close()
 }
 
 // held reports whether a table is ours.
@@ -55,9 +79,6 @@ func (l *lease) acquire(t nft.Table, old nft.OurTable) error {
 			err = errors.Join(err, l.close())
 			break
 		}
-	}
-	if errors.Is(err, unix.ENOENT) && !old.Present {
-		err = fmt.Errorf("%w: this kernel lacks nft_ct or nft_masq, without which only --repair=false works", err)
 	}
 	return err
 }

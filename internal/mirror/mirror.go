@@ -71,6 +71,9 @@ type Daemon struct {
 	last    status.Snapshot
 	trouble trouble // of the last pass
 	backOff time.Duration
+	// unevicted is why flows that should have begun anew have not, at the time evicted.
+	unevicted error
+	evicted   time.Time
 }
 
 // kernel is what the loop does to the system, apart from it so that the loop's
@@ -85,7 +88,7 @@ type kernel interface {
 	// the daemon that owns the table ends; 0: there is no other.
 	show(serves bool, owner uint32) error
 	// evict has flows begin anew.
-	evict(func(conntrack.Flow) bool)
+	evict(func(conntrack.Flow) bool) error
 	// undo removes all that apply has made.
 	undo() error
 }
@@ -267,10 +270,9 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	// sends nothing past one; and after the world has been told, because it takes ten
 	// milliseconds and more: the kernel looks through the connections of all network
 	// namespaces.
+	told := d.unevicted != nil
 	if len(c.after.Chains) > 0 {
-		if match := evictions(c.before, c.after, c.obs.Rules.Published); match != nil {
-			d.kernel.evict(match)
-		}
+		d.evict(c)
 	}
 	switch {
 	case err != nil:
@@ -284,8 +286,28 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 		return d.pause(noBeacon, resync, fresh)
 	case unpublished != nil:
 		return d.pause(notPublished, lastBackOff, fresh)
+	case told != (d.unevicted != nil):
+		return firstBackOff // for the status
+	case len(d.last.Degraded) > 0:
+		// Modules may come late when WSL boots. Nothing tells of them.
+		return d.pause(degraded, resync, fresh)
 	}
 	return d.pause(none, resync, fresh)
+}
+
+// evict has the flows begin anew that the new table concerns. Where that was not
+// possible the last time, it is for all flows, as if there had been no table.
+func (d *Daemon) evict(c change) {
+	before := c.before
+	if d.unevicted != nil {
+		if time.Since(d.evicted) < askAgain {
+			return
+		}
+		before = nft.Table{}
+	}
+	if match := evictions(before, c.after, c.obs.Rules.Published); match != nil {
+		d.unevicted, d.evicted = d.kernel.evict(match), time.Now()
+	}
 }
 
 // A trouble is why to look again soon.
@@ -297,6 +319,7 @@ const (
 	unfinished
 	noBeacon
 	notPublished
+	degraded
 )
 
 // pause is how long to wait for the next look. It grows for as long as the trouble

@@ -29,6 +29,7 @@ type fake struct {
 	failures   int // so many calls of apply fail
 	publishErr error
 	showErr    error
+	evictErr   error
 	theirs     bool // another daemon owns the table, as shows when it was tried
 	tried      bool
 	takes      time.Duration // how long an observation takes
@@ -84,10 +85,11 @@ func (k *fake) show(serves bool, _ uint32) error {
 	return k.showErr
 }
 
-func (k *fake) evict(func(conntrack.Flow) bool) {
+func (k *fake) evict(func(conntrack.Flow) bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.evicted++
+	return k.evictErr
 }
 
 func (k *fake) undo() error {

@@ -3,6 +3,7 @@ package mirror
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ func (d *Daemon) publish(c change, err error) error {
 	}
 	s.Rule = status.Rule(counted.Sent)
 	s.Directions = directions(obs, want, d.cfg.Policy, counted)
+	if c.serves && err == nil {
+		s.Degraded = lacks(obs, d.cfg.Policy, d.unevicted)
+	}
 	if d.cfg.Policy.Direct {
 		s.Path = status.PathDirect
 	}
@@ -56,14 +60,17 @@ func (d *Daemon) publish(c change, err error) error {
 	if s.State != d.last.State {
 		s.Since = now
 	}
-	if s.State != d.last.State || s.Reason != d.last.Reason || s.Interface != d.last.Interface {
+	if s.State != d.last.State || s.Reason != d.last.Reason || s.Interface != d.last.Interface || !slices.Equal(s.Degraded, d.last.Degraded) {
 		log := d.cfg.Log.WithFields(logrus.Fields{"state": s.State, "interface": s.Interface.Name})
 		if s.Interface.Present {
 			log = log.WithField("index", s.Interface.Index)
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			log.WithError(err).Error("could not look or could not repair, trying again")
-		} else {
+		case len(s.Degraded) > 0:
+			log.Warn(s.Sentence())
+		default:
 			log.Info(s.Sentence())
 		}
 	}
@@ -156,6 +163,8 @@ func (d *Daemon) port(obs Observed, p ruleset.Published, targets nft.Targets) st
 	case p.EngineServed:
 		out.Path = status.PathKernel
 	case !d.cfg.Policy.Direct || targets == nil:
+	case obs.Lacks.Direct:
+		out.Reason = lacksRepair
 	case targets[p.Port].IsValid():
 		out.Path = status.PathDirect
 	default:

@@ -18,6 +18,8 @@ type system struct {
 	observer
 	lease lease
 	log   logrus.FieldLogger
+	// unevicted is the last complaint that flows could not be evicted.
+	unevicted string
 }
 
 func newSystem(host string, p Policy, log logrus.FieldLogger, wake func()) *system {
@@ -52,7 +54,7 @@ func (s *system) observe(fresh bool) (Observed, error) {
 		return Observed{}, err
 	}
 	seen, err := s.observer.observe(fresh)
-	seen.Ours, seen.CanRefuse = s.lease.held(seen.Table), s.lease.refuse
+	seen.Ours, seen.Lacks = s.lease.held(seen.Table), s.lease.lacks
 	return seen, err
 }
 
@@ -165,7 +167,7 @@ func (s *system) show(serves bool, owner uint32) error {
 }
 
 // evict has flows begin anew.
-func (s *system) evict(match func(conntrack.Flow) bool) {
+func (s *system) evict(match func(conntrack.Flow) bool) error {
 	var n int
 	err := insist(func() (err error) {
 		n, err = conntrack.Evict(match)
@@ -175,10 +177,16 @@ func (s *system) evict(match func(conntrack.Flow) bool) {
 	case err != nil:
 		// Without nf_conntrack_netlink: new flows work, old ones wait for their
 		// timeout. No reason to remove the table.
-		s.log.WithError(err).Warn("flows that began before now keep their NAT until they time out")
+		if err.Error() != s.unevicted {
+			s.log.WithError(err).Warn("flows that began before now keep their NAT until they time out")
+		}
+		s.unevicted = err.Error()
+		return err
 	case n > 0:
 		s.log.Infof("reset NAT for %d flows that began before", n)
 	}
+	s.unevicted = ""
+	return nil
 }
 
 // undo removes what is ours, which is nothing where another daemon serves.
@@ -220,7 +228,7 @@ func (s *system) undo() error {
 // a proxy.
 func (s *system) end(shut bool) error {
 	if shut {
-		s.evict(datagrams(s.last.analysis.EngineServed, s.last.analysis.Published))
+		_ = s.evict(datagrams(s.last.analysis.EngineServed, s.last.analysis.Published)) // which has told of it
 	}
 	s.observer.close()
 	return s.lease.release()

@@ -185,19 +185,21 @@ func TestDecideRefuseOwnExcept(t *testing.T) {
 		return s
 	}
 	refuses := func(s *nft.Spec) { s.Refuse = true }
+	all := nft.Features{Repair: true, Direct: true, Refuse: true, ToWindows: true}
 	tests := map[string]struct {
 		o    Observed
 		p    Policy
 		want nft.Spec
 	}{
-		"on an old kernel":           {Observed{Mode: netwatch.Mirrored}, Policy{Repair: true}, repaired},
-		"mirrored":                   {Observed{CanRefuse: true, Mode: netwatch.Mirrored}, Policy{Repair: true}, but(repaired, refuses)},
-		"mirrored, without repair":   {Observed{CanRefuse: true, Mode: netwatch.Mirrored}, Policy{}, base},
+		"without what refuses":       {Observed{Mode: netwatch.Mirrored, Lacks: nft.Features{Refuse: true}}, Policy{Repair: true}, repaired},
+		"without nft_ct":             {Observed{Mode: netwatch.Mirrored, Lacks: all, Own: own, SourcePorts: [2]uint16{60700, 60999}}, Policy{Repair: true, Direct: true, ToWindows: excepted}, base},
+		"mirrored":                   {Observed{Mode: netwatch.Mirrored}, Policy{Repair: true}, but(repaired, refuses)},
+		"mirrored, without repair":   {Observed{Mode: netwatch.Mirrored}, Policy{}, base},
 		"consomme":                   {Observed{Mode: netwatch.Consomme}, Policy{Repair: true}, repaired},
-		"hostAddressLoopback":        {Observed{CanRefuse: true, Mode: netwatch.MirroredHAL, Own: own}, Policy{Repair: true}, but(repaired, func(s *nft.Spec) { s.Refuse, s.Own, s.Replies = true, own, true })},
-		"the same, without repair":   {Observed{CanRefuse: true, Mode: netwatch.MirroredHAL, Own: own}, Policy{}, base},
-		"excepted":                   {Observed{CanRefuse: true, Mode: netwatch.Mirrored}, Policy{Repair: true, Except: excepted}, but(repaired, func(s *nft.Spec) { s.Refuse, s.Except = true, excepted })},
-		"excepted, without repair":   {Observed{CanRefuse: true, Mode: netwatch.Mirrored}, Policy{Except: excepted}, but(base, func(s *nft.Spec) { s.Except = excepted })},
+		"hostAddressLoopback":        {Observed{Mode: netwatch.MirroredHAL, Own: own}, Policy{Repair: true}, but(repaired, func(s *nft.Spec) { s.Refuse, s.Own, s.Replies = true, own, true })},
+		"the same, without repair":   {Observed{Mode: netwatch.MirroredHAL, Own: own}, Policy{}, base},
+		"excepted":                   {Observed{Mode: netwatch.Mirrored}, Policy{Repair: true, Except: excepted}, but(repaired, func(s *nft.Spec) { s.Refuse, s.Except = true, excepted })},
+		"excepted, without repair":   {Observed{Mode: netwatch.Mirrored}, Policy{Except: excepted}, but(base, func(s *nft.Spec) { s.Except = excepted })},
 		"excepted, with path direct": {Observed{Mode: netwatch.Consomme}, Policy{Direct: true, Except: excepted}, but(base, func(s *nft.Spec) { s.Direct, s.Except = nft.Targets{}, excepted })},
 	}
 	for name, test := range tests {

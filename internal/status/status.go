@@ -55,6 +55,9 @@ type Snapshot struct {
 	Rule  Rule   `json:"rule"`
 	// Directions are who is helped to reach whom. A daemon that is older has none.
 	Directions []Direction `json:"directions,omitempty"`
+	// Degraded is what an active daemon leaves out, because the kernel lacks what it
+	// needs. The daemon takes it on when the kernel has it.
+	Degraded []Lack `json:"degraded,omitempty"`
 	// Ports are the ports that container engines publish.
 	Ports []Port `json:"ports"`
 	// SourcePorts are the ports that WSL has reserved in Windows for connections
@@ -101,6 +104,14 @@ type Direction struct {
 	// Packets are connections; those of ClosedPorts, connections that were refused.
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
+}
+
+// A Lack is what is left out, and for want of what.
+type Lack struct {
+	What   string `json:"what"`
+	Reason string `json:"reason"`
+	// Do is what to type, one command a line. A line that begins with "#" says where.
+	Do string `json:"do"`
 }
 
 // NoPorts is the Reason of ContainersToWindows where nobody has asked for it.
@@ -165,7 +176,15 @@ const (
 func (s Snapshot) Sentence() string {
 	switch s.State {
 	case Active:
-		return "rules are installed for what arrives on " + s.Interface.Name
+		installed := "rules are installed for what arrives on " + s.Interface.Name
+		if len(s.Degraded) > 0 {
+			var left []string
+			for _, l := range s.Degraded {
+				left = append(left, l.What)
+			}
+			return installed + "; degraded, because the kernel lacks what these need: " + strings.Join(left, ", ")
+		}
+		return installed
 	case Waiting:
 		if s.Interface.Name != DefaultInterface {
 			return fmt.Sprintf("there is no %s, which --interface names; WSL's own is %s", s.Interface.Name, DefaultInterface)

@@ -50,6 +50,47 @@ $ wslmirror status
   5353/udp   0.0.0.0   172.17.0.2:80   docker   proxy: forwarding is off
                                                 (net.ipv4.ip_forward)
 
+#### active, on a kernel without nft_ct and nf_conntrack_netlink
+$ wslmirror status
+[*] active: rules are installed for what arrives on loopback0; degraded, because
+  the kernel lacks what these need: localhost from Linux, flows that began
+  before
+
+  Windows            Linux
+  localhost:PORT --> loopback0 --> WSLPREROUTING --> 127.0.0.1:PORT
+
+  interface   loopback0, index 3
+  mode        mirrored
+  table       ip wslmirror, installed
+  path        proxy
+  since       2026-11-27 10:00:16 (8 s ago)
+  version     0.1.0
+
+  DIRECTION               STATE   COUNTED
+  from Windows            on      2 connections
+  from Linux              off                     this kernel lacks nft_ct or
+                                                  nft_masq
+  closed ports            on      1 refused
+  own address             off                     only with hostAddressLoopback
+                                                  in mirrored mode
+  containers to Windows   on      3 connections   11434/tcp; Linux itself serves
+                                                  9003/tcp
+
+  PORT       ON          TO               ENGINE   PATH
+  8080/tcp   0.0.0.0     172.17.0.2:80    docker   proxy: by WSLPREROUTING to
+                                                   the engine's proxy
+  5353/udp   0.0.0.0     172.17.0.2:80    docker   proxy: by WSLPREROUTING to
+                                                   the engine's proxy
+  8090/tcp   127.0.0.1   10.88.0.5:8080   podman   kernel: left to the engine's
+                                                   own rules
+
+  Not all is served, because this kernel lacks nft_ct or nft_masq; this kernel
+  lacks nf_conntrack_netlink. Once that is loaded, the next look of wslmirror
+  finds it, and 'wslmirror status' causes one:
+      sudo modprobe -a nft_ct nft_masq
+      wsl.exe --update   # if there is no such module
+      sudo modprobe -a nf_conntrack_netlink
+
 #### waiting: the mode is NAT
 $ wslmirror status
 [ ] waiting: there is no loopback0; it exists only in the modes with a shared
@@ -116,6 +157,19 @@ $ wslmirror status
   that a container publishes may not answer on localhost in Windows. To start
   wslmirror, now and at every boot:
       sudo systemctl enable --now wslmirror
+
+#### stopped: the kernel is too old
+$ wslmirror status
+[ ] stopped: this kernel's nf_tables has no table ownership (Linux 5.12); this
+  one is Linux 5.10.102.1-microsoft-standard-WSL2
+
+  interface   loopback0, index 3
+  mode        mirrored
+  version     0.1.0
+
+  wslmirror does not run on this kernel. For a newer one:
+      wsl.exe --update
+      wsl.exe --shutdown
 
 #### stopped: another distribution's daemon serves
 $ wslmirror status

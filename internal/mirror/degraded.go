@@ -1,0 +1,36 @@
+package mirror
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// What a kernel may lack, in words for people.
+const (
+	lacksRepair    = "this kernel lacks nft_ct or nft_masq"
+	lacksToWindows = "this kernel lacks nft_ct"
+	lacksRefuse    = "this kernel lacks nft_ct, nft_reject or CONFIG_NF_CONNTRACK_TIMEOUT, which WSL's have since 6.6"
+	lacksEvict     = "this kernel lacks nf_conntrack_netlink"
+)
+
+// lacks is what of a policy is left out because the kernel lacks what it needs, and how
+// to get that. unevicted is why flows could not be evicted.
+func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
+	lack := func(is bool, what, reason, modules string) {
+		if is {
+			list = append(list, status.Lack{What: what, Reason: reason, Do: "sudo modprobe -a " + modules +
+				"\nwsl.exe --update   # if there is no such module; a kernel of your own needs it built in, or kernelModules in .wslconfig"})
+		}
+	}
+	lack(p.Repair && obs.Lacks.Repair, "localhost from Linux", lacksRepair, "nft_ct nft_masq")
+	lack(p.Repair && obs.Mode.Mirrors() && obs.Lacks.Refuse, "closed ports", lacksRefuse, "nft_ct nft_reject_ipv4")
+	lack(p.Direct && obs.Lacks.Direct, "the path direct", lacksRepair, "nft_ct nft_masq")
+	lack(!p.ToWindows.Empty() && obs.Lacks.ToWindows, "containers to Windows", lacksToWindows, "nft_ct")
+	// What nfnetlink answers for a part of it that is not there.
+	lack(errors.Is(unevicted, unix.EINVAL) || errors.Is(unevicted, unix.ENOENT),
+		"flows that began before", lacksEvict, "nf_conntrack_netlink")
+	return list
+}

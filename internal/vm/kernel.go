@@ -1,0 +1,171 @@
+package vm
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/wslmirror/wslmirror/internal/lab"
+)
+
+// A Debian is where a kernel comes from: a package of a suite, which may be one that
+// depends on the kernel's own.
+type Debian struct{ Suite, Package string }
+
+// A Kernel is one that can be booted.
+type Kernel struct {
+	Name  string // its release
+	image string
+	dir   string // with lib/modules
+}
+
+// Get fetches the kernel, if this machine has it not yet in its cache (see
+// lab.Cached). The version that was fetched once stays.
+func (d Debian) Get() (k Kernel, err error) {
+	name := strings.NewReplacer("/", "-").Replace("kernel-" + d.Suite + "-" + d.Package)
+	if k.dir, err = lab.Cached(name, d.fetch); err != nil {
+		return k, fmt.Errorf("get %s of %s: %w", d.Package, d.Suite, err)
+	}
+	images, err := filepath.Glob(filepath.Join(k.dir, "boot/vmlinuz-*"))
+	if err != nil || len(images) != 1 {
+		return k, fmt.Errorf("%d kernels in %s", len(images), k.dir)
+	}
+	k.image = images[0]
+	k.Name = strings.TrimPrefix(filepath.Base(k.image), "vmlinuz-")
+	return k, nil
+}
+
+// fetch has apt download the package, by an apt of its own that knows nothing but the
+// suite, so that nothing of this machine changes.
+func (d Debian) fetch(dir string) error {
+	fmt.Fprintf(os.Stderr, "vm: fetching %s of Debian %s, once\n", d.Package, d.Suite)
+	apt := filepath.Join(dir, "apt")
+	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(apt, sub), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(apt, "sources.list"), []byte(d.sources()), 0o644); err != nil {
+		return err
+	}
+	run := func(program string, args ...string) (string, error) {
+		cmd := exec.Command(program, append([]string{
+			"-o", "Dir::Etc::sourcelist=" + apt + "/sources.list", "-o", "Dir::Etc::sourceparts=-",
+			"-o", "Dir::Etc::preferences=-", "-o", "Dir::Etc::preferencesparts=-",
+			"-o", "Dir::State::lists=" + apt + "/lists", "-o", "Dir::Cache=" + apt + "/cache",
+			"-o", "APT::Sandbox::User=root", "-o", "APT::Default-Release=" + d.Suite, "-o", "Acquire::Check-Valid-Until=false",
+		}, args...)...)
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		out, err := onThread(cmd.CombinedOutput)
+		if err != nil {
+			return "", fmt.Errorf("%s %s: %w: %s", program, args[0], err, out)
+		}
+		return string(out), nil
+	}
+	if _, err := run("apt-get", "update", "-qq"); err != nil {
+		return err
+	}
+	image := d.Package
+	out, err := run("apt-cache", "depends", "--important", d.Package)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
+			image = "linux-image-" + name
+		}
+	}
+	if _, err := run("apt-get", "download", "-qq", image); err != nil {
+		return err
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil || len(debs) != 1 {
+		return fmt.Errorf("%d packages after apt-get download %s", len(debs), image)
+	}
+	if out, err := exec.Command("dpkg-deb", "--extract", debs[0], dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("extract %s: %w: %s", image, err, out)
+	}
+	releases, err := filepath.Glob(filepath.Join(dir, "lib/modules/*"))
+	if err == nil && len(releases) == 0 { // since Debian 13
+		if err = os.Rename(filepath.Join(dir, "usr/lib"), filepath.Join(dir, "lib")); err == nil {
+			releases, err = filepath.Glob(filepath.Join(dir, "lib/modules/*"))
+		}
+	}
+	if err != nil || len(releases) != 1 {
+		return fmt.Errorf("%d folders of modules in %s, %v", len(releases), image, err)
+	}
+	if out, err := exec.Command("depmod", "-b", dir, filepath.Base(releases[0])).CombinedOutput(); err != nil {
+		return fmt.Errorf("depmod: %w: %s", err, out)
+	}
+	for _, gone := range append(debs, apt, filepath.Join(dir, "usr/share")) {
+		if err := os.RemoveAll(gone); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sources are apt's, for the suite and what it builds on.
+func (d Debian) sources() string {
+	suite, backports := strings.CutSuffix(d.Suite, "-backports")
+	lines := lab.AptSources(suite)
+	if len(lines) == 0 {
+		lines = []string{"deb http://deb.debian.org/debian " + suite + " main"}
+	}
+	var b strings.Builder
+	for _, line := range lines {
+		line = strings.Replace(line, "deb ", "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ", 1)
+		fmt.Fprintln(&b, line)
+		if of := " " + suite + " main"; backports && strings.HasSuffix(line, of) {
+			fmt.Fprintln(&b, strings.TrimSuffix(line, of)+" "+d.Suite+" main")
+		}
+	}
+	return b.String()
+}
+
+// folders are those of modules that networking needs.
+var folders = []string{"net", "lib", "crypto", "arch/x86/crypto", "drivers/net"}
+
+// addModules gives a tree the modules for networking, but for some.
+func (k Kernel) addModules(root *Tree, without []string) error {
+	base := filepath.Join("/lib/modules", k.Name)
+	indexes, err := filepath.Glob(filepath.Join(k.dir, base, "modules.*"))
+	if err != nil {
+		return err
+	}
+	for _, from := range indexes {
+		if err := root.Copy(filepath.Join(base, filepath.Base(from)), from); err != nil {
+			return err
+		}
+	}
+	for _, folder := range folders {
+		at := filepath.Join(base, "kernel", folder)
+		if _, err := os.Stat(filepath.Join(k.dir, at)); err != nil {
+			continue // a kernel without
+		}
+		if err := root.Copy(at, filepath.Join(k.dir, at)); err != nil {
+			return err
+		}
+	}
+	for path := range root.files {
+		name, _, _ := strings.Cut(filepath.Base(path), ".ko")
+		if strings.HasPrefix(path, base) && slices.Contains(without, strings.ReplaceAll(name, "-", "_")) {
+			delete(root.files, path)
+		}
+	}
+	return nil
+}
+
+// onThread runs a program from a thread that lives as long as it does: Pdeathsig is sent
+// when the thread ends.
+func onThread(run func() ([]byte, error)) ([]byte, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return run()
+}

@@ -1,0 +1,111 @@
+// Package vm boots other kernels than the machine's own, and runs programs on them: in
+// QEMU, without KVM, with everything in an initramfs. It needs the Debian packages
+// qemu-system-x86 and kmod. It knows nothing of what runs there.
+package vm
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/vm/job"
+)
+
+// A Machine is what is to be booted.
+type Machine struct {
+	Kernel Kernel
+	// Without are modules that the machine does not have, as nft_ct.
+	Without []string
+	// Root is its file system.
+	Root *Tree
+	Jobs []job.Job
+}
+
+// A Result is what came of a job.
+type Result struct {
+	Name   string
+	Output string
+	// Exit is its exit code, -1 if it has not ended.
+	Exit int
+	Took time.Duration
+}
+
+// Boot boots a machine, and returns the results of its jobs when it has turned itself
+// off. The error says what the console showed last.
+func (m Machine) Boot(ctx context.Context) ([]Result, error) {
+	dir, err := os.MkdirTemp("", "wslmirror-vm-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	jobs, err := json.Marshal(m.Jobs)
+	if err != nil {
+		return nil, err
+	}
+	root := m.Root.clone()
+	root.Write(job.File, 0o644, jobs)
+	if err := m.Kernel.addModules(root, m.Without); err != nil {
+		return nil, err
+	}
+	initrd := filepath.Join(dir, "initrd")
+	if err := root.save(initrd); err != nil {
+		return nil, err
+	}
+	// One processor: with several, QEMU's emulation has crashed while the kernel patched
+	// its own code.
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", "1536",
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", m.Kernel.image, "-initrd", initrd,
+		"-append", "console=ttyS0 loglevel=1 reboot=t panic=-1 rdinit=/init mitigations=off")
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Kill() }
+	out, err := onThread(cmd.CombinedOutput)
+	results := read(out)
+	if err == nil && (len(results) < len(m.Jobs) || results[len(results)-1].Exit < 0) {
+		err = fmt.Errorf("it ended before its jobs")
+	}
+	if err != nil {
+		return results, fmt.Errorf("boot %s: %w: ...%s", m.Kernel.Name, err, out[max(0, len(out)-2000):])
+	}
+	return results, nil
+}
+
+// read finds the results on a console.
+func read(console []byte) (results []Result) {
+	var output strings.Builder
+	inside := false
+	lines := bufio.NewScanner(bytes.NewReader(console))
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		line := strings.TrimSuffix(lines.Text(), "\r")
+		name, begins := strings.CutPrefix(line, job.Begin)
+		end, ends := strings.CutPrefix(line, job.End)
+		switch {
+		case begins:
+			results = append(results, Result{Name: name, Exit: -1})
+			inside = true
+			output.Reset()
+		case ends && inside:
+			r := &results[len(results)-1]
+			var ms int64
+			fmt.Sscanf(end, "%d %d", &r.Exit, &ms)
+			r.Took = time.Duration(ms) * time.Millisecond
+			inside = false
+		case inside:
+			output.WriteString(line + "\n")
+		}
+		if len(results) > 0 {
+			results[len(results)-1].Output = strings.TrimSpace(output.String())
+		}
+	}
+	return results
+}

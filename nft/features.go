@@ -1,0 +1,84 @@
+package nft
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// Features are the parts of a Spec that not every kernel takes. WSL's own kernels before
+// 6.6 have no timeouts of conntrack, later ones have nft_ct and nft_reject as modules,
+// and a kernel of the user's own may lack any of them.
+type Features struct {
+	// Repair and Direct need nft_ct and nft_masq.
+	Repair, Direct bool
+	// Refuse needs nft_ct, nft_reject and timeouts of conntrack
+	// (CONFIG_NF_CONNTRACK_TIMEOUT).
+	Refuse bool
+	// ToWindows needs nft_ct.
+	ToWindows bool
+}
+
+// ErrNoNAT says that nothing of a Spec can be had.
+var ErrNoNAT = errors.New("this kernel's nf_tables has no NAT (nft_chain_nat, nft_nat)")
+
+// spec is one that has all chains of the features.
+func (f Features) spec() Spec {
+	s := Spec{Index: 1, Repair: f.Repair, Replies: f.Repair, Refuse: f.Refuse}
+	if f.Direct {
+		s.Direct = Targets{}
+	}
+	if f.ToWindows {
+		s.ToWindows = &ToWindows{First: 1, Last: 1}
+	}
+	return s
+}
+
+// Lacking finds out which features the kernel does not take. The kernel may load modules
+// for it. Where it lacks nothing that is one transaction.
+func (o *TableOwner) Lacking() (lacking Features, err error) {
+	all := Features{Repair: true, Direct: true, Refuse: true, ToWindows: true}
+	if ok, err := o.takes(all); ok || err != nil {
+		return Features{}, err
+	}
+	if ok, err := o.takes(Features{}); err != nil || !ok {
+		return all, cmp.Or(err, ErrNoNAT)
+	}
+	for _, one := range []struct {
+		feature Features
+		lacks   *bool
+	}{
+		{Features{Repair: true}, &lacking.Repair}, {Features{Direct: true}, &lacking.Direct},
+		{Features{Refuse: true}, &lacking.Refuse}, {Features{ToWindows: true}, &lacking.ToWindows},
+	} {
+		ok, err := o.takes(one.feature)
+		if err != nil {
+			return lacking, err
+		}
+		*one.lacks = !ok
+	}
+	return lacking, nil
+}
+
+// takes reports whether the kernel takes a table with these features. It makes one and
+// removes it in the same transaction, so nobody sees it.
+func (o *TableOwner) takes(f Features) (bool, error) {
+	trial := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
+	if err := o.add(trial, f.spec().Table(), nil); err != nil {
+		return false, err
+	}
+	o.conn.DelTable(trial)
+	err := within(o.sock, installTimeout, o.conn.Flush)
+	for _, lacking := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL} {
+		if errors.Is(err, lacking) {
+			return false, nil
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("find out what the kernel has: %w", err)
+	}
+	return true, nil
+}
