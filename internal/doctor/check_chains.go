@@ -209,7 +209,7 @@ func checkPublished(o *Observation) Check {
 		}
 		switch {
 		case slices.ContainsFunc(o.Listeners.Value, func(l ports.Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }):
-		case byEngine(p):
+		case p.ByEngine():
 			silent = append(silent, p)
 		default:
 			foreign = append(foreign, p)
@@ -244,10 +244,6 @@ func checkPublished(o *Observation) Check {
 	}
 	return c
 }
-
-// byEngine reports whether an engine that is known by its name has published p: the
-// others are called by table and chain (engine in nft/ruleset/analysis.go).
-func byEngine(p status.Port) bool { return !strings.Contains(p.Engine, " ") }
 
 func portNames(list []status.Port) string {
 	var names []string

@@ -1,0 +1,107 @@
+package hold
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// A Port is one of TCP or UDP.
+type Port struct {
+	Proto  string // tcp or udp
+	Number uint16
+}
+
+// String is p for people, like 8080/tcp.
+func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Number, p.Proto) }
+
+// name is p as a name that systemd keeps a socket under, like tcp-8080.
+func (p Port) name() string { return fmt.Sprintf("%s-%d", p.Proto, p.Number) }
+
+func parseName(name string) (p Port, ok bool) {
+	proto, number, _ := strings.Cut(name, "-")
+	n, err := strconv.ParseUint(number, 10, 16)
+	return Port{proto, uint16(n)}, err == nil && n != 0 && (proto == "tcp" || proto == "udp")
+}
+
+func comparePorts(a, b Port) int {
+	return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Proto, b.Proto))
+}
+
+// dns is a port that WSL never sends to Linux, whoever has it.
+const dns = 53
+
+// consomme is the mode in which Windows listens on the very address that is bound. It
+// is netwatch's word for it.
+const consomme = "consomme"
+
+// decide says which ports are to be held: those that engines have the kernel serve on
+// localhost, and of which Windows learns by no socket. taken are those of which it does.
+// It is a pure function. sockets are all that wait, those of the holder among them.
+func decide(s status.Snapshot, sockets []sockdiag.Socket) (want, taken []Port) {
+	for _, p := range published(s) {
+		port := Port{p.Proto, p.Port}
+		switch {
+		case slices.Contains(want, port) || slices.Contains(taken, port):
+		case slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return announces(k, p, s.Mode == consomme) }):
+			taken = append(taken, port)
+		default:
+			want = append(want, port)
+		}
+	}
+	return want, taken
+}
+
+// published are the ports that have to be held by somebody.
+func published(s status.Snapshot) (list []status.Port) {
+	if s.State != status.Active {
+		return nil
+	}
+	for _, p := range s.Ports {
+		switch {
+		case p.Path != status.PathKernel && p.Path != status.PathDirect:
+			// A proxy serves it, and listens. Where it does not, a held port would only
+			// make clients of Windows wait.
+		case p.Reason == status.Excepted, !p.ByEngine():
+		case s.Mode != consomme && (p.Port == dns || s.SourcePorts != nil && s.SourcePorts.Contains(p.Port)):
+			// Windows sends the block to Linux in any case, and the other in none.
+		default:
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// announces reports whether Windows learns by k of a port that is published. That of the
+// holder itself never does: one of TCP is connected, one of UDP too.
+func announces(k sockdiag.Socket, p status.Port, consomme bool) bool {
+	switch {
+	case k.Proto != p.Proto || k.Local.Port() != p.Port || k.MPTCP:
+		return false
+	case k.Proto == "udp" && k.State != sockdiag.Closed: // connected
+		return false
+	}
+	on := k.Local.Addr()
+	if consomme {
+		return on == netip.IPv4Unspecified() || on == localhost4
+	}
+	return on.IsUnspecified() && !(on.Is6() && k.OnlyV6) || on == localhost4 || on.String() == p.Address
+}
+
+// has reports whether one of sockets has a port.
+func has(sockets []sockdiag.Socket, p Port) bool {
+	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return k.Proto == p.Proto && k.Local.Port() == p.Number })
+}
+
+// hasIPv6 reports whether one has it so that nobody else can have it on [::1].
+func hasIPv6(sockets []sockdiag.Socket, p Port) bool {
+	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool {
+		return k.Proto == p.Proto && k.Local.Port() == p.Number && k.Local.Addr().Is6()
+	})
+}
