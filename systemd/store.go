@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"errors"
-	"net"
 	"os"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -38,20 +37,21 @@ func Stored() map[string]int {
 	return kept
 }
 
-// sendWith is send with a descriptor, which the library has no function for.
+// sendWith is send with a descriptor, which the library has no function for. It needs no
+// address of its own: to bind one would take 11 ms in WSL.
 func sendWith(state string, fd int) error {
 	name := os.Getenv("NOTIFY_SOCKET")
 	if name == "" {
 		return nil
 	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(s)
+	err = unix.Sendmsg(s, []byte(state), unix.UnixRights(fd), &unix.SockaddrUnix{Name: name}, 0)
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_, _, err = conn.WriteMsgUnix([]byte(state), unix.UnixRights(fd), nil)
-	return err
+	return os.NewSyscallError("sendmsg", err)
 }

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -142,14 +140,170 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// python runs a program of Python in h.
-func python(h *lab.Host, script string, args ...string) (string, error) {
-	var out strings.Builder
-	cmd := exec.Command("python3", append([]string{"-c", script}, args...)...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	p, err := h.Start(cmd)
-	if err == nil {
-		err = p.Wait()
+// publishByRules publishes ports of TCP and UDP, a list as nft has it, as CNI's portmap
+// does: for Windows and for Linux. No container is behind them.
+func publishByRules(t *testing.T, b *lab.Bench, ports string) {
+	t.Helper()
+	if out, err := b.WSL.Run("nft", fmt.Sprintf(`table ip cni {
+	chain CNI-HOSTPORT-DNAT { meta l4proto { tcp, udp } th dport { %s } dnat to 10.4.0.2:80; }
+	chain prerouting { type nat hook prerouting priority dstnat; fib daddr type local jump CNI-HOSTPORT-DNAT; }
+	chain output { type nat hook output priority -100; fib daddr type local jump CNI-HOSTPORT-DNAT; }
+}`, ports)); err != nil {
+		t.Fatal(out, err)
 	}
-	return out.String(), err
+}
+
+// beginHolding starts a daemon and a holder, which holds the ports that are published.
+func beginHolding(t *testing.T, b *lab.Bench, ports ...string) (*daemon, *holder) {
+	t.Helper()
+	d := start(t, b.WSL)
+	d.await("the ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == len(ports) })
+	h := startHolder(t, d)
+	h.await(ports...)
+	return d, h
+}
+
+// A program that has the port makes the holder let go, and when the program ends, the
+// kernel tells the holder so.
+func TestHolderGivesWay(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	publishByRules(t, b, "8080")
+	d, h := beginHolding(t, b, "8080/tcp", "8080/udp")
+	for _, proto := range []string{"tcp", "udp"} {
+		server, err := b.WSL.ServeEcho(proto, "0.0.0.0:8080")
+		if err != nil {
+			t.Fatalf("beside the holder: %v", err)
+		}
+		if err := status.Refresh(d.dir); err != nil { // nothing tells of a socket that begins
+			t.Fatal(err)
+		}
+		h.await(map[string]string{"tcp": "8080/udp", "udp": "8080/tcp"}[proto])
+		if err := server.Close(); err != nil {
+			t.Fatal(err)
+		}
+		h.await("8080/tcp", "8080/udp")
+	}
+	h.stop()
+	if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) > 0 {
+		t.Errorf("without a holder Windows has %v, %v", b.Tracker.Ports(), err)
+	}
+}
+
+// A port that Windows refuses is told as that, is not asked for again and again, and is
+// held when something has changed.
+func TestHolderIsRefused(t *testing.T) {
+	for _, mode := range []lab.Mode{lab.Mirrored, lab.Consomme} {
+		t.Run(mode.String(), func(t *testing.T) {
+			b := labtest.New(t, lab.Options{Mode: mode, Tracker: &tracker.Options{}})
+			b.Tracker.Refuse(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 8080})
+			publishByRules(t, b, "8080")
+			d := start(t, b.WSL)
+			d.await("the ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
+			h := startHolder(t, d)
+			h.await("8080/udp")
+			now, err := status.ReadHold(status.HoldDir(d.dir))
+			if want := []status.Refusal{{Port: "8080/tcp", Windows: true, Reason: "Windows refuses the port"}}; err != nil || !slices.Equal(now.Refused, want) {
+				t.Errorf("refused are %+v, %v; want %+v", now.Refused, err, want)
+			}
+			// What changes nothing and comes often does not have it ask Windows each time.
+			before := b.Tracker.Binds()
+			for range 50 {
+				if err := status.Refresh(d.dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := b.Tracker.Binds() - before; n > 10 {
+				t.Errorf("50 looks of the daemon cost %d binds", n)
+			}
+			b.Tracker.Allow(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 8080})
+			if _, err := b.WSL.Run("nft", "add rule ip cni CNI-HOSTPORT-DNAT tcp dport 8081 dnat to 10.4.0.2:80"); err != nil {
+				t.Fatal(err)
+			}
+			h.await("8080/tcp", "8080/udp", "8081/tcp")
+		})
+	}
+}
+
+// Of the distributions of one VM, the one whose daemon serves holds, and the next takes
+// over whichever end it comes to.
+func TestHolderOfWhoServes(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	publishByRules(t, b, "8080")
+	serves, first := beginHolding(t, b, "8080/tcp", "8080/udp")
+	standby := start(t, b.WSL)
+	standby.awaitState(status.Standby)
+	second := startHolder(t, standby)
+	second.await()
+	first.proc.Stop(unix.SIGKILL)
+	serves.proc.Stop(unix.SIGKILL)
+	second.await("8080/tcp", "8080/udp")
+	if p := b.Tracker.Ports(); len(p) != 2 {
+		t.Errorf("Windows has %v", p)
+	}
+}
+
+// While one holder has a port, another does without, and takes over by the kernel's word.
+func TestTwoHolders(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	publishByRules(t, b, "8080")
+	d, first := beginHolding(t, b, "8080/tcp", "8080/udp")
+	other := &daemon{t: t, host: b.WSL, dir: runtimeDir(t)}
+	s, err := status.Read(d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := status.Write(other.dir, s); err != nil {
+		t.Fatal(err)
+	}
+	second := startHolder(t, other)
+	second.await("8080/udp") // UDP can have both
+	first.proc.Stop(unix.SIGKILL)
+	second.await("8080/tcp", "8080/udp")
+}
+
+// No port of 500 containers that come and go stays held, and Windows is asked no more
+// than 30 times a second.
+func TestHolderChurn(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	publishByRules(t, b, "8080")
+	_, h := beginHolding(t, b, "8080/tcp", "8080/udp")
+	nft := func(command string) {
+		t.Helper()
+		if out, err := b.WSL.Run("nft", command); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	nft("add chain ip cni CNI-DN; add rule ip cni CNI-HOSTPORT-DNAT jump CNI-DN")
+	const containers, atOnce = 500, 10
+	began, binds := time.Now(), b.Tracker.Binds()
+	for first := 0; first < containers; first += atOnce {
+		want := []string{"8080/tcp", "8080/udp"}
+		rules := ""
+		for i := range atOnce {
+			rules += fmt.Sprintf("add rule ip cni CNI-DN tcp dport %d dnat to 10.4.0.%d:80\n", 10000+first+i, 3+i)
+			want = append(want, fmt.Sprintf("%d/tcp", 10000+first+i))
+		}
+		nft(rules)
+		if first%100 == 0 {
+			h.await(want...) // the others come and go too fast, or not
+		}
+		nft("flush chain ip cni CNI-DN")
+	}
+	h.await("8080/tcp", "8080/udp")
+	took := time.Since(began)
+	// What was held for less than a second the tracker may never have seen. Then it keeps
+	// the port for a minute.
+	if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) != 2 {
+		t.Errorf("then Windows has %d ports, %v", len(b.Tracker.Ports()), err)
+	}
+	if most := int(30*took.Seconds()) + 30; b.Tracker.Binds()-binds > most {
+		t.Errorf("%d binds in %v, more than 30 a second", b.Tracker.Binds()-binds, took)
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", h.proc.Cmd.Process.Pid))
+	if err != nil || len(fds) > 20 {
+		t.Errorf("then the holder has %d descriptors, %v", len(fds), err)
+	}
+	h.stop()
+	used := h.proc.Cmd.ProcessState.UserTime() + h.proc.Cmd.ProcessState.SystemTime()
+	t.Logf("%d containers came and went in %.1f s; %d binds; CPU of the holder %.2f s", containers, took.Seconds(), b.Tracker.Binds()-binds, used.Seconds())
 }

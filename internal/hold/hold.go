@@ -136,6 +136,7 @@ func (h *Holder) Run(ctx context.Context) error {
 // pass looks once and returns how long to wait for the next look if nothing happens, 0
 // for ever.
 func (h *Holder) pass(now time.Time) time.Duration {
+	defer h.tell()
 	s, err := status.Read(h.cfg.Dir)
 	switch {
 	case err != nil:
@@ -171,7 +172,6 @@ func (h *Holder) pass(now time.Time) time.Duration {
 	}
 	wait := h.apply(want, sockets, s.Mode == consomme, now)
 	h.watchEnds(len(taken)+len(h.refused) > 0)
-	h.tell()
 	return wait
 }
 
