@@ -147,6 +147,9 @@ func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
 		if more := cmp.Or(p.Reason, ways[p.Path]); more != "" {
 			way += ": " + more
 		}
+		if by := heldBy(p); by != "" {
+			way += "; " + by
+		}
 		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, text.Line(p.Proto)), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way)})
 	}
 	if !s.Table.Installed { // another daemon may have another path, or there is none

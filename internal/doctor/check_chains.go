@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -223,7 +224,7 @@ func checkPublished(o *Observation) Check {
 	case len(silent) == 0 && o.Listeners.Err != nil:
 		return unseen("who listens by UDP", o.Listeners.Err)
 	case len(silent) == 0:
-		return ok("published: %d, each held by a socket", len(published))
+		return ok("published: %d, each held by a socket%s", len(published), o.heldByUs())
 	}
 	c := fault("published, but no listener there of which Windows learns: %s", portNames(silent)).
 		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
@@ -235,6 +236,12 @@ func checkPublished(o *Observation) Check {
 			return c.do("# see podman: force_port_listen")
 		}
 	}
+	if errors.Is(o.Hold.Err, fs.ErrNotExist) && o.Systemd {
+		return c.do("sudo systemctl start wslmirror-hold   # it holds what nobody holds")
+	}
+	for _, r := range o.Hold.Value.Refused {
+		c.Seen += fmt.Sprintf("; wslmirror cannot hold %s: %s", r.Port, r.Reason)
+	}
 	const most = 3
 	for i, p := range silent {
 		if i == most {
@@ -243,6 +250,20 @@ func checkPublished(o *Observation) Check {
 		c = c.do(listen(p))
 	}
 	return c
+}
+
+// heldByUs says how many ports wslmirror holds, "" if none.
+func (o *Observation) heldByUs() string {
+	n := 0
+	for _, l := range o.Listeners.Value {
+		if l.Holder {
+			n++
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d of them by wslmirror", n)
 }
 
 func portNames(list []status.Port) string {

@@ -24,6 +24,8 @@ type Config struct {
 	Root string
 	// Status asks the daemon.
 	Status func() (status.Snapshot, error)
+	// Hold reads what the holder tells. It may be nil.
+	Hold func() (status.Hold, error)
 	// Service asks systemd about the service. It may be nil.
 	Service func(context.Context) (Service, error)
 }
@@ -70,6 +72,9 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	})
 	if o.Systemd && cfg.Service != nil {
 		look(s, &o.Service, func() (Service, error) { return cfg.Service(ctx) })
+	}
+	if cfg.Hold != nil {
+		look(s, &o.Hold, cfg.Hold)
 	}
 	look(s, &o.Net, func() (Network, error) { return readNetwork(cfg.Iface) })
 	look(s, &o.Bind, bind)

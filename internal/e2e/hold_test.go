@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 // A holder is a running "wslmirror hold".
 type holder struct {
 	t    *testing.T
+	host *lab.Host
 	dir  string // of the daemon
 	proc *lab.Process
 	log  *bytes.Buffer // complete once it has ended
@@ -49,7 +52,7 @@ func startHolder(t *testing.T, d *daemon) *holder {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(own) })
-	h := &holder{t: t, dir: d.dir, log: new(bytes.Buffer)}
+	h := &holder{t: t, host: d.host, dir: d.dir, log: new(bytes.Buffer)}
 	cmd := holderService(t).Command("hold", "--runtime-dir", d.dir)
 	cmd.Env = programEnv(cmd.Env)
 	cmd.Stderr = h.log
@@ -81,6 +84,16 @@ func (h *holder) await(ports ...string) {
 		return now.Held != nil && slices.Equal(now.Held, append([]string{}, ports...))
 	})
 	came = true
+}
+
+// status is what "wslmirror status" says in the same network.
+func (h *holder) status() (s status.Snapshot) {
+	h.t.Helper()
+	_, text := on(h.t, h.host, "status", "--json", "--runtime-dir", h.dir)
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		h.t.Fatalf("status says %q: %v", text, err)
+	}
+	return s
 }
 
 func (h *holder) stop() {
@@ -168,14 +181,15 @@ func beginHolding(t *testing.T, b *lab.Bench, ports ...string) (*daemon, *holder
 func TestHolderGivesWay(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	publishByRules(t, b, "8080")
-	d, h := beginHolding(t, b, "8080/tcp", "8080/udp")
+	_, h := beginHolding(t, b, "8080/tcp", "8080/udp")
 	for _, proto := range []string{"tcp", "udp"} {
 		server, err := b.WSL.ServeEcho(proto, "0.0.0.0:8080")
 		if err != nil {
 			t.Fatalf("beside the holder: %v", err)
 		}
-		if err := status.Refresh(d.dir); err != nil { // nothing tells of a socket that begins
-			t.Fatal(err)
+		// Nothing tells of a socket that begins. But the daemon looks, and the holder with it.
+		if s := h.status(); !slices.ContainsFunc(s.Ports, func(p status.Port) bool { return p.Proto == proto && p.Holder == "program" }) {
+			t.Errorf("status --json: %+v", s.Ports)
 		}
 		h.await(map[string]string{"tcp": "8080/udp", "udp": "8080/tcp"}[proto])
 		if err := server.Close(); err != nil {
@@ -194,16 +208,29 @@ func TestHolderGivesWay(t *testing.T) {
 func TestHolderIsRefused(t *testing.T) {
 	for _, mode := range []lab.Mode{lab.Mirrored, lab.Consomme} {
 		t.Run(mode.String(), func(t *testing.T) {
+			labtest.PlayWindows(t, "en") // where a program listens on 9001
 			b := labtest.New(t, lab.Options{Mode: mode, Tracker: &tracker.Options{}})
-			b.Tracker.Refuse(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 8080})
-			publishByRules(t, b, "8080")
+			b.Tracker.Refuse(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 9001})
+			publishByRules(t, b, "9001")
 			d := start(t, b.WSL)
 			d.await("the ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
 			h := startHolder(t, d)
-			h.await("8080/udp")
+			h.await("9001/udp")
 			now, err := status.ReadHold(status.HoldDir(d.dir))
-			if want := []status.Refusal{{Port: "8080/tcp", Windows: true, Reason: "Windows refuses the port"}}; err != nil || !slices.Equal(now.Refused, want) {
+			if want := []status.Refusal{{Port: "9001/tcp", Windows: true, Reason: "Windows refuses the port"}}; err != nil || !slices.Equal(now.Refused, want) {
 				t.Errorf("refused are %+v, %v; want %+v", now.Refused, err, want)
+			}
+			const why = "Windows refuses it: a Windows program (process 20480) listens on "
+			_, text := on(t, b.WSL, "status", "--runtime-dir", d.dir)
+			labtest.WantAll(t, unfolded(text), why, "left to the engine's own rules; held by wslmirror")
+			_, text = on(t, b.WSL, "ports", "--runtime-dir", d.dir)
+			labtest.WantAll(t, unfolded(text), why, "9001/udp ", "wslmirror (")
+			s := h.status()
+			if got := s.Ports[0].Holder + " " + s.Ports[1].Holder; got != "nobody wslmirror" || !strings.HasPrefix(s.Ports[0].HolderReason, why) {
+				t.Errorf("status --json: %+v", s.Ports)
+			}
+			if c := diagnose(t, b.WSL, d.dir).check("published-ports"); c.Verdict != "fault" || !strings.Contains(c.Seen, "9001/tcp (cni); wslmirror cannot hold 9001/tcp: Windows refuses the port") {
+				t.Errorf("doctor: %+v", c)
 			}
 			// What changes nothing and comes often does not have it ask Windows each time.
 			before := b.Tracker.Binds()
@@ -215,11 +242,11 @@ func TestHolderIsRefused(t *testing.T) {
 			if n := b.Tracker.Binds() - before; n > 10 {
 				t.Errorf("50 looks of the daemon cost %d binds", n)
 			}
-			b.Tracker.Allow(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 8080})
-			if _, err := b.WSL.Run("nft", "add rule ip cni CNI-HOSTPORT-DNAT tcp dport 8081 dnat to 10.4.0.2:80"); err != nil {
+			b.Tracker.Allow(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 9001})
+			if _, err := b.WSL.Run("nft", "add rule ip cni CNI-HOSTPORT-DNAT tcp dport 9002 dnat to 10.4.0.2:80"); err != nil {
 				t.Fatal(err)
 			}
-			h.await("8080/tcp", "8080/udp", "8081/tcp")
+			h.await("9001/tcp", "9001/udp", "9002/tcp")
 		})
 	}
 }

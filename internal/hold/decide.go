@@ -94,6 +94,16 @@ func announces(k sockdiag.Socket, p status.Port, consomme bool) bool {
 	return on.IsUnspecified() && !(on.Is6() && k.OnlyV6) || on == localhost4 || on.String() == p.Address
 }
 
+// IsHolder reports whether k is a socket of a holder, in whichever distribution: nobody
+// else connects one to itself, or one of 127.0.0.1 to the address peer, which then ends.
+func IsHolder(k sockdiag.Socket) bool {
+	if !k.Local.Addr().IsLoopback() {
+		return false
+	}
+	return k.State == sockdiag.Established && k.Local == k.Remote ||
+		k.State == sockdiag.CloseWait && k.Local.Addr() == localhost4 && k.Remote.Addr() == peer
+}
+
 // has reports whether one of sockets has a port.
 func has(sockets []sockdiag.Socket, p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return k.Proto == p.Proto && k.Local.Port() == p.Number })

@@ -126,6 +126,11 @@ type Port struct {
 	Path    string `json:"path"` // how a client of localhost reaches it
 	// Reason says why the path is not direct, where that is what the user chose.
 	Reason string `json:"reason,omitempty"`
+	// Holder says by whose socket Windows learns of the port: "engine", "program",
+	// "wslmirror", "unknown", or "nobody". HolderReason says why by nobody's. The daemon
+	// does not know; the commands add it.
+	Holder       string `json:"holder,omitempty"`
+	HolderReason string `json:"holder_reason,omitempty"`
 }
 
 // Excepted is the Reason of a Port for which nothing is done.
