@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -176,6 +177,41 @@ func beginHolding(t *testing.T, b *lab.Bench, ports ...string) (*daemon, *holder
 	return d, h
 }
 
+// Where the holder cannot have [::1], it holds 127.0.0.1.
+func TestHolderWithoutIPv6(t *testing.T) {
+	for name, without := range map[string]func(*lab.Bench) error{
+		"no address": func(b *lab.Bench) error { return b.WSL.Sysctl("ipv6/conf/lo/disable_ipv6", "1") },
+		"an engine's own": func(b *lab.Bench) error {
+			_, err := b.WSL.Run("nft", "table ip6 cni { chain output { type nat hook output priority -100; tcp dport 8080 dnat to [fd00::2]:80; }; }")
+			return err
+		},
+		"a program": func(b *lab.Bench) error {
+			var l net.Listener
+			err := b.WSL.Do(func() (err error) { l, err = net.Listen("tcp6", "[::1]:8080"); return err })
+			if err == nil {
+				t.Cleanup(func() { l.Close() })
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := labtest.New(t, lab.Options{Tracker: &tracker.Options{OldKernel: true}})
+			if err := without(b); err != nil {
+				t.Fatal(err)
+			}
+			publishByRules(t, b, "8080")
+			_, h := beginHolding(t, b, "8080/tcp", "8080/udp")
+			if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) != 2 {
+				t.Errorf("an hour later Windows has %v, %v", b.Tracker.Ports(), err)
+			}
+			if out, err := b.WSL.Run("ss", "--tcp", "--all", "--numeric", "src", "127.0.0.1:8080"); err != nil || !strings.Contains(out, "127.0.0.1:8080") && !strings.Contains(out, "127.0.0.1%lo:8080") {
+				t.Errorf("the sockets are %v\n%s", err, out)
+			}
+			h.stop()
+		})
+	}
+}
+
 // A program that has the port makes the holder let go, and when the program ends, the
 // kernel tells the holder so.
 func TestHolderGivesWay(t *testing.T) {
@@ -333,4 +369,105 @@ func TestHolderChurn(t *testing.T) {
 	h.stop()
 	used := h.proc.Cmd.ProcessState.UserTime() + h.proc.Cmd.ProcessState.SystemTime()
 	t.Logf("%d containers came and went in %.1f s; %d binds; CPU of the holder %.2f s", containers, took.Seconds(), b.Tracker.Binds()-binds, used.Seconds())
+}
+
+// Podman 6 holds a port by one socket for both families that is bound and does not listen.
+// Where the kernel shows such sockets, Windows has the port, and the holder leaves it
+// alone. The socket is a stand-in, with what libpod's oci_util.go does; the rules are those
+// that Debian 13's netavark has written.
+func TestHolderBesidePodman6(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	err := b.WSL.Do(func() error {
+		for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+			fd, err := unix.Socket(unix.AF_INET6, kind|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { unix.Close(fd) })
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
+				return err
+			}
+			if err := unix.Bind(fd, &unix.SockaddrInet6{Port: 8080}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.WSL.Run("nft", "--file", "../../nft/ruleset/testdata/rulesets/podman-netavark-nftables.nft"); err != nil {
+		t.Fatal(out, err)
+	}
+	d := start(t, b.WSL)
+	s := d.await("the ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) >= 2 })
+	h := startHolder(t, d)
+	// The others too are Podman's, which has some seconds to bind them.
+	h.await("8081/tcp", "8090/tcp", "8091/tcp", "8092/tcp")
+	labtest.Eventually(t, "Podman is told to be who holds", func() bool {
+		s = h.status()
+		return s.Ports[0].Port == 8080 && s.Ports[0].Engine == "podman" && s.Ports[0].Holder == "program" // this one
+	})
+	h.stop()
+	if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) != 2 {
+		t.Errorf("then Windows has %v, %v; want Podman's two", b.Tracker.Ports(), err)
+	}
+}
+
+// A NodePort, as kube-proxy writes it in iptables mode. The rules are a stand-in, by its
+// documented chains; the bench has no kube-proxy.
+func TestHolderOfNodePorts(t *testing.T) {
+	for _, localhost := range []bool{true, false} { // --iptables-localhost-nodeports
+		t.Run(fmt.Sprint(localhost), func(t *testing.T) {
+			b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+			if _, err := b.StartPortmap(); err != nil { // for its container
+				t.Fatal(err)
+			}
+			to := "! -d 127.0.0.0/8"
+			if localhost {
+				to = ""
+				if err := b.WSL.Sysctl("ipv4/conf/all/route_localnet", "1"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rules := `*nat
+:KUBE-SERVICES -
+:KUBE-NODEPORTS -
+:KUBE-EXT-A -
+:KUBE-SVC-A -
+:KUBE-SEP-A -
+:KUBE-MARK-MASQ -
+:KUBE-POSTROUTING -
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-A
+-A KUBE-SERVICES ` + to + ` -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j KUBE-EXT-A
+-A KUBE-EXT-A -j KUBE-MARK-MASQ
+-A KUBE-EXT-A -j KUBE-SVC-A
+-A KUBE-SVC-A -j KUBE-SEP-A
+-A KUBE-SEP-A -s 10.4.0.2/32 -j KUBE-MARK-MASQ
+-A KUBE-SEP-A -p tcp -m tcp -j DNAT --to-destination 10.4.0.2:80
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+-A KUBE-POSTROUTING -j MASQUERADE --random-fully
+COMMIT
+`
+			if out, err := b.WSL.Run("sh", "-c", "iptables-nft-restore --noflush <<'E'\n"+rules+"E\n"); err != nil {
+				t.Fatal(out, err)
+			}
+			d := start(t, b.WSL)
+			d.awaitState(status.Active)
+			h := startHolder(t, d)
+			if !localhost {
+				h.await()
+				return
+			}
+			h.await("30080/tcp")
+			answers(t, "a NodePort", b.Windows, "tcp", "30080", "container")
+			answers(t, "a NodePort", b.WSL, "tcp", "30080", "container")
+		})
+	}
 }

@@ -78,6 +78,26 @@ func published(s status.Snapshot) (list []status.Port) {
 	return list
 }
 
+// engineOf is the engine that publishes p.
+func engineOf(s status.Snapshot, p Port) string {
+	i := slices.IndexFunc(s.Ports, func(q status.Port) bool { return q.Proto == p.Proto && q.Port == p.Number })
+	if i < 0 {
+		return ""
+	}
+	return s.Ports[i].Engine
+}
+
+// binds reports whether the engine that publishes p binds its ports itself, which it may
+// do after it has written its rules. Docker does, and then docker-proxy cannot have a port
+// of UDP on [::] that a holder has; Podman 6 binds without SO_REUSEADDR (libpod's
+// oci_util.go), and then cannot have any.
+func binds(s status.Snapshot, p Port) bool {
+	engine := engineOf(s, p)
+	return engine == "docker" || engine == podman
+}
+
+const podman = "podman"
+
 // announces reports whether Windows learns by k of a port that is published. That of the
 // holder itself never does: one of TCP is connected, one of UDP too.
 func announces(k sockdiag.Socket, p status.Port, consomme bool) bool {

@@ -13,9 +13,11 @@ package hold
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -36,6 +38,8 @@ const (
 	// grace is for how long the ports are kept without a daemon, so that they outlive its
 	// restart.
 	grace = 10 * time.Second
+	// engineFirst is how long an engine that binds its ports itself has time for that.
+	engineFirst = 10 * time.Second
 	// A port that was refused is tried again when something happens, after a pause that
 	// doubles from the first of these.
 	firstPause = time.Second
@@ -58,6 +62,7 @@ type Holder struct {
 	cfg     Config
 	held    map[Port]int // sockets
 	refused map[Port]*refusal
+	since   map[Port]time.Time // when a port was first missed that an engine may yet bind
 	limit   *rate.Limiter
 	conn    *sockdiag.Conn // nil until it is needed
 	ends    *sockdiag.Ends // nil while nobody else's socket matters
@@ -70,24 +75,23 @@ type Holder struct {
 
 // A refusal is a port that could not be held.
 type refusal struct {
-	err     error
-	windows bool // it was Windows, as far as one can tell
-	due     bool // something has happened since it was tried
-	pause   time.Duration
-	again   time.Time // not to be tried before
+	err   error
+	due   bool // something has happened since it was tried
+	pause time.Duration
+	again time.Time // not to be tried before
 }
 
 // New makes a Holder that goes on with the sockets of one before it, by their names.
 func New(cfg Config, kept map[string]int) *Holder {
 	h := &Holder{
-		cfg: cfg, held: map[Port]int{}, refused: map[Port]*refusal{},
+		cfg: cfg, held: map[Port]int{}, refused: map[Port]*refusal{}, since: map[Port]time.Time{},
 		limit: rate.NewLimiter(bindsPerSecond, bindsPerSecond),
 		ended: make(chan struct{}, 1),
 	}
 	for name, fd := range kept {
 		p, ok := parseName(name)
 		if _, twice := h.held[p]; !ok || twice {
-			unix.Close(fd)
+			unix.Close(fd) // of another version
 			continue
 		}
 		h.held[p] = fd
@@ -170,9 +174,33 @@ func (h *Holder) pass(now time.Time) time.Duration {
 			r.due, r.pause, r.again = true, 0, time.Time{}
 		}
 	}
-	wait := h.apply(want, sockets, s.Mode == consomme, now)
+	want, wait := h.patient(s, want, now)
+	if left := h.apply(s, want, sockets, now); left > 0 && (wait == 0 || left < wait) {
+		wait = left
+	}
 	h.watchEnds(len(taken)+len(h.refused) > 0)
 	return wait
+}
+
+// patient takes from want what an engine may yet bind itself, and says when its time is
+// over.
+func (h *Holder) patient(s status.Snapshot, want []Port, now time.Time) (rest []Port, wait time.Duration) {
+	maps.DeleteFunc(h.since, func(p Port, _ time.Time) bool { return !slices.Contains(want, p) })
+	for _, p := range want {
+		if _, held := h.held[p]; !held && binds(s, p) {
+			if h.since[p].IsZero() {
+				h.since[p] = now
+			}
+			if left := engineFirst - now.Sub(h.since[p]); left > 0 {
+				if wait == 0 || left < wait {
+					wait = left
+				}
+				continue
+			}
+		}
+		rest = append(rest, p)
+	}
+	return rest, wait
 }
 
 // sockets are all that wait.
@@ -190,10 +218,17 @@ func (h *Holder) sockets() (list []sockdiag.Socket, err error) {
 }
 
 // apply holds what is wanted and nothing else.
-func (h *Holder) apply(want []Port, sockets []sockdiag.Socket, v4 bool, now time.Time) (wait time.Duration) {
+func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket, now time.Time) (wait time.Duration) {
+	v4 := s.Mode == consomme
+	var came, went []Port
+	defer func() {
+		h.log("held, so that Windows learns of them", came)
+		h.log("held no longer", went)
+	}()
 	for p, fd := range h.held {
 		if !slices.Contains(want, p) || !holds(fd, p, v4) {
 			h.release(p)
+			went = append(went, p)
 		}
 	}
 	for p := range h.refused {
@@ -219,12 +254,21 @@ func (h *Holder) apply(want []Port, sockets []sockdiag.Socket, v4 bool, now time
 		if !h.limit.AllowN(now, 1) {
 			return time.Second // by then it may open as many again
 		}
-		fd, err := -1, error(unix.EACCES)
+		fd, err := -1, errRights
 		if mayBind(p.Number) {
 			fd, err = open(p, v4 || hasIPv6(sockets, p))
 		}
 		if err != nil {
-			h.refuse(p, err, has(sockets, p), now)
+			switch {
+			case !errors.Is(err, unix.EADDRINUSE):
+			case has(sockets, p):
+				err = errInUse
+			case engineOf(s, p) == podman:
+				err = errPodman
+			default:
+				err = errRefused
+			}
+			h.refuse(p, err, now)
 			continue
 		}
 		delete(h.refused, p)
@@ -234,7 +278,7 @@ func (h *Holder) apply(want []Port, sockets []sockdiag.Socket, v4 bool, now time
 				h.cfg.Log.WithError(err).Warnf("the socket for %s will not outlive a restart of this service", p)
 			}
 		}
-		h.cfg.Log.Infof("%s is held, so that Windows learns of it", p)
+		came = append(came, p)
 	}
 	return wait
 }
@@ -247,24 +291,27 @@ func (h *Holder) release(p Port) {
 	}
 	unix.Close(h.held[p])
 	delete(h.held, p)
-	h.cfg.Log.Infof("%s is held no longer", p)
 }
 
-// refuse notes that a port could not be held. Beside another socket of Linux that has it,
-// it was the kernel who refused.
-func (h *Holder) refuse(p Port, err error, beside bool, now time.Time) {
-	windows := errors.Is(err, errRefused)
-	if errors.Is(err, unix.EADDRINUSE) {
-		windows = !beside
+// log says in one line what has become of ports.
+func (h *Holder) log(what string, list []Port) {
+	const most = 4
+	if len(list) == 0 {
+		return
 	}
-	switch {
-	case windows:
-		err = errRefused
-	case errors.Is(err, unix.EADDRINUSE):
-		err = errInUse
-	case errors.Is(err, unix.EACCES):
-		err = errRights
+	slices.SortFunc(list, comparePorts)
+	var names []string
+	for _, p := range list[:min(most, len(list))] {
+		names = append(names, p.String())
 	}
+	if more := len(list) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	h.cfg.Log.Infof("ports %s: %s", what, strings.Join(names, ", "))
+}
+
+// refuse notes that a port could not be held.
+func (h *Holder) refuse(p Port, err error, now time.Time) {
 	r := h.refused[p]
 	if r == nil {
 		r = &refusal{}
@@ -273,7 +320,7 @@ func (h *Holder) refuse(p Port, err error, beside bool, now time.Time) {
 	if r.err == nil || r.err.Error() != err.Error() {
 		h.cfg.Log.WithError(err).Warnf("%s cannot be held, so Windows does not learn of it", p)
 	}
-	r.err, r.windows, r.due = err, windows, false
+	r.err, r.due = err, false
 	r.pause = max(2*r.pause, firstPause)
 	r.again = now.Add(r.pause)
 }
@@ -308,7 +355,7 @@ func (h *Holder) tell() {
 	}
 	for _, p := range slices.SortedFunc(maps.Keys(h.refused), comparePorts) {
 		r := h.refused[p]
-		now.Refused = append(now.Refused, status.Refusal{Port: p.String(), Windows: r.windows, Reason: r.err.Error()})
+		now.Refused = append(now.Refused, status.Refusal{Port: p.String(), Windows: errors.Is(r.err, errRefused), Reason: r.err.Error()})
 	}
 	if h.begun && slices.Equal(now.Held, h.told.Held) && slices.Equal(now.Refused, h.told.Refused) {
 		return
@@ -319,5 +366,6 @@ func (h *Holder) tell() {
 
 var (
 	errInUse  = errors.New("another program has the port, and not so that Windows learns of it")
+	errPodman = errors.New("Windows refuses it, or Podman 6 has it by a socket that kernels before 6.8 do not show: set force_port_listen = true in containers.conf")
 	errRights = errors.New("a port below 1024 takes CAP_NET_BIND_SERVICE")
 )
