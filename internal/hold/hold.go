@@ -31,8 +31,9 @@ import (
 const (
 	// bindsPerSecond bounds the ports that are opened: for each bind() the one thread of
 	// WSL's port tracker works 11 ms, and all other binds of the VM wait. So this is a
-	// third of its time.
+	// third of its time. No more than burst come one after the other.
 	bindsPerSecond = 30
+	burst          = 15
 	// rest is between two looks. Events come in handfuls.
 	rest = 100 * time.Millisecond
 	// grace is for how long the ports are kept without a daemon, so that they outlive its
@@ -85,7 +86,7 @@ type refusal struct {
 func New(cfg Config, kept map[string]int) *Holder {
 	h := &Holder{
 		cfg: cfg, held: map[Port]int{}, refused: map[Port]*refusal{}, since: map[Port]time.Time{},
-		limit: rate.NewLimiter(bindsPerSecond, bindsPerSecond),
+		limit: rate.NewLimiter(bindsPerSecond, burst),
 		ended: make(chan struct{}, 1),
 	}
 	for name, fd := range kept {
@@ -252,7 +253,7 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 			continue
 		}
 		if !h.limit.AllowN(now, 1) {
-			return time.Second // by then it may open as many again
+			return burst * time.Second / bindsPerSecond / 2 // until it may open some more
 		}
 		fd, err := -1, errRights
 		if mayBind(p.Number) {
