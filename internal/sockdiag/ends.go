@@ -42,9 +42,11 @@ func WatchEnds() (*Ends, error) {
 	return &Ends{os.NewFile(uintptr(fd), "sock_diag")}, nil
 }
 
-// noPeer passes what has no port at the other end (idiag_dport in struct inet_diag_msg,
-// behind the header), so that a busy server wakes nobody.
+// noPeer passes what has a port, and none at the other end (idiag_sport and idiag_dport in
+// struct inet_diag_msg, behind the header), so that a busy server wakes nobody.
 var noPeer = []unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: unix.SizeofNlMsghdr + 4},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 3, Jf: 0},
 	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: unix.SizeofNlMsghdr + 6},
 	{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 0, Jf: 1},
 	{Code: unix.BPF_RET | unix.BPF_K, K: ^uint32(0)},
