@@ -253,7 +253,7 @@ func TestHolderIsRefused(t *testing.T) {
 			h := startHolder(t, d)
 			h.await("9001/udp")
 			now, err := status.ReadHold(status.HoldDir(d.dir))
-			if want := []status.Refusal{{Port: "9001/tcp", Windows: true, Reason: "Windows refuses the port"}}; err != nil || !slices.Equal(now.Refused, want) {
+			if want := []status.Refusal{{Port: "9001/tcp", Windows: true, Reason: "refused by Windows"}}; err != nil || !slices.Equal(now.Refused, want) {
 				t.Errorf("refused are %+v, %v; want %+v", now.Refused, err, want)
 			}
 			const why = "Windows refuses it: a Windows program (process 20480) listens on "
@@ -265,7 +265,7 @@ func TestHolderIsRefused(t *testing.T) {
 			if got := s.Ports[0].Holder + " " + s.Ports[1].Holder; got != "nobody wslmirror" || !strings.HasPrefix(s.Ports[0].HolderReason, why) {
 				t.Errorf("status --json: %+v", s.Ports)
 			}
-			if c := diagnose(t, b.WSL, d.dir).check("published-ports"); c.Verdict != "fault" || !strings.Contains(c.Seen, "9001/tcp (cni); wslmirror cannot hold 9001/tcp: Windows refuses the port") {
+			if c := diagnose(t, b.WSL, d.dir).check("published-ports"); c.Verdict != "fault" || !strings.Contains(c.Seen, "9001/tcp (cni); wslmirror cannot hold 9001/tcp: refused by Windows") {
 				t.Errorf("doctor: %+v", c)
 			}
 			// What changes nothing and comes often does not have it ask Windows each time.

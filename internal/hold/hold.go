@@ -367,6 +367,6 @@ func (h *Holder) tell() {
 
 var (
 	errInUse  = errors.New("another program has the port, and not so that Windows learns of it")
-	errPodman = errors.New("Windows refuses it, or Podman 6 has it by a socket that kernels before 6.8 do not show: set force_port_listen = true in containers.conf")
+	errPodman = errors.New("refused by Windows, or held by Podman 6 with a socket that kernels before 6.8 do not show: set force_port_listen = true in containers.conf")
 	errRights = errors.New("a port below 1024 takes CAP_NET_BIND_SERVICE")
 )

@@ -115,7 +115,7 @@ func socket(proto string, addr netip.Addr) (int, error) {
 
 // errRefused is what a bind() comes to that Windows refuses in consomme: it returns what
 // is no error of Linux, and does nothing (WSL's ConsommeNetworking.cpp).
-var errRefused = errors.New("Windows refuses the port")
+var errRefused = errors.New("refused by Windows")
 
 func bind(fd int, at netip.AddrPort) error {
 	if err := unix.Bind(fd, sockaddr(at)); err != nil {
