@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -369,6 +370,98 @@ func TestHolderChurn(t *testing.T) {
 	h.stop()
 	used := h.proc.Cmd.ProcessState.UserTime() + h.proc.Cmd.ProcessState.SystemTime()
 	t.Logf("%d containers came and went in %.1f s; %d binds; CPU of the holder %.2f s", containers, took.Seconds(), b.Tracker.Binds()-binds, used.Seconds())
+}
+
+// Whatever is killed, published, bound and refused meanwhile, in the end that is held which
+// is published and which nobody else has.
+func TestHolderAfterFaults(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	publishByRules(t, b, "8080")
+	d, h := beginHolding(t, b, "8080/tcp", "8080/udp")
+	published, programs, refused := map[int]bool{}, map[int]*lab.Server{}, map[int]bool{}
+	const first, ports = 9100, 6
+	port := func(i int) tracker.Port { return tracker.Port{Proto: unix.IPPROTO_TCP, Number: uint16(first + i)} }
+	faults := []func(i int) error{
+		func(i int) error { // a container comes or goes
+			published[i] = !published[i]
+			rules := "add chain ip cni CNI-DN; flush chain ip cni CNI-DN;"
+			for i, on := range published {
+				if on {
+					rules += fmt.Sprintf("add rule ip cni CNI-DN tcp dport %d dnat to 10.4.0.2:80;", first+i)
+				}
+			}
+			_, err := b.WSL.Run("nft", rules)
+			return err
+		},
+		func(i int) (err error) { // a program comes or goes
+			if programs[i] != nil {
+				err = programs[i].Close()
+				delete(programs, i)
+				return err
+			}
+			server, err := b.WSL.ServeEcho("tcp", fmt.Sprintf("0.0.0.0:%d", first+i))
+			if err == nil {
+				programs[i] = server
+			} else if refused[i] {
+				err = nil
+			}
+			return err
+		},
+		func(i int) error { // Windows takes a port, or leaves it
+			if refused[i] = !refused[i]; refused[i] {
+				b.Tracker.Refuse(port(i))
+			} else {
+				b.Tracker.Allow(port(i))
+			}
+			return nil
+		},
+		func(int) error {
+			h.proc.Stop(unix.SIGKILL)
+			h = startHolder(t, d)
+			return nil
+		},
+		func(int) error {
+			d.proc.Stop(unix.SIGKILL)
+			cmd := asService(t, "run", "--runtime-dir", d.dir)
+			cmd.Stderr = d.log
+			var err error
+			d.proc, err = b.WSL.Start(cmd)
+			return err
+		},
+	}
+	if _, err := b.WSL.Run("nft", "add chain ip cni CNI-DN; add rule ip cni CNI-HOSTPORT-DNAT jump CNI-DN"); err != nil {
+		t.Fatal(err)
+	}
+	for range 60 {
+		if err := faults[random.IntN(len(faults))](random.IntN(ports)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
+	}
+	for i, on := range refused { // Windows may still have what a program or the holder had
+		if on {
+			b.Tracker.Allow(port(i))
+		}
+	}
+	want := []string{"8080/tcp", "8080/udp"}
+	for i := range ports {
+		if published[i] && programs[i] == nil {
+			want = append(want, fmt.Sprintf("%d/tcp", first+i))
+		}
+	}
+	labtest.Eventually(t, fmt.Sprintf("it holds %q", want), func() bool {
+		if err := status.Refresh(d.dir); err != nil { // nothing else tells of a program that begins, or that Windows allows a port
+			return false
+		}
+		now, err := status.ReadHold(status.HoldDir(d.dir))
+		return err == nil && slices.Equal(now.Held, want)
+	})
+	if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) != len(want)+len(programs) {
+		t.Errorf("Windows has %v, %v; want %q and those of %d programs", b.Tracker.Ports(), err, want, len(programs))
+	}
 }
 
 // Podman 6 holds a port by one socket for both families that is bound and does not listen.
