@@ -40,6 +40,7 @@ func TestBooted(t *testing.T) {
 		{"without systemd", func(t *testing.T, s service) { runsByHand(t, s, before) }},
 		{"enable", enables},
 		{"sandbox", isConfined},
+		{"hold", holds},
 		{"kill", comesBack},
 		{"crash", func(t *testing.T, s service) { leavesNothing(t, s, before) }},
 		{"watchdog", watchdogBites},
@@ -300,6 +301,9 @@ func upgrades(t *testing.T, s service, deb string) {
 	}
 	if got := s.show("UnitFileState"); got != "enabled" {
 		t.Errorf("after the upgrade the service is %s", got)
+	}
+	if got := s.run("systemctl", "show", "--property=ActiveState,NRestarts", "--value", "wslmirror-hold"); got != "0\nactive" && got != "active\n0" {
+		t.Errorf("after the upgrade the holder is %q", got)
 	}
 	journal := s.journal()[cursor:]
 	calm(t, s.Name, journal)

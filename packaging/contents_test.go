@@ -20,6 +20,7 @@ import (
 
 const wantDeb = `
 -rw-r--r-- root root /etc/default/wslmirror
+-rw-r--r-- root root /usr/lib/systemd/system/wslmirror-hold.service
 -rw-r--r-- root root /usr/lib/systemd/system/wslmirror.service
 -rw-r--r-- root root /usr/share/bash-completion/completions/wslmirror
 -rw-r--r-- root root /usr/share/doc/wslmirror/changelog.Debian.gz
@@ -35,6 +36,7 @@ const wantDeb = `
 // In the last column: c configuration, n not replaced, d documentation, l license.
 const wantRPM = `
 -rw-r--r-- root root /etc/default/wslmirror cn
+-rw-r--r-- root root /usr/lib/systemd/system/wslmirror-hold.service 
 -rw-r--r-- root root /usr/lib/systemd/system/wslmirror.service 
 -rw-r--r-- root root /usr/share/bash-completion/completions/wslmirror 
 -rw-r--r-- root root /usr/share/doc/wslmirror/CHANGELOG.md d

@@ -48,10 +48,10 @@ Description: stand-in
 		{"upgrade", append(dpkg, "--install", pkg(t, packages(t, distHigher), "deb")), []string{
 			"deb-systemd-helper unmask wslmirror.service",
 			"systemctl --system daemon-reload",
-			"deb-systemd-invoke try-restart wslmirror.service",
+			"deb-systemd-invoke try-restart wslmirror.service wslmirror-hold.service",
 		}},
 		{"remove", append(dpkg, "--remove", "wslmirror"), []string{
-			"deb-systemd-invoke stop wslmirror.service",
+			"deb-systemd-invoke stop wslmirror.service wslmirror-hold.service",
 			"systemctl --system daemon-reload",
 		}},
 		{"purge", append(dpkg, "--purge", "wslmirror"), []string{
@@ -81,10 +81,11 @@ func TestRPMLifecycle(t *testing.T) {
 		}},
 		{"upgrade", append(rpm, "--upgrade", pkg(t, packages(t, distHigher), "rpm")), []string{
 			"systemctl daemon-reload",
-			"systemctl try-restart wslmirror.service",
+			"systemctl try-restart wslmirror.service wslmirror-hold.service",
 		}},
 		{"remove", append(rpm, "--erase", "wslmirror"), []string{
 			"systemctl --no-reload disable --now wslmirror.service",
+			"systemctl stop wslmirror-hold.service",
 			"systemctl daemon-reload",
 		}},
 	})

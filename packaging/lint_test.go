@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/wslmirror/wslmirror/systemd"
 )
 
 func TestLintian(t *testing.T) {
@@ -35,8 +37,9 @@ func TestRpmlint(t *testing.T) {
 	}
 }
 
-// The unit is understood to the last word, and leaves the service as little as
-// it promises: 1.1 on the scale of systemd-analyze, which runs from 0 to 10.
+// The units are understood to the last word, and leave the services as little as
+// they promise: 1.1 on the scale of systemd-analyze, which runs from 0 to 10, and for
+// the holder, which has sockets of the Internet, 1.3.
 func TestUnit(t *testing.T) {
 	need(t, "systemd-analyze", "dpkg-deb")
 	tree := t.TempDir()
@@ -63,13 +66,15 @@ func TestUnit(t *testing.T) {
 	}
 
 	// Not the manual: it would be looked for on this machine.
-	if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+tree, "wslmirror.service"); out != "" {
-		t.Errorf("systemd-analyze verify says:\n%s", out)
+	for unit, threshold := range map[string]string{"wslmirror.service": "11", "wslmirror-hold.service": "13"} {
+		if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+tree, unit); out != "" {
+			t.Errorf("systemd-analyze verify says:\n%s", out)
+		}
+		out := run(t, "systemd-analyze", "security", "--offline=true", "--threshold="+threshold,
+			"--root="+tree, "--no-pager", unit)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		t.Log(lines[len(lines)-1])
 	}
-	out := run(t, "systemd-analyze", "security", "--offline=true", "--threshold=11",
-		"--root="+tree, "--no-pager", "wslmirror.service")
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	t.Log(lines[len(lines)-1])
 }
 
 // Every directive is known since systemd 239, or the unit says since when, by the NEWS
@@ -98,16 +103,7 @@ func TestUnitOnOldSystemd(t *testing.T) {
 // What a directive takes away must not be given back by a later one, nor by one
 // that systemd-analyze does not judge.
 func TestUnitPrivileges(t *testing.T) {
-	b, err := os.ReadFile("../systemd/wslmirror.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string][]string{}
-	for line := range strings.Lines(string(b)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
-			got[key] = append(got[key], value)
-		}
-	}
+	daemon, holder := directives(systemd.Unit), directives(systemd.HoldUnit)
 	for key, want := range map[string][]string{
 		"AmbientCapabilities":     {"CAP_NET_ADMIN"},
 		"CapabilityBoundingSet":   {"CAP_NET_ADMIN"},
@@ -121,8 +117,41 @@ func TestUnitPrivileges(t *testing.T) {
 		"RuntimeDirectoryPreserve": nil,
 		"User":                     nil,
 	} {
-		if !slices.Equal(got[key], want) {
-			t.Errorf("%s=%q, want %q", key, got[key], want)
+		if !slices.Equal(daemon[key], want) {
+			t.Errorf("%s=%q, want %q", key, daemon[key], want)
 		}
 	}
+	for key, want := range map[string][]string{
+		"AmbientCapabilities":     {"CAP_NET_BIND_SERVICE"},
+		"CapabilityBoundingSet":   {"CAP_NET_BIND_SERVICE"},
+		"RestrictAddressFamilies": {"AF_NETLINK AF_UNIX AF_INET AF_INET6"},
+		"IPAddressDeny":           {"any"},
+		"IPAddressAllow":          {"localhost"},
+		"ExecStart":               {"/usr/bin/wslmirror hold"},
+		"User":                    nil,
+	} {
+		if !slices.Equal(holder[key], want) {
+			t.Errorf("of the holder: %s=%q, want %q", key, holder[key], want)
+		}
+	}
+	// All else that takes a right away is the same in both.
+	for key, want := range daemon {
+		if strings.HasPrefix(key, "Protect") || strings.HasPrefix(key, "Private") || strings.HasPrefix(key, "SystemCall") ||
+			slices.Contains([]string{"DynamicUser", "NoNewPrivileges", "RestrictSUIDSGID", "RestrictNamespaces", "RestrictRealtime", "MemoryDenyWriteExecute", "LockPersonality", "InaccessiblePaths", "DevicePolicy", "ProcSubset", "RemoveIPC", "KeyringMode", "UMask"}, key) {
+			if !slices.Equal(holder[key], want) {
+				t.Errorf("%s is %q for the daemon and %q for the holder", key, want, holder[key])
+			}
+		}
+	}
+}
+
+// directives are what a unit says, by their names.
+func directives(unit string) map[string][]string {
+	got := map[string][]string{}
+	for line := range strings.Lines(unit) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+			got[key] = append(got[key], value)
+		}
+	}
+	return got
 }

@@ -2,8 +2,12 @@ package systemd
 
 import _ "embed"
 
-// Unit is the unit of the service as it is packaged. It is for what has to know the
-// sandbox that it asks for; the daemon does not, and has it not in its binary.
-//
-//go:embed wslmirror.service
-var Unit string
+// Unit and HoldUnit are the units of the daemon and the holder as they are packaged. They
+// are for what has to know the sandbox that they ask for; the program does not, and has
+// them not in its binary.
+var (
+	//go:embed wslmirror.service
+	Unit string
+	//go:embed wslmirror-hold.service
+	HoldUnit string
+)

@@ -51,6 +51,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	report := doctor.Run(ctx, doctor.Config{
 		Iface: status.DefaultInterface, Root: "/", Inside: insides(),
 		Status: func() (status.Snapshot, error) { return current(*dir) },
+		Hold:   func() (status.Hold, error) { return status.ReadHold(status.HoldDir(*dir)) },
 		Service: func(ctx context.Context) (doctor.Service, error) {
 			u, err := readService(ctx, *dir)
 			return doctor.Service{Trouble: trouble(u), BadOptions: badOptions(u)}, err

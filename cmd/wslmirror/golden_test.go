@@ -99,6 +99,14 @@ func statusOutputs(t *testing.T) (list []output) {
 		}
 	}
 	add("active", func(s *status.Snapshot, _ *surroundings) { s.State = status.Active })
+	add("active, and who holds the ports that the kernel serves", func(s *status.Snapshot, _ *surroundings) {
+		s.State = status.Active
+		s.Ports = slices.Clone(s.Ports)
+		for i, by := range []string{ports.ByEngine, ports.ByHolder, ports.ByNobody} {
+			s.Ports[i].Path, s.Ports[i].Holder = status.PathKernel, by
+		}
+		s.Ports[2].HolderReason = "Windows refuses it: a Windows program (process 20480) listens on 127.0.0.1:8090"
+	})
 	add("active, path direct", func(s *status.Snapshot, _ *surroundings) {
 		s.State, s.Path, s.Directions = status.Active, status.PathDirect, nil
 		s.Rule = status.Rule{Packets: 1, Bytes: 60}

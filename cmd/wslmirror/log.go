@@ -61,7 +61,7 @@ func sinceText(since string) string {
 // readJournal runs journalctl and prints what it has. seen says that there was
 // something.
 func readJournal(ctx context.Context, since string, follow bool, on screen, w io.Writer) (seen bool, err error) {
-	args := []string{"--unit=wslmirror.service", "--output=json", "--no-pager"}
+	args := []string{"--unit=wslmirror.service", "--unit=wslmirror-hold.service", "--output=json", "--no-pager"}
 	if since != "" {
 		args = append(args, "--since="+journalTime(since))
 	}

@@ -46,7 +46,7 @@ func TestLog(t *testing.T) {
 			t.Errorf("%s: exit %d, stderr %q, stdout\n%s\nwant\n%s", typed, code, stderr, stdout, want)
 		}
 		b, err := os.ReadFile(args)
-		if got := strings.Join(strings.Fields(string(b)), " "); err != nil || got != strings.TrimSpace("--unit=wslmirror.service --output=json --no-pager "+given) {
+		if got := strings.Join(strings.Fields(string(b)), " "); err != nil || got != strings.TrimSpace("--unit=wslmirror.service --unit=wslmirror-hold.service --output=json --no-pager "+given) {
 			t.Errorf("%s: journalctl %s, %v", typed, got, err)
 		}
 	}

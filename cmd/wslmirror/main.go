@@ -46,6 +46,7 @@ type verb struct {
 
 var verbs = []verb{
 	{"run", runDaemon},
+	{"hold", holdPorts},
 	{"status", showStatus},
 	{"trace", showTrace},
 	{"ports", showPorts},

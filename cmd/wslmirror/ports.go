@@ -91,6 +91,7 @@ type portFacts struct {
 	shared        bool   // Windows and Linux share localhost
 	daemon        status.Snapshot
 	daemonErr     error
+	hold          ports.Hold
 	listeners     []ports.Listener
 	socketsErr    error // what of them is missing
 	block         ports.Block
@@ -120,6 +121,7 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	if f.daemon, f.daemonErr = current(dir); f.daemonErr != nil {
 		f.daemon = stopped()
 	}
+	f.hold = ports.ReadHold(dir)
 	if f.listeners, err = ports.Listeners(); errors.Is(err, sockdiag.ErrNoUDP) {
 		f.socketsErr, err = err, nil
 	}
@@ -135,6 +137,10 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	}
 	f.mirrored = kernel.Mirrors() || f.mode == "mirrored" // its link may be missing
 	f.shared = f.mirrored || kernel.Shares()
+	for i := range f.daemon.Ports {
+		p := &f.daemon.Ports[i]
+		p.Holder, p.HolderReason = f.hold.Holder(*p, f.listeners, f.refused)
+	}
 	return f, err
 }
 
@@ -174,6 +180,9 @@ func listPorts(dir string, asJSON bool, stdout io.Writer) (int, error) {
 	}
 	return exitOK, nil
 }
+
+// refused says why Windows refuses a port.
+func (f portFacts) refused(port uint16, proto string) string { return f.of(proto).Refused(port) }
 
 // of are the facts for one protocol.
 func (f portFacts) of(proto string) ports.Facts {

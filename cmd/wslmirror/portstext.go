@@ -47,10 +47,20 @@ func (f portFacts) warnings() []warning {
 	}
 	for _, p := range f.daemon.Ports {
 		if !f.listened(p) {
-			list = append(list, warning{
+			w := warning{
 				fmt.Sprintf("%d/%s is published by %s, but nobody in Linux listens on it, so Windows never learns of it", p.Port, p.Proto, p.Engine),
 				"let the engine hold its ports (Docker: userland-proxy; Podman does), or publish with another engine",
-			})
+			}
+			if p.Path == status.PathKernel || p.Path == status.PathDirect {
+				if p.HolderReason != "" {
+					w.Text += ": " + p.HolderReason
+					w.Next = fmt.Sprintf("wslmirror ports explain %d/%s", p.Port, p.Proto)
+				}
+				if !f.hold.Runs() {
+					w.Next = "sudo systemctl start wslmirror-hold"
+				}
+			}
+			list = append(list, w)
 		}
 	}
 	return list
@@ -173,6 +183,8 @@ func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
 		program, to := "?", ""
 		if l.Program != "" {
 			program = fmt.Sprintf("%s (%d)", l.Program, l.PID)
+		} else if l.Holder {
+			program = "wslmirror"
 		}
 		for _, p := range f.daemon.Ports {
 			if serves(l, p) {
@@ -196,7 +208,7 @@ func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
 	if more := len(rows) - mostRows; more > 0 {
 		fmt.Fprintf(b, "  %s and %d more: see 'wslmirror ports --json'\n", on.show("…"), more)
 	}
-	if slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return l.Program == "" }) {
+	if slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return l.Program == "" && !l.Holder }) {
 		fmt.Fprintln(b, "  ?: of another user (try sudo), or in another distribution")
 	}
 	for _, note := range f.notes() {

@@ -61,6 +61,7 @@ func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) 
 		_, mode := kernelMode(s.Interface.Name)
 		s.Mode = string(mode)
 	}
+	s.Ports = holders(dir, s)
 	if s.State == status.Stopped {
 		// Without an answer of systemd, stopped is all there is to say.
 		here.unit, _ = readService(context.Background(), dir)

@@ -142,6 +142,9 @@ func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
 		if more := cmp.Or(p.Reason, wayOf(p)); more != "" {
 			way += ": " + more
 		}
+		if by := heldBy(p); by != "" {
+			way += "; " + by
+		}
 		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, text.Line(p.Proto)), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way)})
 	}
 	if !s.Table.Installed { // another daemon may have another path, or there is none

@@ -7,6 +7,7 @@ Usage:
   wslmirror run [--interface NAME] [--path proxy|direct] [--repair=false]
                 [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
                 [--user NAME] [--runtime-dir DIR] [--log-level LEVEL]
+  wslmirror hold [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--watch] [--json] [--runtime-dir DIR]
   wslmirror trace PORT[/udp] [--from CLIENT] [--json]
   wslmirror ports [--json] [--runtime-dir DIR]
@@ -39,6 +40,11 @@ Commands:
                                  keeps only CAP_NET_ADMIN (nobody; "root" keeps
                                  all rights)
              --runtime-dir DIR   where the state is published (/run/wslmirror)
+             --log-level LEVEL   error, warning, info or debug (info)
+  hold     Hold the published ports that no socket in Linux holds, so that Windows
+           sends them to Linux. It runs beside the daemon, in the foreground, and
+           needs CAP_NET_BIND_SERVICE for ports below 1024.
+             --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
              --log-level LEVEL   error, warning, info or debug (info)
   status   Show what the daemon is doing. Any user may ask.
              --watch             go on, and show what changes, until ^C
@@ -83,10 +89,11 @@ Exit status:
   2   wrong usage
   3   for status: not active (waiting, standby or stopped); for trace: not certain;
       for ports explain and ports free: not known, since Windows could not be asked
-  78  run: bad options; systemd does not restart the service
+  78  run, hold: bad options; systemd does not restart the service
 
 Environment:
   WSLMIRROR_RUNTIME_DIR   stands for --runtime-dir where that is not given
+  WSLMIRROR_HOLD          false: "wslmirror hold" holds nothing, and ends
   NO_COLOR                turns colours off
 
 As a service:

@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -236,6 +237,12 @@ func checkPublished(o *Observation) Check {
 			return c.do("# see podman: force_port_listen")
 		}
 	}
+	if errors.Is(o.Hold.Err, fs.ErrNotExist) && o.Systemd {
+		return c.do("sudo systemctl start wslmirror-hold   # it holds what nobody holds")
+	}
+	for _, r := range o.Hold.Value.Refused {
+		c.Seen += fmt.Sprintf("; wslmirror cannot hold %s: %s", r.Port, r.Reason)
+	}
 	const most = 3
 	for i, p := range silent {
 		if i == most {
@@ -253,7 +260,7 @@ func (o *Observation) judgeContainers(published int) Check {
 		return h, stops && h.Kind == trace.InsideHost && h.Verdict == "none"
 	})
 	if len(idle) == 0 {
-		return ok("published: %d, each held by a socket", published)
+		return ok("published: %d, each held by a socket%s", published, o.heldByUs())
 	}
 	var seen []string
 	c := Check{Verdict: Warning}
@@ -263,6 +270,20 @@ func (o *Observation) judgeContainers(published int) Check {
 	}
 	c.Seen = "published, and nobody answers: " + shortened(seen)
 	return c
+}
+
+// heldByUs says how many ports wslmirror holds, "" if none.
+func (o *Observation) heldByUs() string {
+	n := 0
+	for _, l := range o.Listeners.Value {
+		if l.Holder {
+			n++
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d of them by wslmirror", n)
 }
 
 func portNames(list []status.Port) string {

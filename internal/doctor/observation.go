@@ -46,6 +46,8 @@ type Observation struct {
 	Legacy    Seen[[]string] // the tables of iptables-legacy
 
 	Status Seen[status.Snapshot]
+	// Hold is what the holder tells; fs.ErrNotExist where none runs.
+	Hold Seen[status.Hold]
 	// Service is what systemd says, empty where it is not asked.
 	Service Seen[Service]
 	// Daemons is how many wslmirrors run in this network: the one that owns the

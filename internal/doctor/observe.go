@@ -31,6 +31,8 @@ type Config struct {
 	Root string
 	// Status asks the daemon.
 	Status func() (status.Snapshot, error)
+	// Hold reads what the holder tells. It may be nil.
+	Hold func() (status.Hold, error)
 	// Service asks systemd about the service. It may be nil.
 	Service func(context.Context) (Service, error)
 	// Inside finds the listeners in the container with an address.
@@ -79,6 +81,9 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	})
 	if o.Systemd && cfg.Service != nil {
 		look(s, &o.Service, func() (Service, error) { return cfg.Service(ctx) })
+	}
+	if cfg.Hold != nil {
+		look(s, &o.Hold, cfg.Hold)
 	}
 	look(s, &o.Bind, bind)
 	look(s, &o.Sysctls, f.sysctls)

@@ -88,7 +88,7 @@ func TestChurn(t *testing.T) {
 	}
 	t.Logf("good answers meanwhile: %d", stop())
 
-	s, _ := d.status()
+	s := d.awaitState(status.Active)
 	table := func() string {
 		out, err := b.WSL.Run("nft", "--stateless", "list", "table", "ip", "wslmirror")
 		if err != nil {

@@ -93,7 +93,8 @@ func (b *Bench) build(opts Options) error {
 	if b.owner, err = newOwner(b, opts.Tracker); err != nil {
 		return err
 	}
-	b.WSL.beforeDial, b.Windows.beforeDial = b.owner.look, b.owner.look
+	b.WSL.beforeDial = func(string, string) error { return b.owner.look() }
+	b.Windows.beforeDial = b.owner.toLinux
 
 	if err := b.globalSysctls(); err != nil {
 		return err

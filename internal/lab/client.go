@@ -28,7 +28,7 @@ type Client struct{ conn net.Conn }
 // Dial opens a connection from the host. local is the client's own address and
 // port, for example "127.0.0.1:50000", or "".
 func (h *Host) Dial(proto, local, addr string, timeout time.Duration) (*Client, error) {
-	if err := h.beforeDial(); err != nil {
+	if err := h.beforeDial(proto, addr); err != nil {
 		return nil, err
 	}
 	c := new(Client)

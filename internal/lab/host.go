@@ -30,8 +30,8 @@ type Host struct {
 	Net *netlink.Handle
 
 	ns netns.NsHandle
-	// beforeDial runs before the host's clients open a connection.
-	beforeDial func() error
+	// beforeDial runs before the host's clients open a connection to an address.
+	beforeDial func(proto, addr string) error
 	// enter runs on each thread that enters the host.
 	enter func() error
 
@@ -75,7 +75,7 @@ func hostAt(name string, ns netns.NsHandle) (*Host, error) {
 	h := &Host{
 		Name:       name,
 		ns:         ns,
-		beforeDial: func() error { return nil },
+		beforeDial: func(string, string) error { return nil },
 		enter:      func() error { return nil },
 		open:       map[io.Closer]struct{}{},
 	}

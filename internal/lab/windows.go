@@ -130,6 +130,25 @@ func (b *Bench) addOwnership(c *nftables.Conn, ingress *nftables.Chain, to netip
 	return set, nil
 }
 
+// toLinux returns an error if Windows sends to Linux nothing of what is for addr. Without
+// a tracker it sends all: whoever asks for a port knows that Linux has it.
+func (o *owner) toLinux(proto, addr string) error {
+	if err := o.look(); err != nil {
+		return err
+	}
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil || o.bench.Tracker == nil || at.Addr() != localhost {
+		return err
+	}
+	number := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[proto]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if slices.Contains(o.has, port{number, at.Port()}) || o.bench.mode != Consomme && o.bench.FirstPort <= at.Port() && at.Port() <= o.bench.LastPort {
+		return nil
+	}
+	return fmt.Errorf("%s %s: Linux has no such port, as far as Windows knows: %w", proto, addr, unix.ECONNREFUSED)
+}
+
 // look is refresh for what ended without a word as well.
 func (o *owner) look() error {
 	if t := o.bench.Tracker; t != nil {

@@ -170,6 +170,9 @@ func (d *Daemon) port(obs Observed, p ruleset.Published, targets nft.Targets) st
 	default:
 		out.Reason = cmp.Or(obstacle(obs, p), "its bridge could not be opened")
 	}
+	if d.cfg.Policy.Except.Has(p.Port) {
+		out.Reason = status.Excepted
+	}
 	for _, r := range obs.Foreign.Barred {
 		if r.Port == p.Port {
 			out.Reason = fmt.Sprintf("table %s %s drops it, and only the process that owns the table could change that", r.At.Family(), r.At.Table())

@@ -171,6 +171,10 @@ func (f Facts) inLinux(v *Verdict) {
 		if l.Proto != f.Proto || l.Addr.Port() != v.Port {
 			continue
 		}
+		if l.Holder {
+			v.note("wslmirror holds it for Windows by a socket on %s, beside which a program can listen on 0.0.0.0", l.Addr)
+			continue
+		}
 		does := "listens on"
 		if l.Bound {
 			does = "holds, without listening (ss does not show it),"

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/wslmirror/wslmirror/internal/hold"
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 )
 
@@ -22,6 +23,9 @@ type Listener struct {
 	OnlyV6 bool
 	// Bound says that it holds the port and does not listen; ss does not show it.
 	Bound bool
+	// Holder says that it is a socket by which wslmirror holds the port for Windows. It
+	// waits for nobody.
+	Holder bool
 	// MPTCP says that Windows never learns of it: WSL's port tracker cannot handle it.
 	MPTCP bool
 	// Program is the name of the program, and PID its number; both are zero where
@@ -39,7 +43,13 @@ func (l Listener) TakesIPv4() bool {
 // on an address, and passes on what comes for it. One that is only bound, as of
 // Podman 6, is seen here where WSL sees it as well, since Linux 6.8 (WSL#41204).
 func (l Listener) Announces(proto string, port uint16, on string) bool {
-	if l.Proto != proto || l.Addr.Port() != port || !l.TakesIPv4() || l.MPTCP {
+	if l.Proto != proto || l.Addr.Port() != port {
+		return false
+	}
+	if l.Holder {
+		return true
+	}
+	if !l.TakesIPv4() || l.MPTCP {
 		return false
 	}
 	addr := l.Addr.Addr()
@@ -66,9 +76,11 @@ func Listeners() ([]Listener, error) {
 func listeners(sockets []sockdiag.Socket, programs map[uint32]process) []Listener {
 	var list []Listener
 	for _, s := range sockets {
+		holder := hold.IsHolder(s)
 		switch {
 		case s.Local.Port() == 0:
 			continue
+		case holder:
 		case s.Proto == "tcp" && (s.State == sockdiag.Listening || s.State == sockdiag.Closed):
 		case s.Proto == "udp" && s.State == sockdiag.Closed: // not connected
 		default:
@@ -76,7 +88,7 @@ func listeners(sockets []sockdiag.Socket, programs map[uint32]process) []Listene
 		}
 		p := programs[s.Inode]
 		list = append(list, Listener{
-			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, MPTCP: s.MPTCP, Bound: s.Proto == "tcp" && s.State == sockdiag.Closed,
+			Proto: s.Proto, Addr: s.Local, OnlyV6: s.OnlyV6, MPTCP: s.MPTCP, Bound: s.Proto == "tcp" && s.State == sockdiag.Closed, Holder: holder,
 			Program: p.name, PID: p.pid,
 		})
 	}

@@ -87,6 +87,7 @@ func TestLayers(t *testing.T) {
 		{"netwatch", nil, []string{nftables, systemd, byHand, module + "/internal", module + "/nft"}, []string{nlconn, text}},
 		{"systemd", nil, []string{nftables, netlink, module + "/internal", module + "/nft"}, []string{text}},
 		{"internal/mirror", nil, []string{systemd, "flag", module + "/cmd", module + "/internal/windows", module + "/internal/ports"}, nil},
+		{"internal/hold", nil, []string{nftables, netlink, systemd, "flag", module + "/cmd", module + "/nft", module + "/netwatch", module + "/internal/mirror"}, nil},
 		{"internal/trace", []string{"os", "os/exec"}, []string{systemd, "flag", module + "/cmd", module + "/internal/mirror", module + "/internal/lab"}, nil},
 		{"internal/ports", nil, []string{nftables, netlink, byHand, systemd, module + "/internal/mirror", module + "/netwatch", module + "/nft"}, nil},
 		{"internal/windows", nil, []string{nftables, netlink, systemd, "net/http", module + "/internal"}, []string{text}},

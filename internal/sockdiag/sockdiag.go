@@ -29,9 +29,11 @@ type Socket struct {
 // neither listens nor is connected is closed: it holds the port, and ss does not
 // show it. Linux 6.8 and later show it to who asks for TCP_BOUND_INACTIVE.
 const (
+	Established   = 1
 	synSent       = 2
 	TimeWait      = 6
 	Closed        = 7
+	CloseWait     = 8
 	Listening     = 10
 	boundInactive = 13
 )
@@ -43,9 +45,11 @@ const (
 	requestLen = 56
 	messageLen = 72
 	allStates  = 1<<(boundInactive+1) - 1
-	onlyV6     = 11 // INET_DIAG_SKV6ONLY
-	ulpInfo    = 19 // INET_DIAG_ULP_INFO
-	ulpName    = 1  // INET_ULP_INFO_NAME
+	// The kernel finds these without a look at the connections.
+	waitingStates = 1<<Listening | 1<<Closed | 1<<boundInactive
+	onlyV6        = 11 // INET_DIAG_SKV6ONLY
+	ulpInfo       = 19 // INET_DIAG_ULP_INFO
+	ulpName       = 1  // INET_ULP_INFO_NAME
 )
 
 // ErrNoUDP says that this kernel does not list the sockets of UDP
@@ -60,7 +64,7 @@ func Sockets() ([]Socket, error) {
 		return nil, fmt.Errorf("list sockets: %w", err)
 	}
 	defer c.Close()
-	return sockets(func(family, proto byte, each func(Socket)) error { return dump(c, family, proto, each) })
+	return sockets(func(family, proto byte, each func(Socket)) error { return dump(c, family, proto, allStates, each) })
 }
 
 // A Conn asks who takes a packet. It keeps its socket.
@@ -77,6 +81,15 @@ func Open() (*Conn, error) {
 
 // Close closes the socket.
 func (c *Conn) Close() { c.nl.Close() }
+
+// Waiting are the sockets of TCP that listen or only hold a port, and all of UDP. What
+// it costs does not depend on how many connections there are. Beside them may come
+// ErrNoUDP.
+func (c *Conn) Waiting() ([]Socket, error) {
+	return sockets(func(family, proto byte, each func(Socket)) error {
+		return dump(c.nl, family, proto, waitingStates, each)
+	})
+}
 
 // Takes reports whether a socket takes the first packet of a client of IPv4 to an
 // address and port: one of TCP that listens, or one of UDP that is not connected to
@@ -131,7 +144,7 @@ func (c *Conn) Serving() (ports []uint16, err error) {
 	on := func(a netip.Addr) bool { return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
 	var connected []Socket
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		dumpErr := dump(c.nl, family, unix.IPPROTO_TCP, func(s Socket) {
+		dumpErr := dump(c.nl, family, unix.IPPROTO_TCP, allStates, func(s Socket) {
 			switch {
 			case s.State == Listening && !s.OnlyV6 && (s.Local.Addr().IsUnspecified() || on(s.Local.Addr())):
 				ports = append(ports, s.Local.Port())
@@ -155,13 +168,13 @@ func (c *Conn) Serving() (ports []uint16, err error) {
 	return slices.Compact(ports), err
 }
 
-// dump calls each with the sockets of one family and protocol.
-func dump(c *nlconn.Conn, family, proto byte, each func(Socket)) error {
+// dump calls each with the sockets of one family and protocol that are in these states.
+func dump(c *nlconn.Conn, family, proto byte, states uint32, each func(Socket)) error {
 	body := make([]byte, requestLen)
 	// With INET_DIAG_INFO the kernel tells of MPTCP as well (inet_diag.c).
 	const inetDiagInfo = 2
 	body[0], body[1], body[2] = family, proto, 1<<(inetDiagInfo-1)
-	binary.NativeEndian.PutUint32(body[4:], allStates)
+	binary.NativeEndian.PutUint32(body[4:], states)
 	// Sockets come and go all the time, and a dump that was interrupted may lack
 	// some that were there before: it is repeated.
 	list, err := nlconn.List(c, unix.SOCK_DIAG_BY_FAMILY, body, func(msg []byte) (Socket, error) {

@@ -137,7 +137,15 @@ type Port struct {
 	Path    string `json:"path"` // how a client of localhost reaches it
 	// Reason says why the path is not direct, where that is what the user chose.
 	Reason string `json:"reason,omitempty"`
+	// Holder says by whose socket Windows learns of the port: "engine", "program",
+	// "wslmirror", "unknown", or "nobody". HolderReason says why by nobody's. The daemon
+	// does not know; the commands add it.
+	Holder       string `json:"holder,omitempty"`
+	HolderReason string `json:"holder_reason,omitempty"`
 }
+
+// Excepted is the Reason of a Port for which nothing is done.
+const Excepted = "--except names it"
 
 // ByEngine reports whether an engine that is known by its name has published p. Other rules
 // that send a port elsewhere are called by table and chain (nft/ruleset/analysis.go).
@@ -218,7 +226,11 @@ func Write(dir string, s Snapshot) error {
 	if err != nil {
 		return err
 	}
-	f, tmp, err := create(dir)
+	return write(dir, fileName, b)
+}
+
+func write(dir, name string, b []byte) error {
+	f, tmp, err := create(dir, name)
 	if err != nil {
 		return err
 	}
@@ -227,7 +239,7 @@ func Write(dir string, s Snapshot) error {
 	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp, filepath.Join(dir, fileName))
+	return os.Rename(tmp, filepath.Join(dir, name))
 }
 
 func encode(s Snapshot) ([]byte, error) {
@@ -250,8 +262,8 @@ func decode(b []byte) (s Snapshot, err error) {
 
 // create makes a new file beside the snapshot. Nothing that others may have put
 // there under its name is opened or followed.
-func create(dir string) (*os.File, string, error) {
-	tmp := filepath.Join(dir, "."+fileName+".new")
+func create(dir, name string) (*os.File, string, error) {
+	tmp := filepath.Join(dir, "."+name+".new")
 	open := func() (*os.File, error) { return os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) }
 	f, err := open()
 	if errors.Is(err, fs.ErrExist) { // of a daemon that was killed
@@ -264,8 +276,10 @@ func create(dir string) (*os.File, string, error) {
 }
 
 // Remove takes the snapshot back. That there is none is not an error.
-func Remove(dir string) error {
-	if err := os.Remove(filepath.Join(dir, fileName)); !errors.Is(err, fs.ErrNotExist) {
+func Remove(dir string) error { return remove(dir, fileName) }
+
+func remove(dir, name string) error {
+	if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -274,29 +288,37 @@ func Remove(dir string) error {
 // Read reads the snapshot in dir. The error is fs.ErrNotExist where there is
 // none.
 func Read(dir string) (Snapshot, error) {
-	path := filepath.Join(dir, fileName)
-	// The directory may not be what it seems: follow no link, hang on no pipe.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) {
-		return Snapshot{}, fmt.Errorf("%s is a link, not a snapshot", path)
-	}
+	b, err := read(dir, fileName)
 	if err != nil {
 		return Snapshot{}, err
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return Snapshot{}, fmt.Errorf("%s is not a regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return Snapshot{}, err
-	}
-	if len(b) > maxSize {
-		return Snapshot{}, fmt.Errorf("%s is too large for a snapshot", path)
 	}
 	s, err := decode(b)
 	if err != nil {
-		return s, fmt.Errorf("%s is damaged: %w", path, err)
+		return s, fmt.Errorf("%s is damaged: %w", filepath.Join(dir, fileName), err)
 	}
 	return s, nil
+}
+
+func read(dir, name string) ([]byte, error) {
+	path := filepath.Join(dir, name)
+	// The directory may not be what it seems: follow no link, hang on no pipe.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%s is a link, not a snapshot", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxSize {
+		return nil, fmt.Errorf("%s is too large for a snapshot", path)
+	}
+	return b, nil
 }

@@ -16,7 +16,7 @@ _wslmirror() {
 	elif [[ $prev == = ]]; then
 		prev=${COMP_WORDS[COMP_CWORD - 2]}
 	fi
-	local verbs='run status trace ports doctor log cleanup version help'
+	local verbs='run hold status trace ports doctor log cleanup version help'
 	if ((COMP_CWORD == 1)); then
 		words="$verbs --version --help"
 	else
@@ -24,7 +24,7 @@ _wslmirror() {
 		run:--interface) words=$(command ls /sys/class/net 2>/dev/null) ;;
 		run:--path) words='proxy direct' ;;
 		run:--user) words=$(command sed 's/:.*//' /etc/passwd) ;;
-		run:--log-level) words='error warning info debug' ;;
+		run:--log-level | hold:--log-level) words='error warning info debug' ;;
 		*:--runtime-dir)
 			compopt -o filenames
 			mapfile -t COMPREPLY < <(compgen -d -- "$cur")
@@ -33,6 +33,7 @@ _wslmirror() {
 		doctor:--bundle) ;; # a file that is not there yet
 		log:--since) words='10m 1h today yesterday' ;;
 		run:*) words='--interface --path --repair=false --to-windows --except --user --runtime-dir --log-level --help' ;;
+		hold:*) words='--runtime-dir --log-level --help' ;;
 		status:*) words='--watch --json --runtime-dir --help' ;;
 		trace:--from) words='windows linux lan container:' ;;
 		trace:*) words='--from --json --help' ;;

@@ -3,6 +3,7 @@
 complete -c wslmirror -f
 
 complete -c wslmirror -n __fish_use_subcommand -a run -d 'Run the daemon in the foreground'
+complete -c wslmirror -n __fish_use_subcommand -a hold -d 'Hold ports that nobody holds'
 complete -c wslmirror -n __fish_use_subcommand -a status -d 'Show the state'
 complete -c wslmirror -n __fish_use_subcommand -a trace -d 'Follow a packet to a port'
 complete -c wslmirror -n __fish_use_subcommand -a ports -d 'Show what has which port'
@@ -20,8 +21,8 @@ complete -c wslmirror -n '__fish_seen_subcommand_from run' -l repair=false -d 'R
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l to-windows -x -d 'Let containers reach these ports of Windows'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l except -x -d 'Leave these ports alone'
 complete -c wslmirror -n '__fish_seen_subcommand_from run' -l user -x -a '(__fish_complete_users)' -d 'The user that the daemon becomes'
-complete -c wslmirror -n '__fish_seen_subcommand_from run' -l log-level -x -a 'error warning info debug' -d 'Least important messages to log'
-complete -c wslmirror -n '__fish_seen_subcommand_from run status ports doctor' -l runtime-dir -x -a '(__fish_complete_directories)' -d 'Directory of the state'
+complete -c wslmirror -n '__fish_seen_subcommand_from run hold' -l log-level -x -a 'error warning info debug' -d 'Least important messages to log'
+complete -c wslmirror -n '__fish_seen_subcommand_from run hold status ports doctor' -l runtime-dir -x -a '(__fish_complete_directories)' -d 'Directory of the state'
 complete -c wslmirror -n '__fish_seen_subcommand_from status trace ports doctor; and not __fish_contains_opt bundle' -l json -d 'Write JSON'
 complete -c wslmirror -n '__fish_seen_subcommand_from status' -l watch -d 'Go on, and show what changes'
 complete -c wslmirror -n '__fish_seen_subcommand_from doctor' -l bundle -x -d 'Write a new file for a bug report'
@@ -32,4 +33,4 @@ complete -c wslmirror -n '__fish_seen_subcommand_from ports; and not __fish_seen
 complete -c wslmirror -n '__fish_seen_subcommand_from explain' -a '(wslmirror status --json 2>/dev/null | string replace -rf \'^ *"port": (\d+),*$\' \'$1\')' -d 'A published port'
 complete -c wslmirror -n '__fish_seen_subcommand_from trace' -l from -x -a 'windows linux lan container:' -d 'Where the packet starts'
 complete -c wslmirror -n '__fish_seen_subcommand_from free' -l from -x -d 'Where to begin'
-complete -c wslmirror -n '__fish_seen_subcommand_from help' -a 'run status trace ports doctor log cleanup version help'
+complete -c wslmirror -n '__fish_seen_subcommand_from help' -a 'run hold status trace ports doctor log cleanup version help'

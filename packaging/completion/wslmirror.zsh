@@ -4,6 +4,7 @@
 local -a verbs
 verbs=(
 	'run:run the daemon in the foreground'
+	'hold:hold ports that nobody holds'
 	'status:show the state'
 	'trace:follow a packet to a port'
 	'ports:show what has which port'
@@ -32,6 +33,12 @@ run)
 		'--to-windows=[let containers reach these ports of Windows]:ports: ' \
 		'--except=[leave these ports alone]:ports: ' \
 		'--user=[the user that the daemon becomes]:user:_users' \
+		'--runtime-dir=[directory of the state]:directory:_directories' \
+		'--log-level=[least important messages to log]:level:(error warning info debug)' \
+		'(- *)--help[print a summary]'
+	;;
+hold)
+	_arguments \
 		'--runtime-dir=[directory of the state]:directory:_directories' \
 		'--log-level=[least important messages to log]:level:(error warning info debug)' \
 		'(- *)--help[print a summary]'

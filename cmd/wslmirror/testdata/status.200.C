@@ -24,6 +24,32 @@ $ wslmirror status
   5353/udp   0.0.0.0     172.17.0.2:80    docker   proxy: by WSLPREROUTING to the engine's proxy
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman   kernel: left to the engine's own rules
 
+#### active, and who holds the ports that the kernel serves
+$ wslmirror status
+[*] active: rules are installed for what arrives on loopback0
+
+  Windows            Linux
+  localhost:PORT --> loopback0 --> WSLPREROUTING --> 127.0.0.1:PORT
+
+  interface   loopback0, index 3
+  mode        mirrored
+  table       ip wslmirror, installed
+  path        proxy
+  since       2026-11-27 10:00:16 (8 s ago)
+  version     0.1.0
+
+  DIRECTION               STATE   COUNTED
+  from Windows            on      2 connections
+  from Linux              on      1 connection
+  closed ports            on      1 refused
+  own address             off                     only with hostAddressLoopback in mirrored mode
+  containers to Windows   on      3 connections   11434/tcp; Linux itself serves 9003/tcp
+
+  PORT       ON          TO               ENGINE   PATH
+  8080/tcp   0.0.0.0     172.17.0.2:80    docker   kernel: left to the engine's own rules
+  5353/udp   0.0.0.0     172.17.0.2:80    docker   kernel: left to the engine's own rules; held by wslmirror
+  8090/tcp   127.0.0.1   10.88.0.5:8080   podman   kernel: left to the engine's own rules; held by nobody: Windows refuses it: a Windows program (process 20480) listens on 127.0.0.1:8090
+
 #### active, path direct
 $ wslmirror status
 [*] active: rules are installed for what arrives on loopback0

@@ -129,7 +129,9 @@ func OfUnit(unit string) (*Filter, error) {
 		switch key {
 		case "RestrictAddressFamilies":
 			for _, name := range strings.Fields(value) {
-				family, ok := map[string]uint64{"AF_NETLINK": unix.AF_NETLINK, "AF_UNIX": unix.AF_UNIX}[name]
+				family, ok := map[string]uint64{
+					"AF_NETLINK": unix.AF_NETLINK, "AF_UNIX": unix.AF_UNIX, "AF_INET": unix.AF_INET, "AF_INET6": unix.AF_INET6,
+				}[name]
 				if !ok {
 					return nil, fmt.Errorf("RestrictAddressFamilies: the number of %s is not known here", name)
 				}

@@ -38,6 +38,8 @@ type Program struct {
 	// Filter is what it may ask of the kernel, nil for all that its user may. The
 	// program that sets it must call Enter.
 	Filter *Filter
+	// Capability is the one that it has.
+	Capability string
 
 	dir  string
 	self string // a copy of this program, which enters the filter
@@ -50,7 +52,7 @@ func New(path string) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Program{Path: filepath.Join(dir, "wslmirror"), dir: dir, self: filepath.Join(dir, "enter")}
+	p := &Program{Path: filepath.Join(dir, "wslmirror"), dir: dir, self: filepath.Join(dir, "enter"), Capability: "net_admin"}
 	err = errors.Join(os.Chmod(dir, 0o755), mayBeEntered(dir))
 	if err == nil {
 		err = errors.Join(install(path, p.Path), install("/proc/self/exe", p.self))
@@ -99,11 +101,11 @@ func (p *Program) Close() error { return os.RemoveAll(p.dir) }
 func (p *Program) Command(args ...string) *exec.Cmd {
 	args = append([]string{p.Path}, args...)
 	if p.Filter == nil {
-		cmd := Unprivileged(args, "net_admin")
+		cmd := Unprivileged(args, p.Capability)
 		cmd.Env = os.Environ()
 		return cmd
 	}
-	cmd := Unprivileged(append([]string{p.self}, args...), "net_admin")
+	cmd := Unprivileged(append([]string{p.self}, args...), p.Capability)
 	cmd.Env = append(os.Environ(), variable+"="+p.Filter.String())
 	return cmd
 }

@@ -37,6 +37,8 @@ func TestBesideHolder(t *testing.T) {
 		{"beside bound only", "0.0.0.0:8000", "0.0.0.0:8000", reuseBind, bindListen, unix.EADDRINUSE},
 		{"holder after IPv4", "0.0.0.0:8000", "[::1]:8000", reuseListen, hold, nil},
 		{"holder after both families", "[::]:8000", "[::1]:8000", reuseListen, hold, unix.EADDRINUSE},
+		{"holder after Podman 6, which binds both families", "[::]:8000", "[::1]:8000", unix.Bind, hold, unix.EADDRINUSE},
+		{"Podman 6 after the holder", "[::1]:8000", "[::]:8000", hold, unix.Bind, unix.EADDRINUSE},
 		{"bound only after IPv4", "0.0.0.0:8000", "0.0.0.0:8000", reuseListen, reuseBind, unix.EADDRINUSE},
 	} {
 		closeFirst, err := open(t, b, "tcp", tc.firstAddr, tc.first)

@@ -126,6 +126,9 @@ func (t *Tracker) Ports() []Port { return t.windows.ports() }
 // Refuse has Windows refuse a port from now on, as when a program of Windows has it.
 func (t *Tracker) Refuse(p Port) { t.windows.refuse(p) }
 
+// Allow ends that.
+func (t *Tracker) Allow(p Port) { t.windows.allow(p) }
+
 // Calls are all that the tracker was asked about.
 func (t *Tracker) Calls() []Call {
 	t.mu.Lock()

@@ -93,6 +93,12 @@ func (w *windows) refuse(p Port) {
 	w.refused[p] = true
 }
 
+func (w *windows) allow(p Port) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.refused, p)
+}
+
 func (w *windows) ports() []Port {
 	w.mu.Lock()
 	defer w.mu.Unlock()

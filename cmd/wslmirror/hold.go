@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/wslmirror/wslmirror/internal/hold"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/systemd"
+)
+
+// holdEnv turns the holder off, if it is false. It is in /etc/default/wslmirror, where
+// WSLMIRROR_OPTS are the options of another process.
+const holdEnv = "WSLMIRROR_HOLD"
+
+// holdPorts holds the ports that nobody holds, in the foreground.
+func holdPorts(args []string, stdout io.Writer) (int, error) {
+	notifier := systemd.NewNotifier()
+	code, err := serveHold(args, stdout, notifier)
+	if err != nil {
+		err = errors.Join(err, notifier.Failed(oneLine(err)))
+	}
+	return code, err
+}
+
+func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, error) {
+	flags := flag.NewFlagSet("hold", flag.ContinueOnError)
+	dir := runtimeDir(flags)
+	level := flags.String("log-level", "info", "")
+	if err := parse(flags, args); err != nil {
+		if code, err := usageExit(err, stdout); err == nil {
+			return code, nil
+		}
+		return exitConfig, err
+	}
+	log := logrus.New()
+	l, err := logrus.ParseLevel(*level)
+	if err != nil {
+		return exitConfig, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
+	}
+	log.SetLevel(l)
+	systemd.LogToJournal(log)
+	on := true
+	if value := os.Getenv(holdEnv); value != "" {
+		if on, err = strconv.ParseBool(value); err != nil {
+			return exitConfig, usageError("%s: %q is neither true nor false", holdEnv, value)
+		}
+	}
+	if !on {
+		log.Info("holding ports is off (" + holdEnv + "=false)")
+		return exitOK, notifier.Status("Off: "+holdEnv+" is false", true)
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	own := status.HoldDir(*dir)
+	h := hold.New(hold.Config{
+		Dir: *dir, Log: log, Store: notifier.Store, Forget: notifier.Forget,
+		Publish: func(s status.Hold) {
+			err := os.MkdirAll(own, 0o755)
+			if err == nil {
+				err = status.WriteHold(own, s)
+			}
+			if err = errors.Join(err, notifier.Status(holdSentence(s), true)); err != nil {
+				log.WithError(err).Warn("could not publish which ports are held")
+			}
+		},
+	}, systemd.Stored())
+	log.Info("wslmirror hold is starting: version " + version)
+	context.AfterFunc(ctx, func() {
+		stop() // a second signal ends the process at once
+		notifier.Stopping()
+	})
+	if err := h.Run(ctx); err != nil {
+		return exitFailure, err
+	}
+	if err := status.RemoveHold(own); err != nil {
+		log.WithError(err).Warn("could not remove the state")
+	}
+	return exitOK, nil
+}
+
+// holdSentence is for systemctl status.
+func holdSentence(s status.Hold) string {
+	sentence := "Holding " + plural(uint64(len(s.Held)), "port") + " for Windows"
+	if n := len(s.Refused); n > 0 {
+		sentence += fmt.Sprintf(", %d could not be held", n)
+	}
+	return sentence
+}

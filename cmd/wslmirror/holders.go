@@ -1,0 +1,45 @@
+package main
+
+import (
+	"slices"
+
+	"github.com/wslmirror/wslmirror/internal/ports"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+// holders are the ports of s, with who holds them as far as can be seen. Windows is asked
+// only where it has refused one.
+func holders(dir string, s status.Snapshot) []status.Port {
+	if len(s.Ports) == 0 {
+		return s.Ports
+	}
+	hold := ports.ReadHold(dir)
+	if hold.Refused() {
+		if f, err := lookAtPorts(dir, "tcp", "udp"); err == nil {
+			return f.daemon.Ports
+		}
+	}
+	listeners, _ := ports.Listeners()
+	if listeners == nil {
+		return s.Ports
+	}
+	list := slices.Clone(s.Ports)
+	for i := range list {
+		list[i].Holder, list[i].HolderReason = hold.Holder(list[i], listeners, nil)
+	}
+	return list
+}
+
+// heldBy is who holds a port, in words; "" where it is the engine itself or a program, as
+// it should be.
+func heldBy(p status.Port) string {
+	switch {
+	case p.Holder == ports.ByHolder:
+		return "held by wslmirror"
+	case p.Holder != ports.ByNobody:
+		return ""
+	case p.HolderReason == "":
+		return "held by nobody, so Windows does not know of it"
+	}
+	return "held by nobody: " + p.HolderReason
+}

@@ -1,0 +1,372 @@
+// Package hold holds ports for Windows.
+//
+// Windows sends a port to Linux only if a socket in Linux has it. Some engines have the
+// kernel serve the ports that they publish, and open no socket (nerdctl, k3s,
+// kube-proxy), or one of which Windows does not learn (Podman 6 before Linux 6.8). A
+// [Holder] opens one in their place, which takes the port from nobody: see open.
+//
+// It is a process of its own, so that the daemon goes on opening no socket of the
+// network. It asks the daemon's snapshot which ports are published, and the kernel who
+// has them, and keeps the difference.
+package hold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"github.com/wslmirror/wslmirror/internal/sockdiag"
+	"github.com/wslmirror/wslmirror/internal/status"
+)
+
+const (
+	// bindsPerSecond bounds the ports that are opened: for each bind() the one thread of
+	// WSL's port tracker works 11 ms, and all other binds of the VM wait. So this is a
+	// third of its time. No more than burst come one after the other.
+	bindsPerSecond = 30
+	burst          = 15
+	// rest is between two looks. Events come in handfuls.
+	rest = 100 * time.Millisecond
+	// grace is for how long the ports are kept without a daemon, so that they outlive its
+	// restart.
+	grace = 10 * time.Second
+	// engineFirst is how long an engine that binds its ports itself has time for that.
+	engineFirst = 10 * time.Second
+	// A port that was refused is tried again when something happens, after a pause that
+	// doubles from the first of these.
+	firstPause = time.Second
+)
+
+// Config is what a Holder is told.
+type Config struct {
+	Dir string // where the daemon publishes
+	Log logrus.FieldLogger
+	// Publish is told what is held and what is not, whenever that has changed.
+	Publish func(status.Hold)
+	// Store keeps a socket beyond the end of this process, and Forget ends that. The names
+	// are those of New. Both may be nil.
+	Store  func(name string, fd int) error
+	Forget func(name string) error
+}
+
+// A Holder holds ports.
+type Holder struct {
+	cfg     Config
+	held    map[Port]int // sockets
+	refused map[Port]*refusal
+	since   map[Port]time.Time // when a port was first missed that an engine may yet bind
+	limit   *rate.Limiter
+	conn    *sockdiag.Conn // nil until it is needed
+	ends    *sockdiag.Ends // nil while nobody else's socket matters
+	ended   chan struct{}  // has one element if a socket has ended
+	gone    time.Time      // when the daemon went, zero if it is there
+	last    []status.Port  // what was published at the last look
+	told    status.Hold
+	begun   bool // something was told
+}
+
+// A refusal is a port that could not be held.
+type refusal struct {
+	err   error
+	due   bool // something has happened since it was tried
+	pause time.Duration
+	again time.Time // not to be tried before
+}
+
+// New makes a Holder that goes on with the sockets of one before it, by their names.
+func New(cfg Config, kept map[string]int) *Holder {
+	h := &Holder{
+		cfg: cfg, held: map[Port]int{}, refused: map[Port]*refusal{}, since: map[Port]time.Time{},
+		limit: rate.NewLimiter(bindsPerSecond, burst),
+		ended: make(chan struct{}, 1),
+	}
+	for name, fd := range kept {
+		p, ok := parseName(name)
+		if _, twice := h.held[p]; !ok || twice {
+			unix.Close(fd) // of another version
+			continue
+		}
+		h.held[p] = fd
+	}
+	return h
+}
+
+// Run holds what is to be held until ctx is done. What it holds then ends with the
+// process, but for what is stored.
+//
+// All sockets are opened in the network namespace of the process.
+func (h *Holder) Run(ctx context.Context) error {
+	w, err := newWatch(h.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	defer h.watchEnds(false)
+	for {
+		var later <-chan time.Time
+		if wait := h.pass(time.Now()); wait > 0 {
+			later = time.After(wait)
+		}
+		happened := func() {
+			for _, r := range h.refused {
+				r.due = true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rest):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.C:
+			happened()
+		case <-h.ended:
+			happened()
+		case <-later:
+		}
+	}
+}
+
+// pass looks once and returns how long to wait for the next look if nothing happens, 0
+// for ever.
+func (h *Holder) pass(now time.Time) time.Duration {
+	defer h.tell()
+	s, err := status.Read(h.cfg.Dir)
+	switch {
+	case err != nil:
+		if h.gone.IsZero() {
+			h.gone = now
+			if !errors.Is(err, fs.ErrNotExist) {
+				h.cfg.Log.WithError(err).Warn("could not read what the daemon publishes")
+			}
+		}
+		if left := grace - now.Sub(h.gone); left > 0 {
+			return left
+		}
+		s = status.Snapshot{State: status.Stopped}
+	default:
+		h.gone = time.Time{}
+		if s.State == status.Error {
+			return 0 // what could not be seen has not gone
+		}
+	}
+	var sockets []sockdiag.Socket
+	if list := published(s); len(list) > 0 {
+		if sockets, err = h.sockets(); err != nil {
+			h.cfg.Log.WithError(err).Warn("could not see who has which port")
+			return firstPause
+		}
+	}
+	want, taken := decide(s, sockets)
+	if !slices.Equal(s.Ports, h.last) {
+		h.last = s.Ports
+		for _, r := range h.refused { // who had the port may be gone
+			r.due, r.pause, r.again = true, 0, time.Time{}
+		}
+	}
+	want, wait := h.patient(s, want, now)
+	if left := h.apply(s, want, sockets, now); left > 0 && (wait == 0 || left < wait) {
+		wait = left
+	}
+	h.watchEnds(len(taken)+len(h.refused) > 0)
+	return wait
+}
+
+// patient takes from want what an engine may yet bind itself, and says when its time is
+// over.
+func (h *Holder) patient(s status.Snapshot, want []Port, now time.Time) (rest []Port, wait time.Duration) {
+	maps.DeleteFunc(h.since, func(p Port, _ time.Time) bool { return !slices.Contains(want, p) })
+	for _, p := range want {
+		if _, held := h.held[p]; !held && binds(s, p) {
+			if h.since[p].IsZero() {
+				h.since[p] = now
+			}
+			if left := engineFirst - now.Sub(h.since[p]); left > 0 {
+				if wait == 0 || left < wait {
+					wait = left
+				}
+				continue
+			}
+		}
+		rest = append(rest, p)
+	}
+	return rest, wait
+}
+
+// sockets are all that wait.
+func (h *Holder) sockets() (list []sockdiag.Socket, err error) {
+	if h.conn == nil {
+		if h.conn, err = sockdiag.Open(); err != nil {
+			return nil, err
+		}
+	}
+	list, err = h.conn.Waiting()
+	if errors.Is(err, sockdiag.ErrNoUDP) {
+		err = nil // then a port of UDP is held that somebody has, which does no harm
+	}
+	return list, err
+}
+
+// apply holds what is wanted and nothing else.
+func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket, now time.Time) (wait time.Duration) {
+	v4 := s.Mode == consomme
+	var came, went []Port
+	defer func() {
+		h.log("held, so that Windows learns of them", came)
+		h.log("held no longer", went)
+	}()
+	for p, fd := range h.held {
+		if !slices.Contains(want, p) || !holds(fd, p, v4) {
+			h.release(p)
+			went = append(went, p)
+		}
+	}
+	for p := range h.refused {
+		if !slices.Contains(want, p) {
+			delete(h.refused, p)
+		}
+	}
+	for _, p := range want {
+		if _, ok := h.held[p]; ok {
+			continue
+		}
+		r := h.refused[p]
+		switch {
+		case r == nil:
+		case !r.due:
+			continue
+		case now.Before(r.again):
+			if left := r.again.Sub(now); wait == 0 || left < wait {
+				wait = left
+			}
+			continue
+		}
+		if !h.limit.AllowN(now, 1) {
+			return burst * time.Second / bindsPerSecond / 2 // until it may open some more
+		}
+		fd, err := -1, errRights
+		if mayBind(p.Number) {
+			fd, err = open(p, v4 || hasIPv6(sockets, p))
+		}
+		if err != nil {
+			switch {
+			case !errors.Is(err, unix.EADDRINUSE):
+			case has(sockets, p):
+				err = errInUse
+			case engineOf(s, p) == podman:
+				err = errPodman
+			default:
+				err = errRefused
+			}
+			h.refuse(p, err, now)
+			continue
+		}
+		delete(h.refused, p)
+		h.held[p] = fd
+		if h.cfg.Store != nil {
+			if err := h.cfg.Store(p.name(), fd); err != nil {
+				h.cfg.Log.WithError(err).Warnf("the socket for %s will not outlive a restart of this service", p)
+			}
+		}
+		came = append(came, p)
+	}
+	return wait
+}
+
+func (h *Holder) release(p Port) {
+	if h.cfg.Forget != nil {
+		if err := h.cfg.Forget(p.name()); err != nil {
+			h.cfg.Log.WithError(err).Warnf("systemd may keep the socket for %s", p)
+		}
+	}
+	unix.Close(h.held[p])
+	delete(h.held, p)
+}
+
+// log says in one line what has become of ports.
+func (h *Holder) log(what string, list []Port) {
+	const most = 4
+	if len(list) == 0 {
+		return
+	}
+	slices.SortFunc(list, comparePorts)
+	var names []string
+	for _, p := range list[:min(most, len(list))] {
+		names = append(names, p.String())
+	}
+	if more := len(list) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	h.cfg.Log.Infof("ports %s: %s", what, strings.Join(names, ", "))
+}
+
+// refuse notes that a port could not be held.
+func (h *Holder) refuse(p Port, err error, now time.Time) {
+	r := h.refused[p]
+	if r == nil {
+		r = &refusal{}
+		h.refused[p] = r
+	}
+	if r.err == nil || r.err.Error() != err.Error() {
+		h.cfg.Log.WithError(err).Warnf("%s cannot be held, so Windows does not learn of it", p)
+	}
+	r.err, r.due = err, false
+	r.pause = max(2*r.pause, firstPause)
+	r.again = now.Add(r.pause)
+}
+
+// watchEnds has the loop woken by sockets that end, or no longer: only where the end of
+// one gives a port to hold.
+func (h *Holder) watchEnds(on bool) {
+	switch {
+	case on && h.ends == nil:
+		ends, err := sockdiag.WatchEnds()
+		if err != nil {
+			h.cfg.Log.WithError(err).Warn("could not watch the ends of sockets")
+			return
+		}
+		h.ends = ends
+		go func() {
+			for ends.Next() == nil {
+				signal(h.ended)
+			}
+		}()
+	case !on && h.ends != nil:
+		h.ends.Close()
+		h.ends = nil
+	}
+}
+
+// tell publishes what has changed.
+func (h *Holder) tell() {
+	var now status.Hold
+	for _, p := range slices.SortedFunc(maps.Keys(h.held), comparePorts) {
+		now.Held = append(now.Held, p.String())
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(h.refused), comparePorts) {
+		r := h.refused[p]
+		now.Refused = append(now.Refused, status.Refusal{Port: p.String(), Windows: errors.Is(r.err, errRefused), Reason: r.err.Error()})
+	}
+	if h.begun && slices.Equal(now.Held, h.told.Held) && slices.Equal(now.Refused, h.told.Refused) {
+		return
+	}
+	h.begun, h.told = true, now
+	h.cfg.Publish(now)
+}
+
+var (
+	errInUse  = errors.New("another program has the port, and not so that Windows learns of it")
+	errPodman = errors.New("refused by Windows, or held by Podman 6 with a socket that kernels before 6.8 do not show: set force_port_listen = true in containers.conf")
+	errRights = errors.New("a port below 1024 takes CAP_NET_BIND_SERVICE")
+)
