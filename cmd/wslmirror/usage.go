@@ -8,7 +8,7 @@ Usage:
                 [--to-windows PORT[/udp],...] [--except PORT[/tcp|/udp],...]
                 [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--watch] [--json] [--runtime-dir DIR]
-  wslmirror trace PORT[/udp] [--from CLIENT] [--json]
+  wslmirror trace PORT[/udp] [--from CLIENT] [--live [SECONDS]] [--json]
   wslmirror ports [--json] [--runtime-dir DIR]
   wslmirror ports [explain] PORT[/udp] [--json] [--runtime-dir DIR]
   wslmirror ports free [N] [--from PORT[/udp]] [--json] [--runtime-dir DIR]
@@ -46,6 +46,9 @@ Commands:
            type. It sends nothing. Any user may ask; only root sees the rules.
              --from CLIENT       windows, linux, lan or container:NAME (windows
                                  and linux)
+             --live [SECONDS]    then count real packets, and mark what differs
+                                 from the forecast, for so long (10) or until
+                                 ^C; as root
              --json              for programs; the fields are in wslmirror(8)
   ports    List ports and who uses them, in Linux and in Windows, and how many
            source ports are left. Any user may ask; root sees more.

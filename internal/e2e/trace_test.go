@@ -304,6 +304,7 @@ func TestTraceWithEngines(t *testing.T) {
 				return s.State == status.Active && len(s.Ports) == 3 && s.Ports[0].Path == test.path
 			})
 			check("with wslmirror", 1)
+			agrees(t, b, "8080", trace.Windows, trace.Linux)
 			for client, f := range forecasts(t, b, "8099") {
 				if f.Verdict != trace.Stops || !strings.Contains(f.Why, "does not listen on 81/tcp, but on 80") || f.Fix[0] != "# publish that port instead: --publish 8099:80" {
 					t.Errorf("from %s to a port on which the container does not listen: %+v", client, f)

@@ -18,31 +18,15 @@ import (
 // ask follows the packet of the question from where it starts.
 func (f *forecast) ask() {
 	q := f.question
-	local := netip.AddrPortFrom(ruleset.Localhost, q.Port.Number)
-	var in ruleset.Iface
-	src := ruleset.Localhost
-	switch q.From {
-	case Linux:
-		f.exchange(Linux, in, netip.Addr{}, local, q.Port.Proto)
-		return
-	case Windows:
-		in = iface(netwatch.Find(f.Links, f.Link))
-	case LAN:
-		var own netip.Addr
-		if in, own, src = f.lan(); in.Index != 0 {
-			local = netip.AddrPortFrom(own, q.Port.Number)
-		}
-	case Container:
-		l, gateway := f.bridge(q.Addr)
-		in, src, local = iface(l), q.Addr, netip.AddrPortFrom(gateway, q.Port.Number)
-	}
-	if in.Index == 0 {
+	in, src, to := f.start(q)
+	switch {
+	case q.From == Linux:
+	case in.Index == 0:
 		f.hop(Hop{Kind: Arrives, Link: in.Name, Verdict: "none", Sure: true})
 		f.stop(map[Client]string{Windows: f.Link + " is not there", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
 		return
-	}
-	if q.From != Container && !f.announced(q.Port) {
-		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: local.String(), Sure: true})
+	case q.From != Container && !f.announced(q.Port):
+		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: to.String(), Sure: true})
 		if f.NoUDP && q.Port.Proto == unix.IPPROTO_UDP {
 			f.unknown("this kernel does not list the sockets of UDP")
 			return
@@ -50,17 +34,35 @@ func (f *forecast) ask() {
 		f.stop(fmt.Sprintf("nobody in Linux has bound %s so that Windows hears of it, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
 		return
 	}
-	f.exchange(q.From, in, src, local, q.Port.Proto)
+	f.exchange(q.From, in, src, to, q.Port.Proto)
+}
+
+// start is where the packet of a question starts: the link on which it arrives, which has
+// no index if there is none or if it starts here, and its addresses. The source of what
+// starts here is not known yet.
+func (o *Observation) start(q Question) (in ruleset.Iface, src netip.Addr, to netip.AddrPort) {
+	own := ruleset.Localhost
+	switch q.From {
+	case Windows:
+		in, src = iface(netwatch.Find(o.Links, o.Link)), ruleset.Localhost
+	case LAN:
+		in, own, src = o.lan()
+	case Container:
+		var l netwatch.Link
+		l, own = o.bridge(q.Addr)
+		in, src = iface(l), q.Addr
+	}
+	return in, src, netip.AddrPortFrom(own, q.Port.Number)
 }
 
 // lan is the link to the LAN, its address, and that of a neighbour.
-func (f *forecast) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
-	a, err := f.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
-	l := f.link(a.Oif)
-	if err != nil || a.Type != unix.RTN_UNICAST || len(f.Prefixes[a.Oif]) == 0 || !l.Present() {
+func (o *Observation) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
+	a, err := o.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
+	l := o.link(a.Oif)
+	if err != nil || a.Type != unix.RTN_UNICAST || len(o.Prefixes[a.Oif]) == 0 || !l.Present() {
 		return in, own, neighbour
 	}
-	prefix := f.Prefixes[a.Oif][0]
+	prefix := o.Prefixes[a.Oif][0]
 	if neighbour = a.Via; !prefix.Contains(neighbour) {
 		if neighbour = prefix.Masked().Addr().Next(); neighbour == prefix.Addr() {
 			neighbour = neighbour.Next()

@@ -48,7 +48,7 @@ var hookNames = map[nftables.ChainHook]string{
 }
 
 func (p *packet) hop(h Hop) *Hop {
-	h.Reply, h.Proxied = p.one.Reply, p.proxied
+	h.Reply, h.Proxied, h.Later = p.one.Reply, p.proxied, p.one.Later
 	return p.f.hop(h)
 }
 
@@ -176,8 +176,8 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	}, p.one)
 	for _, s := range steps {
 		h := Hop{
-			Kind: InChain, Link: cmp.Or(out.Name, in.Name), Hook: hookNames[hook], Table: s.Chain.Family() + " " + s.Chain.Table(), Chain: s.At.Chain(),
-			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure,
+			Kind: InChain, Link: cmp.Or(out.Name, in.Name), Hook: hookNames[hook], Table: s.Chain.Family() + " " + s.Chain.Table(), Base: s.Chain.Chain(), Chain: s.At.Chain(),
+			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure, nat: s.Type == nftables.ChainTypeNAT,
 		}
 		where := fmt.Sprintf("%s %s", h.Table, h.Chain)
 		switch s.Does {

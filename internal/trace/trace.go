@@ -93,8 +93,10 @@ type Hop struct {
 	Kind Kind   `json:"kind"`
 	Link string `json:"link,omitempty"`
 	Hook string `json:"hook,omitempty"`
-	// Table is as in "inet filter", or of a route "local" or "127".
+	// Table is as in "inet filter", or of a route "local" or "127". Chain is where the rule
+	// is, and Base the chain with the hook that has led there.
 	Table   string `json:"table,omitempty"`
+	Base    string `json:"base,omitempty"`
 	Chain   string `json:"chain,omitempty"`
 	Handle  uint64 `json:"handle,omitempty"` // of the rule; 0: the policy
 	Comment string `json:"comment,omitempty"`
@@ -107,8 +109,12 @@ type Hop struct {
 	// connection that a proxy makes.
 	Reply   bool `json:"reply"`
 	Proxied bool `json:"proxied"`
+	// Later says that it is one of a packet that does not begin the connection.
+	Later bool `json:"later"`
 	// Stops says that the packet gets no further.
 	Stops bool `json:"stops"`
+
+	nat bool // a chain of NAT, which only the first packet of a flow meets
 }
 
 // Ask forecasts what comes of a request.
