@@ -73,7 +73,7 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 	switch {
 	case err != nil:
 	case *asJSON:
-		err = writeJSON(stdout, traceDocument{number, proto, traces, seen})
+		err = writeJSON(stdout, traceDocument{schema, number, proto, traces, seen})
 	case seen != nil:
 		err = printLive(stdout, port, *seen)
 	}
@@ -94,6 +94,7 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 
 // A traceDocument is what "trace --json" prints.
 type traceDocument struct {
+	Schema int           `json:"schema"`
 	Port   uint16        `json:"port"`
 	Proto  string        `json:"proto"`
 	Traces []trace.Trace `json:"traces"`

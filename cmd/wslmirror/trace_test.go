@@ -71,20 +71,20 @@ var printed = []trace.Trace{
 			{Kind: trace.InChain, Table: "ip wslmirror", Chain: "WSLPREROUTING", Handle: 7, Comment: "mirrored", Verdict: "dnat", To: "127.0.0.1:8080", Sure: true},
 			{Kind: trace.InChain, Table: "ip nat", Chain: "PREROUTING", Verdict: "skip", Sure: true},
 			{Kind: trace.InChain, Table: "ip mangle", Chain: "PREROUTING", Verdict: "pass", Sure: true},
-			{Kind: trace.Routed, Link: "lo", Table: "local", Comment: "0: from all iif loopback0 ipproto tcp lookup local", Verdict: "local", Sure: true},
+			{Kind: trace.Routed, Link: "lo", RouteTable: "local", Rule: "0: from all iif loopback0 ipproto tcp lookup local", Verdict: "local", Sure: true},
 			{Kind: trace.InChain, Table: "inet fw", Chain: "in", Verdict: "drop", Sure: true, Stops: true},
 		},
 	},
 	{
 		From: trace.Linux, Verdict: trace.Unknown, Why: "inet fw out may drop it: this rule depends on more than trace knows", Fix: []string{},
 		Hops: []trace.Hop{
-			{Kind: trace.Routed, Link: "loopback0", Table: "127", Comment: "1: from all ipproto tcp lookup 127", Verdict: "out", Sure: true},
+			{Kind: trace.Routed, Link: "loopback0", RouteTable: "127", Rule: "1: from all ipproto tcp lookup 127", Verdict: "out", Sure: true},
 			{Kind: trace.InChain, Table: "inet fw", Chain: "out", Handle: 3, Verdict: "drop"},
 			{Kind: trace.Leaves, Link: "loopback0", Sure: true},
 			{Kind: trace.AtWindows, Verdict: "return", Sure: true},
-			{Kind: trace.AtSocket, To: "127.0.0.1:8080", Verdict: "proxy", Comment: "docker-proxy (161)", Sure: true},
-			{Kind: trace.InsideHost, To: "172.17.0.2:80", Verdict: "listen", Comment: labtest.Hostile, Sure: true, Proxied: true},
-			{Kind: trace.Routed, Link: "loopback0", Table: "127", Verdict: "out", Sure: true, Reply: true},
+			{Kind: trace.AtSocket, To: "127.0.0.1:8080", Verdict: "proxy", Program: "docker-proxy", PID: 161, Sure: true},
+			{Kind: trace.InsideHost, To: "172.17.0.2:80", Verdict: "listen", Program: labtest.Hostile, PID: 7, Sure: true, Proxied: true},
+			{Kind: trace.Routed, Link: "loopback0", RouteTable: "127", Verdict: "out", Sure: true, Reply: true},
 		},
 	},
 }
@@ -124,7 +124,7 @@ From Linux to port 8080/tcp                                        ? not certain
   3  Windows          sends it back: Linux has the port
   4  127.0.0.1:8080   docker-proxy (161), the proxy of a container
      the proxy's own connection:
-  5  172.17.0.2:80    %s listens
+  5  172.17.0.2:80    %s (7) listens
      the answer:
   6  table 127        to loopback0
   Why:  inet fw out may drop it: this rule depends on more than trace knows

@@ -118,16 +118,16 @@ func hopText(h trace.Hop) (subject, says string) {
 		if says == "" {
 			says = "to " + h.Link
 		}
-		if h.Comment != "" {
-			says += ", by ip rule " + h.Comment
+		if h.Rule != "" {
+			says += ", by ip rule " + h.Rule
 		}
-		return "table " + h.Table, says
+		return "table " + h.RouteTable, says
 	case trace.AtWindows:
 		return "Windows", map[string]string{"return": "sends it back: Linux has the port", "take": "keeps it: nobody in Linux has the port"}[h.Verdict]
 	case trace.AtSocket, trace.InsideHost:
 		says = hopWords[h.Verdict]
 		if strings.Contains(says, "%s") {
-			says = fmt.Sprintf(says, h.Comment)
+			says = fmt.Sprintf(says, h.Who())
 		}
 		return h.To, says
 	}

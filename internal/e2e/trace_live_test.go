@@ -73,6 +73,7 @@ func (l *liveTrace) end() string {
 func (l *liveTrace) clients() map[trace.Client]trace.Live {
 	l.t.Helper()
 	out := l.end()
+	labtest.WantValid(l.t, "trace", []byte(out))
 	var all struct {
 		Live struct{ Clients []trace.Live }
 	}

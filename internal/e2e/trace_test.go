@@ -33,6 +33,7 @@ func forecasts(t *testing.T, b *lab.Bench, args ...string) map[trace.Client]trac
 	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
+	labtest.WantValid(t, "trace", out.Bytes())
 	var all struct{ Traces []trace.Trace }
 	if err := json.Unmarshal(out.Bytes(), &all); err != nil || errs.Len() > 0 {
 		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())

@@ -152,7 +152,7 @@ func (p *packet) meets(e end) bool {
 	if !found {
 		return f.stop(fmt.Sprintf("nobody listens on %s%s", at, f.instead(p.port)))
 	}
-	h.Verdict, h.Comment = "listen", who(l)
+	h.Verdict, h.Program, h.PID = "listen", l.Program, l.PID
 	if p.port.Proto == unix.IPPROTO_UDP && l.Addr.Addr().IsUnspecified() {
 		// It answers from the address that the route to the client gives, unless the
 		// program says otherwise (IP_PKTINFO).
@@ -198,7 +198,7 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	h.Sure = true
 	l, found := listener(inside, p.port, at.Addr())
 	if found {
-		h.Verdict, h.Comment = "listen", who(l)
+		h.Verdict, h.Program, h.PID = "listen", l.Program, l.PID
 		f.trace.Why = fmt.Sprintf("answered by %s on %s", who(l), at)
 		return true
 	}
@@ -242,10 +242,15 @@ func listener(list []ports.Listener, port ruleset.Port, to netip.Addr) (found po
 
 // who names a program.
 func who(l ports.Listener) string {
-	if l.PID == 0 {
+	return Hop{Program: l.Program, PID: l.PID}.Who()
+}
+
+// Who names the program of a socket.
+func (h Hop) Who() string {
+	if h.PID == 0 {
 		return "a program that is not seen"
 	}
-	return fmt.Sprintf("%s (%d)", l.Program, l.PID)
+	return fmt.Sprintf("%s (%d)", h.Program, h.PID)
 }
 
 // instead says who has the port in another way.

@@ -14,9 +14,9 @@ const Proxy Client = "proxy"
 
 // A Live is what came of real packets of one client, and of the answers to them.
 type Live struct {
-	From     Client `json:"from"`
+	From     Client `json:"client"`
 	Requests uint64 `json:"requests"`
-	Answers  uint64 `json:"answers"`
+	Answers  uint64 `json:"replies"`
 	// Agrees says that no hop differs.
 	Agrees bool      `json:"agrees"`
 	Hops   []LiveHop `json:"hops"`

@@ -253,12 +253,12 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		p.f.astray = true
 	}
 	a, err := p.f.Route(q)
-	h := p.hop(Hop{Kind: Routed, Link: p.f.link(a.Oif).Name, Table: netwatch.TableName(a.Table), Verdict: "forward", Sure: true})
+	h := p.hop(Hop{Kind: Routed, Link: p.f.link(a.Oif).Name, RouteTable: netwatch.TableName(a.Table), Verdict: "forward", Sure: true})
 	if a.Via.IsValid() {
 		h.To = a.Via.String()
 	}
 	if r, found := p.f.rule(q, in.Name, a.Table); found {
-		h.Comment = r.String()
+		h.Rule = r.String()
 	}
 	switch {
 	case err != nil:
