@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
@@ -264,6 +267,29 @@ func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 	l.proc.Stop(unix.SIGKILL)
 	other.end()
 	labtest.Eventually(t, "nothing is left", func() bool { return traceTables(t, b) == nil })
+}
+
+// Under random rulesets nothing differs from what was forecast: what is marked can be
+// believed.
+func TestTraceLiveAsForecast(t *testing.T) {
+	b := traceBench(t, "proxy")
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		rules := loadRandom(t, b, r)
+		if err := b.WSL.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
+			t.Fatal(err)
+		}
+		port := []string{"8080", "9000"}[r.IntN(2)]
+		l := startLive(t, b, port, "--live=600", "--json")
+		for _, h := range []*lab.Host{b.Windows, b.WSL} {
+			_, _ = h.Ask("tcp", "127.0.0.1:"+port, 120*time.Millisecond) // what is dropped is awaited in vain
+		}
+		for _, c := range l.clients() {
+			if !c.Agrees {
+				t.Errorf("seed %d: from %s to %s it differs\n%s\n%s\n%s", seed, c.From, port, show(c), tell(t, b, port), rules)
+			}
+		}
+	}
 }
 
 // A busy port is looked at now and then.

@@ -47,6 +47,7 @@ type party struct {
 	Live
 	verdict Verdict
 	rows    []*row
+	stops   [2]bool // whether a packet of each direction was forecast to stop
 	// begun are the packets of each direction, and fresh those of them that are the first
 	// of a flow for sure.
 	begun, fresh [2]uint64
@@ -56,6 +57,7 @@ type party struct {
 type row struct {
 	key
 	forecast [2]*Hop // of the first packets, and of later ones
+	doubtful bool    // behind a hop that may do something else
 	seen     []LiveHop
 }
 
@@ -84,6 +86,7 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 	t := &Tally{o: o, flows: map[tuple]*party{}, departed: map[tuple]bool{}, packets: map[uint32]*live{}}
 	add := func(from Client, verdict Verdict, hops []Hop, proxied bool) {
 		p := &party{Live: Live{From: from}, verdict: verdict}
+		doubtful := false
 		for _, h := range hops {
 			if h.Kind == InsideHost {
 				if to, err := netip.ParseAddrPort(h.To); err == nil && !slices.Contains(t.targets, to) {
@@ -100,9 +103,13 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 				}
 				r := p.row(k, last)
 				if n := number(h.Later); r.forecast[n] == nil {
-					r.forecast[n] = &h
+					r.forecast[n], r.doubtful = &h, doubtful
+				}
+				if h.Stops {
+					p.stops[number(h.Reply)] = true
 				}
 			}
+			doubtful = doubtful || !h.Sure
 		}
 		t.parties = append(t.parties, p)
 	}
@@ -173,7 +180,7 @@ func (p *party) row(k key, behind *row) *row {
 func (t *Tally) Traced() []nft.Traced { return t.starts }
 
 // The most that is remembered of flows and packets.
-const mostRemembered = 1 << 14
+const mostRemembered = 1 << 15
 
 // Add counts an event. own says that it is of the table by which packets are traced.
 func (t *Tally) Add(e nft.TraceEvent, own bool) {
@@ -192,8 +199,12 @@ func (t *Tally) Add(e nft.TraceEvent, own bool) {
 	}
 	if e.Head != nil {
 		p.base = e.Table + " " + e.Chain
-		if h := e.Head; !p.reply && len(t.flows) < mostRemembered {
+		if len(t.flows) >= mostRemembered {
+			clear(t.flows) // those that go on come back
+		}
+		if h := e.Head; !p.reply {
 			t.flows[tuple{h.Proto, h.Src, h.Dst}] = p.party
+			t.flows[tuple{proto: h.Proto, src: h.Src}] = p.party
 		}
 	}
 	switch {
@@ -234,7 +245,7 @@ func (t *Tally) begin(e nft.TraceEvent) *live {
 	case known:
 		p.party, p.reply = by, true
 	case e.Does.Ends():
-		p.party = t.flows[flow]
+		p.party = t.flows[tuple{proto: h.Proto, src: h.Src}] // its destination may have changed
 	case departs && slices.Contains(t.targets, h.Dst):
 		i = t.party(func(q *party) bool { return q.From == Proxy })
 	case departs || e.Chain == nft.Returned:
@@ -264,9 +275,12 @@ func (t *Tally) begin(e nft.TraceEvent) *live {
 			p.fresh[number(p.reply)]++
 		}
 	}
-	if departs && len(t.departed) < mostRemembered {
+	if departs {
+		if len(t.departed) >= mostRemembered {
+			clear(t.departed)
+		}
 		t.departed[flow] = true
-	} else if !departs {
+	} else {
 		p.count(Hop{Kind: Arrives, Link: t.o.link(h.Iif).Name, Verdict: "arrive", From: h.Src.Addr().String(), To: h.Dst.String(), Sure: true})
 	}
 	return p
@@ -284,7 +298,7 @@ func (p *live) count(h Hop) {
 	if later := r.forecast[1]; later != nil && !p.first {
 		f = later
 	}
-	differs := p.differs(h, f)
+	differs := !r.doubtful && p.differs(h, f)
 	if f != nil && h.Kind == InChain && f.Chain == h.Chain && f.Handle == h.Handle && !differs {
 		h.Verdict, h.To, h.Comment = f.Verdict, f.To, f.Comment // which trace events do not tell
 	}
@@ -303,7 +317,7 @@ func (p *party) differs(h Hop, f *Hop) bool {
 	switch {
 	case f == nil:
 		// Behind the end of a forecast nothing was.
-		return p.verdict == Reaches && h.Kind == InChain || drops && p.verdict == Stops
+		return p.verdict == Reaches && h.Kind == InChain || drops && p.stops[number(h.Reply)]
 	case !f.Sure || h.Kind != InChain:
 		return false
 	case drops != (f.Verdict == string(ruleset.Drops)):
@@ -311,8 +325,8 @@ func (p *party) differs(h Hop, f *Hop) bool {
 	case f.Verdict == string(ruleset.Skipped):
 		return true
 	}
-	// A rule of a chain of NAT may be one that translates.
-	return f.nat && h.Verdict != f.Verdict && (f.Chain != h.Chain || f.Handle != h.Handle)
+	// What a rule of NAT does is not told, but only which it was.
+	return f.nat && f.To != "" && (f.Chain != h.Chain || f.Handle != h.Handle)
 }
 
 // Result is what has come of the packets of each client, in the order of the forecasts.
@@ -341,10 +355,11 @@ func (t *Tally) Result() (list []Live) {
 	return list
 }
 
-// missing reports whether packets should have been seen where f was forecast.
+// missing reports whether packets should have been seen where f was forecast. If they were
+// to stop, it does not matter on which side of that.
 func (p *party) missing(f *Hop, n int) bool {
 	switch {
-	case !f.Sure || f.Verdict == string(ruleset.Skipped):
+	case p.verdict != Reaches || !f.Sure || f.Verdict == string(ruleset.Skipped):
 		return false
 	case n == 1 && p.begun[1] == 0:
 		return p.fresh[0] > 0 // a server of UDP need not answer

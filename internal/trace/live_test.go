@@ -38,7 +38,7 @@ func TestTally(t *testing.T) {
 	}
 	forecast := Trace{From: Windows, Verdict: Reaches, Hops: []Hop{
 		{Kind: Arrives, Link: "loopback0", Sure: true},
-		{Kind: InChain, Table: "ip nat", Base: "pre", Chain: "pre", Handle: 3, Verdict: "dnat", Comment: "mirrored", Sure: true, nat: true},
+		{Kind: InChain, Table: "ip nat", Base: "pre", Chain: "pre", Handle: 3, Verdict: "dnat", To: "127.0.0.1:8080", Comment: "mirrored", Sure: true, nat: true},
 		{Kind: InChain, Table: "inet fw", Base: "in", Chain: "in", Handle: 5, Verdict: "accept", Sure: true},
 		{Kind: AtSocket, Verdict: "listen", Sure: true},
 		{Kind: Leaves, Link: "loopback0", Sure: true, Reply: true},
