@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -34,7 +35,8 @@ type LiveHop struct {
 // A Tally counts traced packets, and compares what comes of them with forecasts.
 type Tally struct {
 	o        *Observation
-	starts   []nft.Traced // of the questions, in their order, and of targets
+	starts   []nft.Traced // where requests start
+	from     []Client     // whose they are
 	parties  []*party
 	targets  []netip.AddrPort // of proxies, and of containers
 	flows    map[tuple]*party // by the addresses of their requests, wherever those were seen
@@ -113,9 +115,9 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 		}
 		t.parties = append(t.parties, p)
 	}
-	traced := func(m nft.Traced) {
+	traced := func(from Client, m nft.Traced) {
 		if !slices.Contains(t.starts, m) {
-			t.starts = append(t.starts, m)
+			t.starts, t.from = append(t.starts, m), append(t.from, from)
 		}
 	}
 	for i, q := range questions {
@@ -125,7 +127,7 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 			m.Src = src
 		}
 		if q.From == Linux || in.Index != 0 {
-			traced(m)
+			traced(q.From, m)
 		}
 		add(q.From, traces[i].Verdict, traces[i].Hops, false)
 	}
@@ -136,9 +138,9 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 		}
 	}
 	// What starts here comes back from Windows, and must be known then.
-	traced(nft.Traced{Dst: ruleset.Localhost, Port: questions[0].Port})
+	traced(Linux, nft.Traced{Dst: ruleset.Localhost, Port: questions[0].Port})
 	for _, to := range t.targets {
-		traced(nft.Traced{Dst: to.Addr(), Port: ruleset.Port{Proto: questions[0].Port.Proto, Number: to.Port()}})
+		traced(Proxy, nft.Traced{Dst: to.Addr(), Port: ruleset.Port{Proto: questions[0].Port.Proto, Number: to.Port()}})
 	}
 	return t
 }
@@ -209,7 +211,11 @@ func (t *Tally) Add(e nft.TraceEvent, own bool) {
 	}
 	switch {
 	case !own && e.Does.Ends():
-		h := Hop{Kind: InChain, Table: e.Table, Base: p.base[len(e.Table)+1:], Chain: e.Chain, Handle: e.Handle, Verdict: string(ruleset.Passes), Sure: true}
+		base, ok := strings.CutPrefix(p.base, e.Table+" ")
+		if !ok {
+			return // the event that began this chain is lost
+		}
+		h := Hop{Kind: InChain, Table: e.Table, Base: base, Chain: e.Chain, Handle: e.Handle, Verdict: string(ruleset.Passes), Sure: true}
 		switch {
 		case e.Does.Drops():
 			h.Verdict = string(ruleset.Drops)
@@ -238,25 +244,24 @@ func (t *Tally) begin(e nft.TraceEvent) *live {
 	h := e.Head
 	departs := e.Chain == nft.Departs
 	p := &live{first: h.First}
-	by, known := t.flows[tuple{h.Proto, h.Dst, h.Src}]
-	i := -1
 	flow := tuple{h.Proto, h.Src, h.Dst}
+	by, known := t.flows[tuple{h.Proto, h.Dst, h.Src}]
 	switch {
 	case known:
 		p.party, p.reply = by, true
 	case e.Does.Ends():
 		p.party = t.flows[tuple{proto: h.Proto, src: h.Src}] // its destination may have changed
 	case departs && slices.Contains(t.targets, h.Dst):
-		i = t.party(func(q *party) bool { return q.From == Proxy })
+		p.party = t.party(Proxy)
 	case departs || e.Chain == nft.Returned:
-		i = t.party(func(q *party) bool { return q.From == Linux })
+		p.party = t.party(Linux)
 	default:
-		i = slices.IndexFunc(t.starts, func(m nft.Traced) bool {
+		i := slices.IndexFunc(t.starts, func(m nft.Traced) bool {
 			return m.Iif != 0 && m.Iif == h.Iif && m.Dst == h.Dst.Addr() && m.Port.Number == h.Dst.Port() && (!m.Src.IsValid() || m.Src == h.Src.Addr())
 		})
-	}
-	if i >= 0 {
-		p.party = t.parties[i]
+		if i >= 0 {
+			p.party = t.party(t.from[i])
+		}
 	}
 	if p.party == nil {
 		return nil
@@ -286,7 +291,13 @@ func (t *Tally) begin(e nft.TraceEvent) *live {
 	return p
 }
 
-func (t *Tally) party(is func(*party) bool) int { return slices.IndexFunc(t.parties, is) }
+// party is the party of a client, nil if nobody has asked for it.
+func (t *Tally) party(from Client) *party {
+	if i := slices.IndexFunc(t.parties, func(p *party) bool { return p.From == from }); i >= 0 {
+		return t.parties[i]
+	}
+	return nil
+}
 
 // count counts what a hop does to a packet.
 func (p *live) count(h Hop) {

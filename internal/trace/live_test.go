@@ -65,6 +65,7 @@ func TestTally(t *testing.T) {
 		"drop, forecast":  {drops, [][]nft.TraceEvent{request(true, nat, fw(drop, 0)), request(true, nat, fw(drop, 0))}, "2/0 2 loopback0 arrive, 2 ip nat pre dnat, 2 inet fw in drop"},
 		"no drop":         {drops, [][]nft.TraceEvent{request(true, nat, fw(accept, 0), delivered)}, "1/0 " + arrived + ", " + done + ", !1 inet fw in pass, 1 deliver"},
 		"may, and does":   {unsure, [][]nft.TraceEvent{request(true, fw(drop, 4))}, "1/0 " + arrived + ", 1 inet fw in drop"},
+		"lost event":      {forecast, [][]nft.TraceEvent{append(request(true), fw(drop, 9))}, "1/0 " + arrived + ", !0 ip nat pre, 0 inet fw in, 0 , 0 loopback0"},
 		"somebody else's": {forecast, [][]nft.TraceEvent{{fw(drop, 9)}}, "0/0 0 loopback0, 0 ip nat pre, 0 inet fw in, 0 , 0 loopback0"},
 	}
 	for name, test := range tests {
