@@ -82,6 +82,7 @@ for ARCH in $arches; do
 		-ldflags "-s -w -X main.version=$VERSION" \
 		-o "$BUILD/wslmirror" ./cmd/wslmirror
 	gzip -9nc packaging/wslmirror.8 >"$BUILD/wslmirror.8.gz"
+	gzip -9nc packaging/wslmirror-json.5 >"$BUILD/wslmirror-json.5.gz"
 	gzip -9nc CHANGELOG.md >"$BUILD/changelog.gz"
 	for format in $formats; do
 		say "packing $format for $ARCH"

@@ -28,7 +28,14 @@ const wantDeb = `
 -rw-r--r-- root root /usr/share/doc/wslmirror/copyright
 -rw-r--r-- root root /usr/share/fish/vendor_completions.d/wslmirror.fish
 -rw-r--r-- root root /usr/share/lintian/overrides/wslmirror
+-rw-r--r-- root root /usr/share/man/man5/wslmirror-json.5.gz
 -rw-r--r-- root root /usr/share/man/man8/wslmirror.8.gz
+-rw-r--r-- root root /usr/share/wslmirror/schema/doctor.json
+-rw-r--r-- root root /usr/share/wslmirror/schema/ports-explain.json
+-rw-r--r-- root root /usr/share/wslmirror/schema/ports-free.json
+-rw-r--r-- root root /usr/share/wslmirror/schema/ports.json
+-rw-r--r-- root root /usr/share/wslmirror/schema/status.json
+-rw-r--r-- root root /usr/share/wslmirror/schema/trace.json
 -rw-r--r-- root root /usr/share/zsh/vendor-completions/_wslmirror
 -rwxr-xr-x root root /usr/bin/wslmirror
 `
@@ -43,11 +50,20 @@ const wantRPM = `
 -rw-r--r-- root root /usr/share/fish/vendor_completions.d/wslmirror.fish 
 -rw-r--r-- root root /usr/share/licenses/wslmirror/LICENSE l
 -rw-r--r-- root root /usr/share/licenses/wslmirror/copyright l
+-rw-r--r-- root root /usr/share/man/man5/wslmirror-json.5.gz d
 -rw-r--r-- root root /usr/share/man/man8/wslmirror.8.gz d
+-rw-r--r-- root root /usr/share/wslmirror/schema/doctor.json 
+-rw-r--r-- root root /usr/share/wslmirror/schema/ports-explain.json 
+-rw-r--r-- root root /usr/share/wslmirror/schema/ports-free.json 
+-rw-r--r-- root root /usr/share/wslmirror/schema/ports.json 
+-rw-r--r-- root root /usr/share/wslmirror/schema/status.json 
+-rw-r--r-- root root /usr/share/wslmirror/schema/trace.json 
 -rw-r--r-- root root /usr/share/zsh/site-functions/_wslmirror 
 -rwxr-xr-x root root /usr/bin/wslmirror 
 drwxr-xr-x root root /usr/share/doc/wslmirror 
 drwxr-xr-x root root /usr/share/licenses/wslmirror 
+drwxr-xr-x root root /usr/share/wslmirror 
+drwxr-xr-x root root /usr/share/wslmirror/schema 
 `
 
 func TestDebContents(t *testing.T) {

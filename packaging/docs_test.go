@@ -23,15 +23,17 @@ func ownProgram(t *testing.T) string {
 func TestManual(t *testing.T) {
 	need(t, "mandoc", "man", "groff")
 	// "style" would also look for the pages under SEE ALSO on this machine.
-	if out := run(t, "mandoc", "-T", "lint", "-W", "warning", "wslmirror.8"); out != "" {
-		t.Errorf("mandoc says:\n%s", out)
-	}
-	cmd := exec.CommandContext(t.Context(), "man", "--warnings", "--local-file", "wslmirror.8")
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=80", "MANROFFSEQ=")
-	var warnings strings.Builder
-	cmd.Stderr = &warnings
-	if _, err := cmd.Output(); err != nil || warnings.Len() > 0 {
-		t.Errorf("man: %v\n%s", err, warnings.String())
+	for _, page := range []string{"wslmirror.8", "wslmirror-json.5"} {
+		if out := run(t, "mandoc", "-T", "lint", "-W", "warning", page); out != "" {
+			t.Errorf("mandoc says:\n%s", out)
+		}
+		cmd := exec.CommandContext(t.Context(), "man", "--warnings", "--local-file", page)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=80", "MANROFFSEQ=")
+		var warnings strings.Builder
+		cmd.Stderr = &warnings
+		if _, err := cmd.Output(); err != nil || warnings.Len() > 0 {
+			t.Errorf("man: %v\n%s", err, warnings.String())
+		}
 	}
 }
 

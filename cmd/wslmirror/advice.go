@@ -26,6 +26,8 @@ type surroundings struct {
 	systemd bool
 	// elsewhere says that another wslmirror serves this network, where none runs here.
 	elsewhere bool
+	// older says that the daemon is from before schema 1 of what it publishes.
+	older bool
 	// now is the time, zero where nobody should read how long ago something was.
 	now time.Time
 	// unit is what systemd says of the service, where no daemon runs, and tooOld why none
@@ -139,6 +141,10 @@ const (
       wsl.exe --update
       wsl.exe --shutdown
 `
+	adviceOlder = `  The daemon is older than this program, which does not understand all that it
+  says. To have it as new:
+      sudo systemctl restart wslmirror
+`
 	adviceElsewhere = `  The daemon sees %LINK%, but here there is none: this command runs in another
   network namespace than the daemon.
 `
@@ -147,6 +153,8 @@ const (
 // advice says what to do, "" if there is nothing to say.
 func advice(s status.Snapshot, here surroundings) string {
 	switch {
+	case here.older:
+		return adviceOlder
 	case s.State == status.Active && !here.link:
 		return strings.ReplaceAll(adviceElsewhere, "%LINK%", text.Line(s.Interface.Name))
 	case s.State == status.Active && len(s.Degraded) > 0:

@@ -81,11 +81,15 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	return code, nil
 }
 
+// A doctorDocument is what "doctor --json" prints.
+type doctorDocument struct {
+	Schema  int    `json:"schema"`
+	Version string `json:"version"`
+	doctor.Report
+}
+
 func encodeReport(w io.Writer, r doctor.Report) error {
-	return writeJSON(w, struct {
-		Version string `json:"version"`
-		doctor.Report
-	}{version, r})
+	return writeJSON(w, doctorDocument{schema, version, r})
 }
 
 // createBundle makes the file, for its owner only. What is there is never

@@ -8,12 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/doctor"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/ports"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/nft"
 )
@@ -41,18 +44,7 @@ func TestRecorded(t *testing.T) {
 					fmt.Fprintf(&b, "#### %s\n$ %s\n%s\n", o.when, o.typed, o.text(screen{width: width, ascii: locale == "C"}))
 				}
 				file := filepath.Join("testdata", fmt.Sprintf("%s.%d.%s", name, width, locale))
-				if *update {
-					if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-				want, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(b.Bytes(), want) {
-					t.Errorf("%s is out of date; if this is right, 'go test ./cmd/wslmirror -run Recorded -update':\n%s", file, b.Bytes())
-				}
+				matchFile(t, file, b.Bytes())
 				if bytes.Contains(b.Bytes(), []byte{'\t'}) || locale == "C" && bytes.ContainsFunc(b.Bytes(), func(r rune) bool { return r > 126 }) {
 					t.Errorf("%s has what a terminal may not show", file)
 				}
@@ -61,18 +53,81 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
+// TestDocuments compares the JSON documents with testdata, where people can read them, and
+// with their schemas.
+func TestDocuments(t *testing.T) {
+	active := goldenStatus()
+	active.State, active.PID, active.Updated = status.Active, 161, goldenNow
+	active.SourcePorts = &status.PortRange{First: 60700, Last: 64795}
+	active.Ports[1].Reason = "forwarding is off (net.ipv4.ip_forward)"
+	f := goldenPorts()
+	silent := f
+	silent.windows = map[string]windows.Ports{}
+	for _, proto := range []string{"tcp", "udp"} {
+		err := &windows.Error{Program: "netsh.exe", Problem: windows.Slow}
+		silent.windows[proto] = windows.Ports{ExcludedErr: err, DynamicErr: err, ListenersErr: err}
+	}
+	silent.block = ports.Block{Range: f.block.Range}
+	dropped := printed[0].Hops[5]
+	live := liveReport{Seconds: 2.5, Missed: 7, Clients: []trace.Live{
+		{From: trace.Windows, Requests: 3, Hops: []trace.LiveHop{
+			{Hop: printed[0].Hops[0], Packets: 3, Forecast: &printed[0].Hops[0]},
+			{Hop: trace.Hop{Kind: trace.InChain, Table: "inet fw", Base: "in", Chain: "in", Verdict: "pass", Sure: true}, Packets: 3, Forecast: &dropped, Differs: true},
+			{Hop: trace.Hop{Kind: trace.AtSocket, Verdict: "deliver", To: "127.0.0.1:8080", Sure: true}, Packets: 3},
+		}},
+		{From: trace.Proxy, Agrees: true, Hops: []trace.LiveHop{}},
+	}}
+	for name, document := range map[string]any{
+		"status":        timed(active),
+		"status-old":    timed(status.Snapshot{State: status.Active, Since: goldenNow, Updated: goldenNow, Path: status.PathProxy, Ports: []status.Port{}}),
+		"trace":         traceDocument{schema, 8080, "tcp", printed, nil},
+		"trace-live":    traceDocument{schema, 8080, "tcp", printed[:1], &live},
+		"ports":         f.json(),
+		"ports-silent":  silent.json(),
+		"ports-explain": explainJSON{schema, ports.Explain(f.of("tcp"), 1650)},
+		"ports-free":    f.free("tcp", 8080, 3),
+		"doctor":        doctorDocument{schema, "0.1.0", goldenReport()},
+	} {
+		var b bytes.Buffer
+		if err := writeJSON(&b, document); err != nil {
+			t.Fatal(err)
+		}
+		kind := strings.NewReplacer("-old", "", "-live", "", "-silent", "").Replace(name)
+		labtest.WantValid(t, kind, b.Bytes())
+		matchFile(t, filepath.Join("testdata", name+".json"), b.Bytes())
+	}
+}
+
+// matchFile fails the test unless a file of testdata is what is printed now.
+func matchFile(t *testing.T, file string, now []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, now, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(now, want) {
+		t.Errorf("%s is out of date; if this is right, 'go test ./cmd/wslmirror -run \"Recorded|Documents\" -update':\n%s", file, now)
+	}
+}
+
 var goldenNow = time.Date(2026, 11, 27, 10, 0, 24, 0, time.UTC)
 
-func statusOutputs(t *testing.T) (list []output) {
-	base := status.Snapshot{
+// goldenStatus is that of a daemon with work to do.
+func goldenStatus() status.Snapshot {
+	return status.Snapshot{
 		Interface: status.Interface{Name: "loopback0", Index: 3, Present: true}, Mode: "mirrored", Path: status.PathProxy,
 		Table: status.Table{Family: "ip", Name: "wslmirror", Installed: true}, Version: "0.1.0", Since: goldenNow.Add(-8 * time.Second),
 		Directions: []status.Direction{
-			{Name: status.FromWindows, Active: true, Packets: 2},
-			{Name: status.FromLinux, Active: true, Packets: 1},
-			{Name: status.ClosedPorts, Active: true, Packets: 1},
+			{Name: status.FromWindows, Active: true, Connections: 2},
+			{Name: status.FromLinux, Active: true, Connections: 1},
+			{Name: status.ClosedPorts, Active: true, Connections: 1},
 			{Name: status.OwnAddress, Reason: "only with hostAddressLoopback in mirrored mode"},
-			{Name: status.ContainersToWindows, Active: true, Packets: 3, Ports: []string{"11434/tcp"}, Reason: "Linux itself serves 9003/tcp"},
+			{Name: status.ContainersToWindows, Active: true, Connections: 3, Ports: []string{"11434/tcp"}, Reason: "Linux itself serves 9003/tcp"},
 		},
 		Ports: []status.Port{
 			{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: status.PathProxy},
@@ -80,6 +135,10 @@ func statusOutputs(t *testing.T) (list []output) {
 			{Proto: "tcp", Port: 8090, Address: "127.0.0.1", Target: "10.88.0.5:8080", Engine: "podman", Path: status.PathKernel},
 		},
 	}
+}
+
+func statusOutputs(t *testing.T) (list []output) {
+	base := goldenStatus()
 	here := surroundings{wsl: true, mode: "mirrored", link: true, wslLink: true, systemd: true, now: goldenNow}
 	add := func(when string, change func(*status.Snapshot, *surroundings)) {
 		s, at := base, here
@@ -158,9 +217,10 @@ func statusOutputs(t *testing.T) (list []output) {
 	return list
 }
 
-func portsOutputs() (list []output) {
+// goldenPorts are the ports of a Linux with containers, and of a Windows.
+func goldenPorts() portFacts {
 	at := netip.MustParseAddrPort
-	f := portFacts{
+	return portFacts{
 		mode: "mirrored", version: "2.9.5.0", mirrored: true, shared: true,
 		daemon: status.Snapshot{State: status.Active, Ports: []status.Port{
 			{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: status.PathProxy},
@@ -187,6 +247,10 @@ func portsOutputs() (list []output) {
 			"udp": {Dynamic: windows.Range{First: 49152, Last: 65535}, Listeners: []windows.Listener{{Addr: at("0.0.0.0:5353"), PID: 2000}}},
 		},
 	}
+}
+
+func portsOutputs() (list []output) {
+	f := goldenPorts()
 	silent := f
 	slow := func(program string) error { return &windows.Error{Program: program, Problem: windows.Slow} }
 	unasked := windows.Ports{ExcludedErr: slow("netsh.exe"), DynamicErr: slow("netsh.exe"), ListenersErr: slow("netstat.exe")}
@@ -218,8 +282,9 @@ func portsOutputs() (list []output) {
 	return list
 }
 
-func doctorOutputs(t *testing.T) []output {
-	r := report(
+// goldenReport has a check of each verdict.
+func goldenReport() doctor.Report {
+	return report(
 		doctor.Check{Name: "ip-rules", Verdict: doctor.Fault, Seen: `localhost from Linux: ahead of WSL's rules comes "0: from all ipproto tcp lookup main"`,
 			Why: "WSL's rules take TCP and UDP to localhost to Windows and back. Whatever comes before them takes them elsewhere.",
 			Do:  "sudo ip rule add pref 3 from all ipproto tcp lookup main\nsudo ip rule del pref 0 from all ipproto tcp lookup main"},
@@ -229,6 +294,10 @@ func doctorOutputs(t *testing.T) []output {
 		doctor.Check{Name: "table-127", Verdict: doctor.OK, Seen: "127.0.0.1 via 169.254.73.249 on loopback0, and the neighbour of that is permanent"},
 		doctor.Check{Name: "podman", Verdict: doctor.NotApplicable, Seen: "none"},
 	)
+}
+
+func doctorOutputs(t *testing.T) []output {
+	r := goldenReport()
 	outside := report(
 		doctor.Check{Name: "port-tracker", Verdict: doctor.OK, Seen: "bind() works"},
 		doctor.Check{Name: "wsl", Verdict: doctor.NotApplicable, Seen: "this is not WSL (kernel 6.1.0, no wslinfo)"},

@@ -160,8 +160,11 @@ func flagError(flags *flag.FlagSet, err error) error {
 		said = dashed(name) + " needs an argument"
 	} else if rest, found := strings.CutPrefix(said, "invalid boolean value "); found {
 		if value, rest, found := strings.Cut(rest, " for -"); found {
-			name, _, _ := strings.Cut(rest, ": ")
-			said = fmt.Sprintf("%s: %s is neither true nor false", dashed(name), value)
+			name, why, _ := strings.Cut(rest, ": ")
+			if why == "parse error" {
+				why = value + " is neither true nor false"
+			}
+			said = dashed(name) + ": " + why
 		}
 	}
 	return hinted{errors.New(said), "see 'wslmirror help " + flags.Name() + "'"}

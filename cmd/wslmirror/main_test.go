@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -232,6 +233,7 @@ func TestStatus(t *testing.T) {
 			}
 
 			code, stdout, stderr = call("status", "--json", "--runtime-dir", dir)
+			labtest.WantValid(t, "status", []byte(stdout))
 			var got status.Snapshot
 			if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 				t.Fatalf("%v in %s", err, stdout)

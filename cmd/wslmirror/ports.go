@@ -206,7 +206,7 @@ func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.W
 	v := ports.Explain(f.of(proto), port)
 	v.Notes = append(v.Notes, f.notes()...)
 	if asJSON {
-		err = writeJSON(stdout, v)
+		err = writeJSON(stdout, explainJSON{schema, v})
 	} else {
 		_, err = io.WriteString(stdout, verdictText(screenOf(stdout), v))
 	}
@@ -222,12 +222,19 @@ func explainPort(dir string, port uint16, proto string, asJSON bool, stdout io.W
 	return exitFailure, nil
 }
 
+// An explainJSON is the JSON of "ports explain --json".
+type explainJSON struct {
+	Schema int `json:"schema"`
+	ports.Verdict
+}
+
 // A freeJSON is the JSON of "ports free --json".
 type freeJSON struct {
-	Proto string      `json:"proto"`
-	State ports.State `json:"state"` // free, or unknown
-	Ports []uint16    `json:"ports"`
-	Notes []string    `json:"notes"`
+	Schema int         `json:"schema"`
+	Proto  string      `json:"proto"`
+	State  ports.State `json:"state"` // free, or unknown
+	Ports  []uint16    `json:"free_ports"`
+	Notes  []string    `json:"notes"`
 }
 
 func freePorts(dir string, n int, from uint16, proto string, asJSON bool, stdout io.Writer) (int, error) {
@@ -256,7 +263,7 @@ func freePorts(dir string, n int, from uint16, proto string, asJSON bool, stdout
 // free are the first n ports from one on that may be proposed.
 func (f portFacts) free(proto string, from uint16, n int) freeJSON {
 	facts := f.of(proto)
-	list := freeJSON{proto, ports.Free, facts.Free(from, n), append([]string{}, f.notes()...)} // never null
+	list := freeJSON{schema, proto, ports.Free, facts.Free(from, n), append([]string{}, f.notes()...)} // never null
 	if facts.Asked() {
 		return list
 	}

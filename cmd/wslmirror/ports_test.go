@@ -17,6 +17,7 @@ func TestPortsRefusedByWSL(t *testing.T) {
 	_, stdout, _ := call("ports", "--runtime-dir", t.TempDir())
 	labtest.WantAll(t, stdout, "! warning: WSL 2.9.4.0 refuses to Linux every tcp port of Windows' dynamic", "1024-15000")
 	code, stdout, _ := call("ports", "explain", "--json", "8011", "--runtime-dir", t.TempDir())
+	labtest.WantValid(t, "ports-explain", []byte(stdout))
 	var v ports.Verdict
 	if err := json.Unmarshal([]byte(stdout), &v); err != nil || code != exitFailure || v.State != ports.Blocked || v.Next != 15001 {
 		t.Errorf("exit %d, %v, %+v", code, err, v)
@@ -55,6 +56,7 @@ func TestPortsWithoutWindows(t *testing.T) {
 				return // and would be so again
 			}
 			code, stdout, stderr = call("ports", "--json", "--runtime-dir", t.TempDir())
+			labtest.WantValid(t, "ports", []byte(stdout))
 			var got portsJSON
 			if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != exitOK || stderr != "" {
 				t.Fatalf("--json: exit %d, %v, stderr %q", code, err, stderr)
@@ -84,6 +86,7 @@ func TestPortsFree(t *testing.T) {
 		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
 	}
 	code, stdout, _ = call("ports", "free", "--json", "--from", "1628/udp", "--runtime-dir", dir)
+	labtest.WantValid(t, "ports-free", []byte(stdout))
 	var got freeJSON
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != exitOK || got.State != ports.Free || got.Proto != "udp" || len(got.Ports) != 1 || got.Ports[0] != 1628 || got.Notes == nil {
 		t.Errorf("--json: exit %d, %v, %s", code, err, stdout)

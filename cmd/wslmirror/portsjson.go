@@ -6,19 +6,28 @@ import (
 	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
-// The JSON of "ports --json". It is an interface: fields are added, never
-// renamed or removed. What is not known is null or absent.
+// schema is the number of each document, but for that of status (status.Schema). Fields
+// are added under the same number, never renamed or removed: see docs/json.md and
+// packaging/schema.
+const schema = 1
+
+// The JSON of "ports --json". What is not known is null or absent.
 type (
 	portsJSON struct {
+		Schema    int             `json:"schema"`
 		Mode      string          `json:"mode"`
 		Mirrored  bool            `json:"mirrored"`
 		Shared    bool            `json:"shared"`
-		Daemon    status.State    `json:"daemon"`
-		Warnings  []warning       `json:"warnings"`
+		Daemon    status.State    `json:"daemon_state"`
+		Warnings  []warningJSON   `json:"warnings"`
 		Listeners []listenerJSON  `json:"listeners"`
-		Published []publishedJSON `json:"published"`
+		Published []publishedJSON `json:"ports"`
 		Block     blockJSON       `json:"block"`
 		Windows   windowsJSON     `json:"windows"`
+	}
+	warningJSON struct {
+		Reason string   `json:"reason"`
+		Fix    []string `json:"fix"`
 	}
 	listenerJSON struct {
 		Proto   string `json:"proto"`
@@ -27,7 +36,7 @@ type (
 		Bound   bool   `json:"bound_only"`
 		Program string `json:"program,omitempty"`
 		PID     int    `json:"pid,omitempty"`
-		Windows string `json:"windows"`
+		Windows string `json:"from_windows"`
 	}
 	publishedJSON struct {
 		status.Port
@@ -38,12 +47,12 @@ type (
 		Size       int           `json:"size"`
 		Usable     int           `json:"usable"`
 		FirstPass  int           `json:"first_pass"`
-		Reserved   []ports.Range `json:"reserved"`
-		TCP        int           `json:"tcp"`
-		UDP        int           `json:"udp"`
+		Reserved   []ports.Range `json:"reserved_in_linux"`
+		TCP        int           `json:"used_tcp"`
+		UDP        int           `json:"used_udp"`
 		Containers bool          `json:"containers_counted"`
 		Worst      *loadJSON     `json:"worst"`
-		Windows    *ports.Range  `json:"windows"`
+		Windows    *ports.Range  `json:"reserved_in_windows"`
 		Widened    *bool         `json:"widened"`
 	}
 	loadJSON struct {
@@ -73,14 +82,16 @@ type (
 
 func (f portFacts) json() portsJSON {
 	out := portsJSON{
-		Mode: f.mode, Mirrored: f.mirrored, Shared: f.shared, Daemon: f.daemon.State,
-		Warnings:  f.warnings(),
-		Listeners: []listenerJSON{}, Published: []publishedJSON{}, // never null
+		Schema: schema, Mode: f.mode, Mirrored: f.mirrored, Shared: f.shared, Daemon: f.daemon.State,
+		Warnings: []warningJSON{}, Listeners: []listenerJSON{}, Published: []publishedJSON{}, // never null
 		Block: f.blockJSON(),
 		Windows: windowsJSON{
 			TCP: windowsPorts(f.windows["tcp"]), UDP: windowsPorts(f.windows["udp"]),
 			Problems: f.problems(),
 		},
+	}
+	for _, w := range f.warnings() {
+		out.Warnings = append(out.Warnings, warningJSON{w.Text, []string{"# " + w.Next}})
 	}
 	for _, l := range f.listeners {
 		out.Listeners = append(out.Listeners, listenerJSON{

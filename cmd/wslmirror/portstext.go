@@ -15,8 +15,7 @@ import (
 
 // A warning is what is wrong and what to do.
 type warning struct {
-	Text string `json:"text"`
-	Next string `json:"next"`
+	Text, Next string
 }
 
 // warnings says what is wrong with the ports.

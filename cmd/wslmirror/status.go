@@ -55,8 +55,13 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 // lookAtStatus is the state now, and if no daemon runs here what is known instead.
 func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) {
 	if s, err = current(dir); err != nil {
-		return s, here, hinted{err, "ask the service manager: systemctl status wslmirror"}
+		hint := "ask the service manager: systemctl status wslmirror"
+		if other := (*status.SchemaError)(nil); errors.As(err, &other) {
+			hint = "sudo systemctl restart wslmirror"
+		}
+		return s, here, hinted{err, hint}
 	}
+	here.older = s.Schema == 0
 	if s.Mode == "" { // of a daemon that is older
 		_, mode := kernelMode(s.Interface.Name)
 		s.Mode = string(mode)
@@ -77,8 +82,10 @@ func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) 
 // servedReason is what there is to say of a daemon that is not here and not missed.
 const servedReason = "no wslmirror runs in this distribution, but another one serves this network"
 
-// timed is s for programs, which rely on a time, also if nobody knows since when.
+// timed is s for programs, which rely on the schema, and on a time, also if nobody knows
+// since when.
 func timed(s status.Snapshot) status.Snapshot {
+	s.Schema = status.Schema
 	if s.Since.IsZero() {
 		s.Since = time.Now()
 		s.Updated = s.Since
@@ -122,6 +129,7 @@ func current(dir string) (status.Snapshot, error) {
 // stopped is the state where there is no daemon.
 func stopped() status.Snapshot {
 	s := status.Snapshot{
+		Schema:    status.Schema,
 		State:     status.Stopped,
 		Interface: status.Interface{Name: status.DefaultInterface},
 		Table:     status.Table{Family: nft.TableFamily, Name: nft.TableName},

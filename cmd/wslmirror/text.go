@@ -104,9 +104,9 @@ func printDirections(b *bytes.Buffer, on screen, s status.Snapshot) {
 	for _, d := range s.Directions {
 		state, counted := "off", ""
 		if d.Active {
-			state, counted = "on", plural(d.Packets, "connection")
+			state, counted = "on", plural(d.Connections, "connection")
 			if d.Name == status.ClosedPorts {
-				counted = fmt.Sprintf("%d refused", d.Packets)
+				counted = fmt.Sprintf("%d refused", d.Connections)
 			}
 		}
 		more := strings.Join(d.Ports, ", ")

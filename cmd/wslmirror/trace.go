@@ -29,7 +29,12 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 	flags := flag.NewFlagSet("trace", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
 	from := flags.String("from", "", "")
+	var live liveFlag
+	flags.Var(&live, "live", "")
 	words, err := parseAll(flags, args)
+	if err == nil && live > 0 {
+		words, err = live.seconds(args, words)
+	}
 	switch {
 	case err != nil:
 		return usageExit(err, stdout)
@@ -50,18 +55,27 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 	if err != nil {
 		return exitUsage, err
 	}
-	traces, err := traceAll(questions)
+	traces, tally, err := traceAll(questions)
 	if err != nil {
 		return exitFailure, err
 	}
-	if *asJSON {
-		err = writeJSON(stdout, struct {
-			Port   uint16        `json:"port"`
-			Proto  string        `json:"proto"`
-			Traces []trace.Trace `json:"traces"`
-		}{number, proto, traces})
-	} else {
+	if !*asJSON {
 		err = printTraces(stdout, port, traces)
+	}
+	var seen *liveReport
+	if live > 0 && err == nil {
+		var r liveReport
+		if r, err = watchPackets(port, tally, live, sayTo(*asJSON, stdout)); err != nil {
+			return exitFailure, err
+		}
+		seen = &r
+	}
+	switch {
+	case err != nil:
+	case *asJSON:
+		err = writeJSON(stdout, traceDocument{schema, number, proto, traces, seen})
+	case seen != nil:
+		err = printLive(stdout, port, *seen)
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)
@@ -76,6 +90,15 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 		}
 	}
 	return code, nil
+}
+
+// A traceDocument is what "trace --json" prints.
+type traceDocument struct {
+	Schema int           `json:"schema"`
+	Port   uint16        `json:"port"`
+	Proto  string        `json:"proto"`
+	Traces []trace.Trace `json:"traces"`
+	Live   *liveReport   `json:"live,omitempty"`
 }
 
 // questionsOf are those that the flag --from asks.
@@ -109,11 +132,12 @@ func containerAddr(name string) (addr netip.Addr, err error) {
 	return addr, usageError("no engine knows an address of a container %q; its address will do as well: --from container:172.17.0.2", name)
 }
 
-// traceAll answers the questions by one reading of the ruleset.
-func traceAll(questions []trace.Question) (traces []trace.Trace, err error) {
+// traceAll answers the questions by one reading of the ruleset. The Tally is to count
+// packets beside the answers.
+func traceAll(questions []trace.Question) (traces []trace.Trace, tally *trace.Tally, err error) {
 	c, err := netwatch.Open()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer c.Close()
 	o := &trace.Observation{Link: status.DefaultInterface, Route: c.Route, Inside: insides()}
@@ -126,7 +150,7 @@ func traceAll(questions []trace.Question) (traces []trace.Trace, err error) {
 		errs[3] = nil
 	}
 	if err := errors.Join(errs[:]...); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if tables, _ := os.ReadFile("/proc/net/ip_tables_names"); len(tables) > 0 {
 		o.Unread = "iptables-legacy has rules, which are not read here: " + strings.Join(strings.Fields(string(tables)), ", ")
@@ -136,26 +160,27 @@ func traceAll(questions []trace.Question) (traces []trace.Trace, err error) {
 		for _, q := range questions {
 			traces = append(traces, o.Ask(q))
 		}
+		tally = trace.NewTally(o, questions, traces)
 	}
 	reader, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer reader.Close()
 	_, o.Served, err = reader.Owner(nft.TableName)
 	if errors.Is(err, unix.EPERM) {
 		answer()
-		return traces, nil
+		return traces, tally, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_, err = reader.Read(func(rs *ruleset.Ruleset) error {
 		o.See(rs)
 		answer()
 		return nil
 	})
-	return traces, err
+	return traces, tally, err
 }
 
 // insides finds who listens in the container with an address: in the network namespace

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"strings"
 	"testing"
@@ -21,6 +22,9 @@ func TestTraceUsage(t *testing.T) {
 		"x":                       `"x" is not a port`,
 		"8080/icmp":               `"icmp" is not a protocol`,
 		"8080 --from mars":        `there is no client "mars"`,
+		"8080 --live=0":           `--live: "0" is not a number of seconds`,
+		"8080 --live x":           `--live: "x" is not a number of seconds`,
+		"--live 8080 9090 1":      "trace takes one port",
 		"8080 --from container:":  `there is no client "container:"`,
 		"8080 --from container:x": `no engine knows an address of a container "x"`,
 	} {
@@ -67,20 +71,20 @@ var printed = []trace.Trace{
 			{Kind: trace.InChain, Table: "ip wslmirror", Chain: "WSLPREROUTING", Handle: 7, Comment: "mirrored", Verdict: "dnat", To: "127.0.0.1:8080", Sure: true},
 			{Kind: trace.InChain, Table: "ip nat", Chain: "PREROUTING", Verdict: "skip", Sure: true},
 			{Kind: trace.InChain, Table: "ip mangle", Chain: "PREROUTING", Verdict: "pass", Sure: true},
-			{Kind: trace.Routed, Link: "lo", Table: "local", Comment: "0: from all iif loopback0 ipproto tcp lookup local", Verdict: "local", Sure: true},
+			{Kind: trace.Routed, Link: "lo", RouteTable: "local", Rule: "0: from all iif loopback0 ipproto tcp lookup local", Verdict: "local", Sure: true},
 			{Kind: trace.InChain, Table: "inet fw", Chain: "in", Verdict: "drop", Sure: true, Stops: true},
 		},
 	},
 	{
 		From: trace.Linux, Verdict: trace.Unknown, Why: "inet fw out may drop it: this rule depends on more than trace knows", Fix: []string{},
 		Hops: []trace.Hop{
-			{Kind: trace.Routed, Link: "loopback0", Table: "127", Comment: "1: from all ipproto tcp lookup 127", Verdict: "out", Sure: true},
+			{Kind: trace.Routed, Link: "loopback0", RouteTable: "127", Rule: "1: from all ipproto tcp lookup 127", Verdict: "out", Sure: true},
 			{Kind: trace.InChain, Table: "inet fw", Chain: "out", Handle: 3, Verdict: "drop"},
 			{Kind: trace.Leaves, Link: "loopback0", Sure: true},
 			{Kind: trace.AtWindows, Verdict: "return", Sure: true},
-			{Kind: trace.AtSocket, To: "127.0.0.1:8080", Verdict: "proxy", Comment: "docker-proxy (161)", Sure: true},
-			{Kind: trace.InsideHost, To: "172.17.0.2:80", Verdict: "listen", Comment: labtest.Hostile, Sure: true, Proxied: true},
-			{Kind: trace.Routed, Link: "loopback0", Table: "127", Verdict: "out", Sure: true, Reply: true},
+			{Kind: trace.AtSocket, To: "127.0.0.1:8080", Verdict: "proxy", Program: "docker-proxy", PID: 161, Sure: true},
+			{Kind: trace.InsideHost, To: "172.17.0.2:80", Verdict: "listen", Program: labtest.Hostile, PID: 7, Sure: true, Proxied: true},
+			{Kind: trace.Routed, Link: "loopback0", RouteTable: "127", Verdict: "out", Sure: true, Reply: true},
 		},
 	},
 }
@@ -120,7 +124,7 @@ From Linux to port 8080/tcp                                        ? not certain
   3  Windows          sends it back: Linux has the port
   4  127.0.0.1:8080   docker-proxy (161), the proxy of a container
      the proxy's own connection:
-  5  172.17.0.2:80    %s listens
+  5  172.17.0.2:80    %s (7) listens
      the answer:
   6  table 127        to loopback0
   Why:  inet fw out may drop it: this rule depends on more than trace knows
@@ -128,5 +132,74 @@ From Linux to port 8080/tcp                                        ? not certain
 		if b.String() != want {
 			t.Errorf("prints\n%s\nwant\n%s", b.String(), want)
 		}
+	}
+}
+
+func TestLiveFlag(t *testing.T) {
+	for line, want := range map[string]string{
+		"8080": "0 8080", "8080 --live": "10 8080", "--live 8080": "10 8080", "8080 --live 30": "30 8080", "--live 30 8080": "30 8080",
+		"30 --live 30": "30 30", "8080 --live=5": "5 8080", "--live=false 8080": "0 8080", "8080 --live --json": "10 8080",
+	} {
+		var live liveFlag
+		flags := flag.NewFlagSet("trace", flag.ContinueOnError)
+		flags.Var(&live, "live", "")
+		flags.Bool("json", false, "")
+		args := strings.Fields(line)
+		words, err := parseAll(flags, args)
+		if err == nil && live > 0 {
+			words, err = live.seconds(args, words)
+		}
+		if got := fmt.Sprint(live.String(), " ", strings.Join(words, " ")); err != nil || got != want {
+			t.Errorf("%q: %q, %v, want %q", line, got, err, want)
+		}
+	}
+}
+
+// Packets as they are counted, at each width.
+func TestPrintLive(t *testing.T) {
+	port := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}
+	forecast := trace.Hop{Kind: trace.InChain, Table: "inet fw", Chain: "in", Verdict: "pass", Sure: true}
+	dropped := forecast
+	dropped.Verdict, dropped.Handle, dropped.Comment = "drop", 7, labtest.Hostile
+	report := liveReport{Seconds: 2, Missed: 1, Clients: []trace.Live{
+		{From: trace.Windows, Requests: 3, Agrees: false, Hops: []trace.LiveHop{
+			{Hop: trace.Hop{Kind: trace.Arrives, Link: "loopback0"}, Packets: 3, Forecast: &trace.Hop{}},
+			{Hop: dropped, Packets: 3, Forecast: &forecast, Differs: true},
+			{Hop: trace.Hop{Kind: trace.AtSocket, To: "127.0.0.1:8080"}, Forecast: &trace.Hop{Kind: trace.AtSocket, To: "127.0.0.1:8080"}},
+		}},
+		{From: trace.Linux, Agrees: true},
+		{From: trace.Proxy, Agrees: true},
+	}}
+	for _, width := range []int{60, 80, 200} {
+		var b bytes.Buffer
+		printClient(&b, screen{width: width}, port, report.Clients[0])
+		labtest.WantAll(t, strings.Join(strings.Fields(b.String()), " "), "Windows to 8080/tcp: 3 packets, 0 answers ✗ 1 difference",
+			"3 loopback0 ✓ arrives", `3 inet fw in ✗ drop by`, "forecast: pass by policy")
+		if strings.Contains(b.String(), "127.0.0.1:8080") {
+			t.Errorf("shows a hop to which nothing came:\n%s", &b)
+		}
+		for line := range strings.Lines(b.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width && !strings.Contains(line, `\a`) {
+				t.Errorf("%d columns in %d: %q", n, width, line)
+			}
+		}
+		if r, found := labtest.Unprintable(b.String()); found {
+			t.Errorf("prints %q", r)
+		}
+	}
+	var b bytes.Buffer
+	if err := printLive(&b, port, report); err != nil {
+		t.Fatal(err)
+	}
+	labtest.WantAll(t, b.String(), "1 packet more came than are looked at", "none came")
+	if strings.Contains(b.String(), "proxy") {
+		t.Errorf("shows a proxy that has sent nothing:\n%s", &b)
+	}
+	b.Reset()
+	if err := printLive(&b, ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, liveReport{Seconds: 10, Clients: report.Clients[1:]}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "\nNo packet came for 53/udp in 10 s. Send one meanwhile:\n  in Linux:    bash -c \"echo A >/dev/udp/127.0.0.1/53\"\n"; b.String() != want {
+		t.Errorf("prints %q, want %q", &b, want)
 	}
 }

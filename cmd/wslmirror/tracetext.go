@@ -26,6 +26,8 @@ func printTraces(w io.Writer, port ruleset.Port, traces []trace.Trace) error {
 	return err
 }
 
+var clientNames = map[trace.Client]string{trace.Windows: "Windows", trace.Linux: "Linux", trace.LAN: "the LAN", trace.Container: "a container"}
+
 func printTrace(b *bytes.Buffer, out screen, port ruleset.Port, t trace.Trace) {
 	var hops bytes.Buffer
 	var rows [][]string // of one part of the way
@@ -59,8 +61,7 @@ func printTrace(b *bytes.Buffer, out screen, port ruleset.Port, t trace.Trace) {
 		rows = append(rows, []string{fmt.Sprintf("%3d  %-*s", number, longest, out.show(text.Line(subject))), out.show(says)})
 	}
 	flush()
-	names := map[trace.Client]string{trace.Windows: "Windows", trace.Linux: "Linux", trace.LAN: "the LAN", trace.Container: "a container"}
-	head := fmt.Sprintf("From %s to port %s", names[t.From], port)
+	head := fmt.Sprintf("From %s to port %s", clientNames[t.From], port)
 	sign, end := markOK, "reaches"
 	switch t.Verdict {
 	case trace.Stops:
@@ -68,8 +69,8 @@ func printTrace(b *bytes.Buffer, out screen, port ruleset.Port, t trace.Trace) {
 	case trace.Unknown:
 		sign, end = markUnknown, "not certain"
 	}
-	end = out.mark(sign, end)
-	fmt.Fprintf(b, "%s%s%s\n%s", head, strings.Repeat(" ", max(1, out.width-columns(head)-columns(end))), end, hops.Bytes())
+	out.ends(b, head, out.mark(sign, end))
+	b.Write(hops.Bytes())
 	if t.Why != "" {
 		fmt.Fprintf(b, "  Why:  %s\n", strings.TrimLeft(out.fold(out.show(text.Line(t.Why)), "        ", 0), " "))
 	}
@@ -117,16 +118,16 @@ func hopText(h trace.Hop) (subject, says string) {
 		if says == "" {
 			says = "to " + h.Link
 		}
-		if h.Comment != "" {
-			says += ", by ip rule " + h.Comment
+		if h.Rule != "" {
+			says += ", by ip rule " + h.Rule
 		}
-		return "table " + h.Table, says
+		return "table " + h.RouteTable, says
 	case trace.AtWindows:
 		return "Windows", map[string]string{"return": "sends it back: Linux has the port", "take": "keeps it: nobody in Linux has the port"}[h.Verdict]
 	case trace.AtSocket, trace.InsideHost:
 		says = hopWords[h.Verdict]
 		if strings.Contains(says, "%s") {
-			says = fmt.Sprintf(says, h.Comment)
+			says = fmt.Sprintf(says, h.Who())
 		}
 		return h.To, says
 	}

@@ -9,7 +9,7 @@ Usage:
                 [--user NAME] [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror hold [--runtime-dir DIR] [--log-level LEVEL]
   wslmirror status [--watch] [--json] [--runtime-dir DIR]
-  wslmirror trace PORT[/udp] [--from CLIENT] [--json]
+  wslmirror trace PORT[/udp] [--from CLIENT] [--live [SECONDS]] [--json]
   wslmirror ports [--json] [--runtime-dir DIR]
   wslmirror ports [explain] PORT[/udp] [--json] [--runtime-dir DIR]
   wslmirror ports free [N] [--from PORT[/udp]] [--json] [--runtime-dir DIR]
@@ -48,14 +48,17 @@ Commands:
              --log-level LEVEL   error, warning, info or debug (info)
   status   Show what the daemon is doing. Any user may ask.
              --watch             go on, and show what changes, until ^C
-             --json              for programs; the fields are in wslmirror(8)
+             --json              for programs; see wslmirror-json(5)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
   trace    Follow a packet to a port and the answer to it: links, ip rules, chains of
            nftables, and who listens at the end. Where it stops: why, and what to
            type. It sends nothing. Any user may ask; only root sees the rules.
              --from CLIENT       windows, linux, lan or container:NAME (windows
                                  and linux)
-             --json              for programs; the fields are in wslmirror(8)
+             --live [SECONDS]    then count real packets, and mark what differs
+                                 from the forecast, for so long (10) or until
+                                 ^C; as root
+             --json              for programs; see wslmirror-json(5)
   ports    List ports and who uses them, in Linux and in Windows, and how many
            source ports are left. Any user may ask; root sees more.
              explain PORT        who has that port, or why it cannot be had, and
@@ -63,13 +66,13 @@ Commands:
              free [N]            the next free port, or the next N; not those that
                                  Windows keeps for itself
              --from PORT         where free begins to look (8080)
-             --json              for programs; the fields are in wslmirror(8)
+             --json              for programs; see wslmirror-json(5)
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)
   doctor   Show what is wrong where Windows and Linux share localhost, and what
            to type.
            It only looks, and takes at most five seconds. Any user may ask; with
            sudo it sees more.
-             --json              for programs; the fields are in wslmirror(8)
+             --json              for programs; see wslmirror-json(5)
              --bundle FILE       write all that helps with a bug report to a new
                                  file, without names and public addresses
              --runtime-dir DIR   where the daemon publishes (/run/wslmirror)

@@ -133,6 +133,7 @@ func TestWatchJSON(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	labtest.WantValid(t, "status", []byte(st.text()))
 	var s status.Snapshot
 	if err := json.Unmarshal([]byte(st.text()), &s); err != nil || s.State != status.Active || strings.Count(st.text(), "\n") != 1 {
 		t.Errorf("%v: %s", err, st.text())

@@ -37,26 +37,25 @@ const (
 // verdicts are all of them in their order.
 var verdicts = []Verdict{Fault, Warning, Unknown, OK, NotApplicable}
 
-// A Check is what came of one check. Its JSON form is an interface: fields and
-// checks are added, never renamed or removed.
+// A Check is what came of one check. Its JSON form is another: see checkJSON.
 type Check struct {
-	Name    string  `json:"name"`
-	Verdict Verdict `json:"verdict"`
+	Name    string
+	Verdict Verdict
 	// Seen is what was seen, in one line. Like Do it may contain names from
 	// elsewhere, of links and chains, and is not fit for a terminal as it is.
-	Seen string `json:"seen"`
+	Seen string
 	// Why says what it matters, Do what to type, one command a line. A line that
 	// begins with "#" says where.
-	Why string `json:"why,omitempty"`
-	Do  string `json:"do,omitempty"`
+	Why string
+	Do  string
 	// Link is a public issue about it.
-	Link string `json:"link,omitempty"`
+	Link string
 }
 
 // Summary counts the verdicts.
 type Summary struct {
-	Faults        int `json:"faults"`
-	Warnings      int `json:"warnings"`
+	Faults        int `json:"fault"`
+	Warnings      int `json:"warning"`
 	Unknown       int `json:"unknown"`
 	OK            int `json:"ok"`
 	NotApplicable int `json:"not_applicable"`

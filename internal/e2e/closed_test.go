@@ -83,7 +83,7 @@ func TestClosedPortRefuses(t *testing.T) {
 			if n := counted(t, b.WSL, askedAgain); n != 2 {
 				t.Errorf("counted %d refusals, not 2", n)
 			}
-			if got := d.direction(status.ClosedPorts); !got.Active || got.Packets != 2 {
+			if got := d.direction(status.ClosedPorts); !got.Active || got.Connections != 2 {
 				t.Errorf("status: %+v", got)
 			}
 			d.stop(unix.SIGTERM)

@@ -61,6 +61,7 @@ func (d *daemon) status() (s status.Snapshot, exit int) {
 	if _, ok := err.(*exec.ExitError); err != nil && !ok {
 		d.t.Fatal(err)
 	}
+	labtest.WantValid(d.t, "status", out)
 	if err := json.Unmarshal(out, &s); err != nil {
 		d.t.Fatalf("status says %q: %v", out, err)
 	}

@@ -48,6 +48,7 @@ func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
 	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
+	labtest.WantValid(t, "doctor", out.Bytes())
 	if err := json.Unmarshal(out.Bytes(), &d); err != nil || errs.Len() > 0 {
 		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())
 	}

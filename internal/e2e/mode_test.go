@@ -54,9 +54,10 @@ func testMode(t *testing.T, mode lab.Mode, isWSL bool) {
 	}
 
 	_, text = on(t, b.WSL, "ports", "--json", "--runtime-dir", d.dir)
+	labtest.WantValid(t, "ports", []byte(text))
 	type listener struct {
-		Port    int
-		Windows string
+		Port        int
+		FromWindows string `json:"from_windows"`
 	}
 	var got struct {
 		Mode             string
@@ -70,7 +71,7 @@ func testMode(t *testing.T, mode lab.Mode, isWSL bool) {
 	}
 
 	i := slices.IndexFunc(got.Listeners, func(l listener) bool { return l.Port == 9000 })
-	if i < 0 || got.Listeners[i].Windows != "localhost" {
+	if i < 0 || got.Listeners[i].FromWindows != "localhost" {
 		t.Errorf("ports: %+v", got.Listeners)
 	}
 

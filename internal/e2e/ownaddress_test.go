@@ -58,7 +58,7 @@ func TestOwnAddress(t *testing.T) {
 					d := start(t, b.WSL, "--path", path, repair)
 					d.awaitState(status.Active)
 					check("path "+path+", "+repair, own)
-					if got := d.direction(status.OwnAddress); got.Active != (mode == lab.MirroredHAL && repair == "--repair=true") || got.Active && got.Packets == 0 {
+					if got := d.direction(status.OwnAddress); got.Active != (mode == lab.MirroredHAL && repair == "--repair=true") || got.Active && got.Connections == 0 {
 						t.Errorf("path %s, %s: status: %+v", path, repair, got)
 					}
 					d.stop(unix.SIGTERM)

@@ -40,10 +40,10 @@ func unfolded(text string) string { return text + strings.Join(strings.Fields(te
 
 // A portsReport is the part of "ports --json" that is looked at here.
 type portsReport struct {
-	Mode      string
-	Mirrored  bool
-	Published []struct{ Listened bool }
-	Block     struct {
+	Mode     string
+	Mirrored bool
+	Ports    []struct{ Listened bool }
+	Block    struct {
 		Size       int
 		FirstPass  int  `json:"first_pass"`
 		Containers bool `json:"containers_counted"`
@@ -112,13 +112,14 @@ func TestPorts(t *testing.T) {
 
 			var got portsReport
 			_, text = on(t, b.WSL, "ports", "--json", "--runtime-dir", d.dir)
+			labtest.WantValid(t, "ports", []byte(text))
 			if err := json.Unmarshal([]byte(text), &got); err != nil {
 				t.Fatal(err)
 			}
 			if w := got.Windows; len(w.TCP.Excluded) != 6 || !w.TCP.Excluded[2].Administered || w.UDP.Excluded == nil || len(w.TCP.Listeners) != 5 || len(w.Problems) != 0 {
 				t.Errorf("Windows: %+v", w)
 			}
-			if p := got.Published; len(p) != 2 || !p[0].Listened || p[1].Listened || !got.Mirrored || !strings.HasPrefix(got.Mode, "mirrored") {
+			if p := got.Ports; len(p) != 2 || !p[0].Listened || p[1].Listened || !got.Mirrored || !strings.HasPrefix(got.Mode, "mirrored") {
 				t.Errorf("%+v", got)
 			}
 			if b := got.Block; b.Size != 300 || b.FirstPass != 150 || b.Widened == nil || *b.Widened || !b.Containers {

@@ -146,7 +146,7 @@ func TestContainersReachWindows(t *testing.T) {
 					asks(t, b, "with the flag", engine.Container, proto, at+":11434", "Windows")
 				}
 			}
-			if got := d.direction(status.ContainersToWindows); got.Packets != 4 {
+			if got := d.direction(status.ContainersToWindows); got.Connections != 4 {
 				t.Errorf("counted %+v, not 4 connections", got)
 			}
 			alone("a port that was not named", "11435")

@@ -33,6 +33,7 @@ func forecasts(t *testing.T, b *lab.Bench, args ...string) map[trace.Client]trac
 	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
+	labtest.WantValid(t, "trace", out.Bytes())
 	var all struct{ Traces []trace.Trace }
 	if err := json.Unmarshal(out.Bytes(), &all); err != nil || errs.Len() > 0 {
 		t.Fatalf("%v, stderr %q, stdout %s", err, errs.String(), out.String())
@@ -304,6 +305,7 @@ func TestTraceWithEngines(t *testing.T) {
 				return s.State == status.Active && len(s.Ports) == 3 && s.Ports[0].Path == test.path
 			})
 			check("with wslmirror", 1)
+			agrees(t, b, "8080", trace.Windows, trace.Linux)
 			for client, f := range forecasts(t, b, "8099") {
 				if f.Verdict != trace.Stops || !strings.Contains(f.Why, "does not listen on 81/tcp, but on 80") || f.Fix[0] != "# publish that port instead: --publish 8099:80" {
 					t.Errorf("from %s to a port on which the container does not listen: %+v", client, f)
@@ -329,6 +331,7 @@ func TestTraceElsewhere(t *testing.T) {
 		d := start(t, b.WSL)
 		d.awaitState(status.Active)
 		publishes(t, b, d)
+		agrees(t, b, "8080", trace.Windows, trace.Linux)
 		for client, f := range forecasts(t, b, "8080/udp") {
 			// trace finds the networks of processes, and in the container there is none.
 			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no process with this address is seen here") {
@@ -358,6 +361,13 @@ func TestTraceElsewhere(t *testing.T) {
 		})
 		if f = forecasts(t, b, "11434", from)[trace.Container]; f.Verdict != trace.Unknown || !strings.Contains(f.Why, "goes to Windows") {
 			t.Errorf("with --to-windows it %s: %s\n%s", f.Verdict, f.Why, tell(t, b, "11434", from))
+		}
+		l := startLive(t, b, "11434", from, "--live=600", "--json")
+		if answer, err := engine.Container.Ask("tcp", "172.17.0.1:11434", patience); answer != "Windows" {
+			t.Errorf("it is told %q, %v", answer, err)
+		}
+		if c := l.clients()[trace.Container]; c.Requests == 0 || c.Answers == 0 || !c.Agrees {
+			t.Errorf("with --to-windows came %d, %d answers\n%s", c.Requests, c.Answers, show(c))
 		}
 	})
 	t.Run("ordinary user", func(t *testing.T) {

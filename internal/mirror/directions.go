@@ -16,7 +16,7 @@ func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []st
 	}
 	serves := want.Table != nil && want.State == status.Active
 	direction := func(name, why string, c nft.Count) status.Direction {
-		d := status.Direction{Name: name, Active: serves && why == "", Packets: c.Packets, Bytes: c.Bytes}
+		d := status.Direction{Name: name, Active: serves && why == "", Connections: c.Packets}
 		if serves {
 			d.Reason = why
 		}

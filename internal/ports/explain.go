@@ -47,11 +47,11 @@ type Verdict struct {
 	Notes   []string `json:"notes"`
 	// Linux and Windows are commands that help, in their order: for a shell here,
 	// and for an administrator's console in Windows.
-	Linux   []string `json:"linux"`
-	Windows []string `json:"windows"`
+	Linux   []string `json:"fix"`
+	Windows []string `json:"fix_windows"`
 	// Next is the next port that is free, 0 if there is none. Where Windows could not be
 	// asked, it is one that Linux does not have.
-	Next uint16 `json:"next"`
+	Next uint16 `json:"next_port"`
 	// Asked says that Windows has told which ports it keeps.
 	Asked bool `json:"-"`
 	// InUse says that a program or a container of Linux has the port, and nothing is

@@ -38,10 +38,16 @@ const (
 	Error   State = "error"   // the daemon fails, and tries again
 )
 
-// A Snapshot is the state of the daemon at one moment. Its JSON form is an
-// interface: fields are added, never renamed or removed.
+// Schema is the number of the Snapshot's JSON form. Under the same number fields are
+// added, never renamed or removed (docs/json.md).
+const Schema = 1
+
+// A Snapshot is the state of the daemon at one moment. Its JSON form is an interface.
 type Snapshot struct {
-	State State `json:"state"`
+	// Schema is 0 if a daemon from before schema 1 has written it. Where it is written it
+	// is always Schema.
+	Schema int   `json:"schema"`
+	State  State `json:"state"`
 	// Reason says why the state is not active, if there is more to say.
 	Reason    string    `json:"reason,omitempty"`
 	Interface Interface `json:"interface"`
@@ -62,7 +68,7 @@ type Snapshot struct {
 	Ports []Port `json:"ports"`
 	// SourcePorts are the ports that WSL has reserved in Windows for connections
 	// of Linux, by its own masquerade rule; nil where there is no such rule.
-	SourcePorts *PortRange `json:"source_ports,omitempty"`
+	SourcePorts *PortRange `json:"reserved_in_windows,omitempty"`
 	Version     string     `json:"version"`
 	// PID is the daemon's, in its own PID namespace.
 	PID int `json:"pid,omitempty"`
@@ -86,8 +92,8 @@ type Table struct {
 	Installed bool   `json:"installed"`
 }
 
-// A Rule is what our rules for Windows' localhost have counted. A nat rule sees
-// the first packet of each flow, so Packets counts connections.
+// A Rule is the counter of our rules for Windows' localhost. A nat rule sees the first
+// packet of each flow, so that these packets are as many as connections.
 type Rule struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
@@ -100,10 +106,9 @@ type Direction struct {
 	// Reason says why it is not active, or what it leaves out.
 	Reason string `json:"reason,omitempty"`
 	// Ports are those of ContainersToWindows, as in 8080/tcp.
-	Ports []string `json:"ports,omitempty"`
-	// Packets are connections; those of ClosedPorts, connections that were refused.
-	Packets uint64 `json:"packets"`
-	Bytes   uint64 `json:"bytes"`
+	Ports []string `json:"windows_ports,omitempty"`
+	// Connections are those that were counted; of ClosedPorts, those that were refused.
+	Connections uint64 `json:"connections"`
 }
 
 // A Lack is what is left out, and for want of what.
@@ -243,6 +248,7 @@ func write(dir, name string, b []byte) error {
 }
 
 func encode(s Snapshot) ([]byte, error) {
+	s.Schema = Schema
 	if s.Ports == nil {
 		s.Ports = []Port{} // an empty list, never null
 	}
@@ -251,13 +257,32 @@ func encode(s Snapshot) ([]byte, error) {
 }
 
 func decode(b []byte) (s Snapshot, err error) {
+	// Of another schema anything may be different.
+	var is struct{ Schema int }
+	if err := json.Unmarshal(b, &is); err != nil {
+		return Snapshot{}, err
+	}
+	if is.Schema < 0 || is.Schema > Schema {
+		return Snapshot{}, &SchemaError{is.Schema}
+	}
 	if err := json.Unmarshal(b, &s); err != nil {
 		return Snapshot{}, err
+	}
+	if s.Schema == 0 { // its directions have other fields
+		s.Directions = nil
 	}
 	if s.Ports == nil {
 		s.Ports = []Port{} // never null
 	}
 	return s, nil
+}
+
+// A SchemaError says that a daemon has published what this program does not understand,
+// because it is another version.
+type SchemaError struct{ Schema int }
+
+func (e *SchemaError) Error() string {
+	return fmt.Sprintf("the daemon publishes schema %d, and this program knows %d: the two are of different versions", e.Schema, Schema)
 }
 
 // create makes a new file beside the snapshot. Nothing that others may have put
@@ -293,6 +318,9 @@ func Read(dir string) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	s, err := decode(b)
+	if other := (*SchemaError)(nil); errors.As(err, &other) {
+		return s, err
+	}
 	if err != nil {
 		return s, fmt.Errorf("%s is damaged: %w", filepath.Join(dir, fileName), err)
 	}

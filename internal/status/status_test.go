@@ -22,6 +22,7 @@ import (
 )
 
 var example = Snapshot{
+	Schema:    Schema,
 	State:     Active,
 	Interface: Interface{Name: "loopback0", Index: 5, Present: true},
 	Path:      "proxy",
@@ -73,7 +74,7 @@ func TestFieldNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"state":"active","interface":{"name":"loopback0","index":5,"present":true},` +
+	const want = `{"schema":1,"state":"active","interface":{"name":"loopback0","index":5,"present":true},` +
 		`"path":"proxy","table":{"family":"ip","name":"wslmirror","installed":true},` +
 		`"rule":{"packets":3,"bytes":180},"ports":[],"version":"1.2.3","pid":42,` +
 		`"since":"2026-01-02T03:04:05Z","updated":"2026-01-02T04:04:05Z"}`
@@ -159,7 +160,7 @@ func FuzzDecode(f *testing.F) {
 	b, _ := json.Marshal(example)
 	f.Add(b)
 	f.Add([]byte(`{"ports":null,"since":"0000-00-00T00:00:00Z"}`))
-	f.Add([]byte(`{"state":"\u001b]0;x\u0007","source_ports":{"first":1},"PORTS":[{"engine":"\u202e"}]}`))
+	f.Add([]byte(`{"schema":1,"state":"\u001b]0;x\u0007","reserved_in_windows":{"first":1},"PORTS":[{"engine":"\u202e"}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := decode(b)
 		if err != nil {
@@ -169,6 +170,7 @@ func FuzzDecode(f *testing.F) {
 			t.Error("no sentence")
 		}
 		// What was read can be published, and then is the same for programs.
+		s.Schema = Schema
 		b, err = encode(s)
 		if err != nil {
 			return // a time that JSON has no form for
@@ -276,5 +278,30 @@ func TestServeBounds(t *testing.T) {
 	}
 	if got := most.Load(); got != maxAsking {
 		t.Errorf("%d were served at the same time, want %d", got, maxAsking)
+	}
+}
+
+// What daemons of other versions publish.
+func TestOtherSchemas(t *testing.T) {
+	dir := t.TempDir()
+	put := func(s string) (Snapshot, error) {
+		if err := os.WriteFile(filepath.Join(dir, fileName), []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return Read(dir)
+	}
+	const old = `{"state":"active","rule":{"packets":3},"directions":[{"name":"from-windows","active":true,"packets":3,"bytes":180,"ports":[]}],` +
+		`"source_ports":{"first":1,"last":2},"ports":null,"version":"0.1.0"}`
+	if s, err := put(old); err != nil || s.Schema != 0 || s.State != Active || s.Rule.Packets != 3 || s.Directions != nil || s.SourcePorts != nil || s.Ports == nil {
+		t.Errorf("an older one: %+v, %v", s, err)
+	}
+	var other *SchemaError
+	for _, n := range []string{"2", "-1"} {
+		if s, err := put(`{"schema":` + n + `,"state":"active"}`); !errors.As(err, &other) || !reflect.DeepEqual(s, Snapshot{}) {
+			t.Errorf("schema %s: %+v, %v", n, s, err)
+		}
+	}
+	if _, err := put(`{"schema":"1"}`); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a schema that is no number: %v", err)
 	}
 }

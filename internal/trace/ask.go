@@ -19,31 +19,15 @@ import (
 // ask follows the packet of the question from where it starts.
 func (f *forecast) ask() {
 	q := f.question
-	local := netip.AddrPortFrom(ruleset.Localhost, q.Port.Number)
-	var in ruleset.Iface
-	src := ruleset.Localhost
-	switch q.From {
-	case Linux:
-		f.exchange(Linux, in, netip.Addr{}, local, q.Port.Proto)
-		return
-	case Windows:
-		in = iface(netwatch.Find(f.Links, f.Link))
-	case LAN:
-		var own netip.Addr
-		if in, own, src = f.lan(); in.Index != 0 {
-			local = netip.AddrPortFrom(own, q.Port.Number)
-		}
-	case Container:
-		l, gateway := f.bridge(q.Addr)
-		in, src, local = iface(l), q.Addr, netip.AddrPortFrom(gateway.Addr(), q.Port.Number)
-	}
-	if in.Index == 0 {
+	in, src, to := f.start(q)
+	switch {
+	case q.From == Linux:
+	case in.Index == 0:
 		f.hop(Hop{Kind: Arrives, Link: in.Name, Verdict: "none", Sure: true})
 		f.stop(map[Client]string{Windows: f.Link + " is not there", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
 		return
-	}
-	if q.From != Container && !q.Suppose && !f.announced(q.Port) {
-		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: local.String(), Sure: true})
+	case q.From != Container && !q.Suppose && !f.announced(q.Port):
+		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: to.String(), Sure: true})
 		if f.NoUDP && q.Port.Proto == unix.IPPROTO_UDP {
 			f.unknown("this kernel does not list the sockets of UDP")
 			return
@@ -51,17 +35,34 @@ func (f *forecast) ask() {
 		f.stop(fmt.Sprintf("nobody in Linux has bound %s so that Windows hears of it, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
 		return
 	}
-	f.exchange(q.From, in, src, local, q.Port.Proto)
+	f.exchange(q.From, in, src, to, q.Port.Proto)
+}
+
+// start is where the packet of a question starts: the link on which it arrives, which has
+// no index if there is none or if it starts here, and its addresses. The source of what
+// starts here is not known yet.
+func (o *Observation) start(q Question) (in ruleset.Iface, src netip.Addr, to netip.AddrPort) {
+	own := ruleset.Localhost
+	switch q.From {
+	case Windows:
+		in, src = iface(netwatch.Find(o.Links, o.Link)), ruleset.Localhost
+	case LAN:
+		in, own, src = o.lan()
+	case Container:
+		l, gateway := o.bridge(q.Addr)
+		in, src, own = iface(l), q.Addr, gateway.Addr()
+	}
+	return in, src, netip.AddrPortFrom(own, q.Port.Number)
 }
 
 // lan is the link to the LAN, its address, and that of a neighbour.
-func (f *forecast) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
-	a, err := f.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
-	l := f.link(a.Oif)
-	if err != nil || a.Type != unix.RTN_UNICAST || len(f.Prefixes[a.Oif]) == 0 || !l.Present() {
+func (o *Observation) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
+	a, err := o.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
+	l := o.link(a.Oif)
+	if err != nil || a.Type != unix.RTN_UNICAST || len(o.Prefixes[a.Oif]) == 0 || !l.Present() {
 		return in, own, neighbour
 	}
-	prefix := f.Prefixes[a.Oif][0]
+	prefix := o.Prefixes[a.Oif][0]
 	if neighbour = a.Via; !prefix.Contains(neighbour) {
 		if neighbour = prefix.Masked().Addr().Next(); neighbour == prefix.Addr() {
 			neighbour = neighbour.Next()
@@ -160,7 +161,7 @@ func (p *packet) meets(e end) bool {
 	default:
 		return f.stop(fmt.Sprintf("nobody listens on %s%s", at, f.instead(p.port)))
 	}
-	h.Verdict, h.Comment = "listen", who(l)
+	h.Verdict, h.Program, h.PID = "listen", l.Program, l.PID
 	if p.port.Proto == unix.IPPROTO_UDP && l.Addr.Addr().IsUnspecified() {
 		// It answers from the address that the route to the client gives, unless the
 		// program says otherwise (IP_PKTINFO).
@@ -215,7 +216,7 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	h.Sure = true
 	l, found := listener(inside, p.port, at.Addr())
 	if found {
-		h.Verdict, h.Comment = "listen", who(l)
+		h.Verdict, h.Program, h.PID = "listen", l.Program, l.PID
 		f.trace.Why = fmt.Sprintf("answered by %s on %s", who(l), at)
 		return true
 	}
@@ -259,10 +260,15 @@ func listener(list []ports.Listener, port ruleset.Port, to netip.Addr) (found po
 
 // who names a program.
 func who(l ports.Listener) string {
-	if l.PID == 0 {
+	return Hop{Program: l.Program, PID: l.PID}.Who()
+}
+
+// Who names the program of a socket.
+func (h Hop) Who() string {
+	if h.PID == 0 {
 		return "a program that is not seen"
 	}
-	return fmt.Sprintf("%s (%d)", l.Program, l.PID)
+	return fmt.Sprintf("%s (%d)", h.Program, h.PID)
 }
 
 // instead says who has the port in another way.

@@ -50,7 +50,7 @@ var hookNames = map[nftables.ChainHook]string{
 }
 
 func (p *packet) hop(h Hop) *Hop {
-	h.Reply, h.Proxied = p.one.Reply, p.proxied
+	h.Reply, h.Proxied, h.Later = p.one.Reply, p.proxied, p.one.Later
 	return p.f.hop(h)
 }
 
@@ -185,8 +185,8 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	for _, s := range steps {
 		h := Hop{
 			Kind: InChain, Link: cmp.Or(out.Name, in.Name), In: in.Name, Out: out.Name, Hook: hookNames[hook],
-			Table: s.Chain.Family() + " " + s.Chain.Table(), Chain: s.At.Chain(),
-			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure,
+			Table: s.Chain.Family() + " " + s.Chain.Table(), Base: s.Chain.Chain(), Chain: s.At.Chain(),
+			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure, nat: s.Type == nftables.ChainTypeNAT,
 		}
 		where := fmt.Sprintf("%s %s", h.Table, h.Chain)
 		switch s.Does {
@@ -266,12 +266,12 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		p.f.astray = true
 	}
 	a, err := p.f.Route(q)
-	h := p.hop(Hop{Kind: Routed, Link: p.f.link(a.Oif).Name, Table: netwatch.TableName(a.Table), Verdict: "forward", Sure: true})
+	h := p.hop(Hop{Kind: Routed, Link: p.f.link(a.Oif).Name, RouteTable: netwatch.TableName(a.Table), Verdict: "forward", Sure: true})
 	if a.Via.IsValid() {
 		h.To = a.Via.String()
 	}
 	if r, found := p.f.rule(q, in.Name, a.Table); found {
-		h.Comment = r.String()
+		h.Rule = r.String()
 	}
 	switch {
 	case err != nil:

@@ -76,12 +76,12 @@ const (
 
 // A Trace is the way of a packet and of the answer to it.
 type Trace struct {
-	From    Client  `json:"from"`
+	From    Client  `json:"client"`
 	Verdict Verdict `json:"verdict"`
 	// Why is who answers, or why nobody does, or what is not known.
-	Why string `json:"why"`
+	Why string `json:"reason"`
 	// Fix are commands that mend it, and comments on them.
-	Fix  []string `json:"do"`
+	Fix  []string `json:"fix"`
 	Hops []Hop    `json:"hops"`
 }
 
@@ -90,8 +90,8 @@ type Kind string
 
 // The kinds of hops.
 const (
-	Arrives    Kind = "arrives"   // on a link
-	Routed     Kind = "route"     // Table and Comment are the table and the ip rule
+	Arrives    Kind = "arrives" // on a link
+	Routed     Kind = "route"
 	InChain    Kind = "chain"     // of nftables, with a hook
 	Leaves     Kind = "leaves"    // through a link
 	AtWindows  Kind = "windows"   // which sends it back, or takes it
@@ -102,27 +102,39 @@ const (
 // A Hop is a part of the way. What does not apply is "" or 0.
 type Hop struct {
 	Kind Kind   `json:"kind"`
-	Link string `json:"link,omitempty"`
+	Link string `json:"interface,omitempty"`
 	Hook string `json:"hook,omitempty"`
-	// Table is as in "inet filter", or of a route "local" or "127".
+	// Table is as in "inet filter". Chain is where the rule is, and Base the chain with the
+	// hook that has led there.
 	Table   string `json:"table,omitempty"`
+	Base    string `json:"base_chain,omitempty"`
 	Chain   string `json:"chain,omitempty"`
 	Handle  uint64 `json:"handle,omitempty"` // of the rule; 0: the policy
 	Comment string `json:"comment,omitempty"`
+	// RouteTable is as in "local" or "127", and Rule the ip rule that leads to it.
+	RouteTable string `json:"route_table,omitempty"`
+	Rule       string `json:"ip_rule,omitempty"`
+	// Program and PID are those of a socket. The name is not there if it is not seen.
+	Program string `json:"program,omitempty"`
+	PID     int    `json:"pid,omitempty"`
 	Verdict string `json:"verdict"`
 	// In and Out are the links that a chain sees.
 	In  string `json:"-"`
 	Out string `json:"-"`
 	// From and To are addresses: of the packet, or To what it is changed to.
-	From string `json:"from,omitempty"`
-	To   string `json:"to,omitempty"`
+	From string `json:"source,omitempty"`
+	To   string `json:"destination,omitempty"`
 	Sure bool   `json:"sure"`
 	// Reply says that it is a hop of the answer, Proxied that it is one of the
 	// connection that a proxy makes.
 	Reply   bool `json:"reply"`
 	Proxied bool `json:"proxied"`
+	// Later says that it is one of a packet that does not begin the connection.
+	Later bool `json:"later"`
 	// Stops says that the packet gets no further.
 	Stops bool `json:"stops"`
+
+	nat bool // a chain of NAT, which only the first packet of a flow meets
 }
 
 // See takes from a ruleset what there is to see.

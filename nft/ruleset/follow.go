@@ -327,3 +327,14 @@ func (rs *Ruleset) commentOf(at Place) string {
 	}
 	return ""
 }
+
+// Comment is the comment of the rule with a handle in a chain of a table, as in "inet
+// filter".
+func (rs *Ruleset) Comment(table, chain string, handle uint64) string {
+	for id := range rs.chains {
+		if id.name == chain && id.table.Family()+" "+id.table.name == table {
+			return rs.commentOf(Place{id, handle})
+		}
+	}
+	return ""
+}

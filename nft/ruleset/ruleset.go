@@ -60,14 +60,23 @@ type tableID struct {
 }
 
 // Family is the family as nft writes it.
-func (t tableID) Family() string {
-	switch t.family {
+func (t tableID) Family() string { return FamilyName(t.family) }
+
+// FamilyName is a family as nft writes it.
+func FamilyName(family byte) string {
+	switch family {
 	case unix.NFPROTO_INET:
 		return "inet"
 	case unix.NFPROTO_IPV4:
 		return "ip"
+	case unix.NFPROTO_IPV6:
+		return "ip6"
+	case unix.NFPROTO_BRIDGE:
+		return "bridge"
+	case unix.NFPROTO_NETDEV:
+		return "netdev"
 	}
-	return fmt.Sprint(t.family)
+	return fmt.Sprint(family)
 }
 
 type (

@@ -36,7 +36,7 @@ _wslmirror() {
 		hold:*) words='--runtime-dir --log-level --help' ;;
 		status:*) words='--watch --json --runtime-dir --help' ;;
 		trace:--from) words='windows linux lan container:' ;;
-		trace:*) words='--from --json --help' ;;
+		trace:*) words='--from --live --json --help' ;;
 		ports:explain) words=$(_wslmirror_ports) ;;
 		ports:free) words='--from --json --runtime-dir --help' ;;
 		ports:--from) ;; # a port

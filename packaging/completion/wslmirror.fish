@@ -32,5 +32,6 @@ complete -c wslmirror -n '__fish_seen_subcommand_from ports; and not __fish_seen
 complete -c wslmirror -n '__fish_seen_subcommand_from ports; and not __fish_seen_subcommand_from explain free' -a free -d 'The next free ports'
 complete -c wslmirror -n '__fish_seen_subcommand_from explain' -a '(wslmirror status --json 2>/dev/null | string replace -rf \'^ *"port": (\d+),*$\' \'$1\')' -d 'A published port'
 complete -c wslmirror -n '__fish_seen_subcommand_from trace' -l from -x -a 'windows linux lan container:' -d 'Where the packet starts'
+complete -c wslmirror -n '__fish_seen_subcommand_from trace' -l live -d 'Count real packets, too'
 complete -c wslmirror -n '__fish_seen_subcommand_from free' -l from -x -d 'Where to begin'
 complete -c wslmirror -n '__fish_seen_subcommand_from help' -a 'run hold status trace ports doctor log cleanup version help'

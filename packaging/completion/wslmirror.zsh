@@ -53,6 +53,7 @@ status)
 trace)
 	_arguments \
 		'--from[where the packet starts]:client:(windows linux lan container\:)' \
+		'--live[count real packets, too]' \
 		'--json[write JSON]' \
 		'(- *)--help[print a summary]' \
 		'1:port:'
