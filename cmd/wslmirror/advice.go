@@ -204,8 +204,8 @@ func degradedAdvice(lacks []status.Lack) string {
 		if reason := text.Line(l.Reason); !slices.Contains(reasons, reason) {
 			reasons = append(reasons, reason)
 		}
-		for line := range strings.Lines(l.Do) {
-			if line = "      " + text.Line(strings.TrimSuffix(line, "\n")) + "\n"; !slices.Contains(commands, line) {
+		for _, line := range l.Fix {
+			if line = "      " + text.Line(line) + "\n"; !slices.Contains(commands, line) {
 				commands = append(commands, line)
 			}
 		}

@@ -38,9 +38,9 @@ func checkKernel(o *Observation) Check {
 	}
 	var lacks, reasons, commands []string
 	for _, l := range o.Status.Value.Degraded {
-		lacks, reasons = append(lacks, l.What), add(reasons, l.Reason)
-		for line := range strings.Lines(l.Do) {
-			commands = add(commands, strings.TrimSuffix(line, "\n"))
+		lacks, reasons = append(lacks, l.Feature), add(reasons, l.Reason)
+		for _, line := range l.Fix {
+			commands = add(commands, line)
 		}
 	}
 	if len(lacks) > 0 {

@@ -62,8 +62,8 @@ func TestDegraded(t *testing.T) {
 			s := d.await("what it leaves out", func(s status.Snapshot) bool { return len(s.Degraded) > 0 })
 			var out []string
 			for _, l := range s.Degraded {
-				if out = append(out, l.What); !strings.Contains(l.Do, lacking) {
-					t.Errorf("%s: the cure is %q", l.What, l.Do)
+				if out = append(out, l.Feature); !strings.Contains(strings.Join(l.Fix, " "), lacking) {
+					t.Errorf("%s: the cure is %q", l.Feature, l.Fix)
 				}
 			}
 			if s.State != status.Active || !slices.Equal(out, test.out) {

@@ -19,10 +19,12 @@ const (
 // lacks is what of a policy is left out because the kernel lacks what it needs, and how
 // to get that. unevicted is why flows could not be evicted.
 func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
-	lack := func(is bool, what, reason, modules string) {
+	lack := func(is bool, feature, reason, modules string) {
 		if is {
-			list = append(list, status.Lack{What: what, Reason: reason, Do: "sudo modprobe -a " + modules +
-				"\nwsl.exe --update   # if there is no such module; a kernel of your own needs it built in, or kernelModules in .wslconfig"})
+			list = append(list, status.Lack{Feature: feature, Reason: reason, Fix: []string{
+				"sudo modprobe -a " + modules,
+				"wsl.exe --update   # if there is no such module; a kernel of your own needs it built in, or kernelModules in .wslconfig",
+			}})
 		}
 	}
 	lack(p.Repair && obs.Lacks.Repair, "localhost from Linux", lacksRepair, "nft_ct nft_masq")
@@ -34,3 +36,5 @@ func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
 		"flows that began before", lacksEvict, "nf_conntrack_netlink")
 	return list
 }
+
+func sameFeature(a, b status.Lack) bool { return a.Feature == b.Feature && a.Reason == b.Reason }

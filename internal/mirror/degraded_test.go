@@ -34,7 +34,7 @@ func TestLacks(t *testing.T) {
 	} {
 		var got []string
 		for _, l := range lacks(Observed{Lacks: test.lacks, Mode: test.mode}, test.policy, test.unevicted) {
-			if got = append(got, l.What); l.Reason == "" || l.Do == "" {
+			if got = append(got, l.Feature); l.Reason == "" || len(l.Fix) == 0 {
 				t.Errorf("%s: %+v", name, l)
 			}
 		}

@@ -60,7 +60,7 @@ func (d *Daemon) publish(c change, err error) error {
 	if s.State != d.last.State {
 		s.Since = now
 	}
-	if s.State != d.last.State || s.Reason != d.last.Reason || s.Interface != d.last.Interface || !slices.Equal(s.Degraded, d.last.Degraded) {
+	if s.State != d.last.State || s.Reason != d.last.Reason || s.Interface != d.last.Interface || !slices.EqualFunc(s.Degraded, d.last.Degraded, sameFeature) {
 		log := d.cfg.Log.WithFields(logrus.Fields{"state": s.State, "interface": s.Interface.Name})
 		if s.Interface.Present {
 			log = log.WithField("index", s.Interface.Index)

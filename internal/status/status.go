@@ -113,10 +113,10 @@ type Direction struct {
 
 // A Lack is what is left out, and for want of what.
 type Lack struct {
-	What   string `json:"what"`
-	Reason string `json:"reason"`
-	// Do is what to type, one command a line. A line that begins with "#" says where.
-	Do string `json:"do"`
+	Feature string `json:"feature"` // in words, like "closed ports"
+	Reason  string `json:"reason"`
+	// Fix is the commands that help. One that begins with "#" is for people.
+	Fix []string `json:"fix"`
 }
 
 // NoPorts is the Reason of ContainersToWindows where nobody has asked for it.
@@ -193,7 +193,7 @@ func (s Snapshot) Sentence() string {
 		if len(s.Degraded) > 0 {
 			var left []string
 			for _, l := range s.Degraded {
-				left = append(left, l.What)
+				left = append(left, l.Feature)
 			}
 			return installed + "; degraded, because the kernel lacks what these need: " + strings.Join(left, ", ")
 		}
