@@ -101,7 +101,16 @@ func TestFollow(t *testing.T) {
 		"types of addresses": {filter("output", "0", "drop", "fib saddr type local fib daddr type local accept"), linux(nftables.ChainHookOutput), Single{Flow: flow}, "f0 accept" + passed},
 		"dormant":            {"table ip t { flags dormant; chain out { type filter hook output priority 0; policy drop; }; }\n", linux(nftables.ChainHookOutput), Single{Flow: flow}, passed},
 		"notrack":            {filter("output", "-300", "accept", "notrack"), linux(nftables.ChainHookOutput), Single{Flow: flow}, "f300 may pass" + passed},
-		"another way in":     {filter("prerouting", "0", "drop", "iifname lo accept"), Packet{Hook: *nftables.ChainHookPrerouting, Iif: lo, Src: Localhost, Dst: Localhost, Ports: PortSet(Port{unix.IPPROTO_UDP, 8080})}, Single{Flow: flow}, "f0 accept" + passed},
+		"no client's port": {filter("postrouting", "0", "accept", "tcp dport { 80, 8080 } drop; tcp dport 1-32767 drop"), replyOut, Single{Reply: true, Flow: masked},
+			"f0 pass = 127.0.0.1 > 127.0.0.1 8080"},
+		"any client's port": {filter("postrouting", "0", "accept", "tcp dport 32768-65535 drop"), replyOut, Single{Reply: true, Flow: masked}, "f0 drop = 172.17.0.2 > 127.0.0.1 80"},
+		"some clients' ports": {filter("output", "0", "accept", "tcp sport 32768-60999 drop"), linux(nftables.ChainHookOutput), Single{Flow: flow},
+			"f0 may drop" + passed},
+		"ahead of conntrack": {filter("output", "-300", "accept", "ct mark set 0x7") + filter("output", "0", "accept", "ct mark 0x7 drop"), linux(nftables.ChainHookOutput), Single{Flow: flow},
+			"f300 pass, f0 pass" + passed},
+		"let pass": {filter("output", "0", "drop", "meta mark set 0x1") + filter("output", "10", "accept", "tcp dport 8080 drop"), linux(nftables.ChainHookOutput),
+			Single{Flow: flow, Pass: func(s Step) bool { return s.Chain.Table() == "f0" }}, "f0 accept, f10 drop" + passed + ", mark 0x1"},
+		"another way in": {filter("prerouting", "0", "drop", "iifname lo accept"), Packet{Hook: *nftables.ChainHookPrerouting, Iif: lo, Src: Localhost, Dst: Localhost, Ports: PortSet(Port{unix.IPPROTO_UDP, 8080})}, Single{Flow: flow}, "f0 accept" + passed},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -164,6 +173,7 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 -A OUTPUT -p tcp -m tcp ! --tcp-flags SYN SYN -j DROP
 -A OUTPUT -m connmark --mark 0x2000 -j ACCEPT
+-A OUTPUT -p tcp -m multiport --dports 80,8080 -j ACCEPT
 -A OUTPUT -j DROP
 COMMIT
 `
@@ -174,7 +184,12 @@ COMMIT
 	p := FromLinux(Iface{"loopback0", index})
 	p.Ports = PortSet(Port{unix.IPPROTO_TCP, 8080})
 	one := Single{Flow: NewFlow(Localhost, netip.AddrPortFrom(Localhost, 8080)), Local: netip.Addr.IsLoopback, Own: netip.MustParseAddr("192.0.2.2")}
-	steps, p, one := rs.Follow(p, one)
+	answer := Packet{Hook: *nftables.ChainHookOutput, Oif: p.Oif, Src: Localhost, Dst: Localhost, Ports: p.Ports}
+	steps, after, end := rs.Follow(answer, Single{Reply: true, Flow: one.Flow, Local: one.Local})
+	if got, want := followed(steps, after, end), "mangle pass, filter drop = 127.0.0.1 > 127.0.0.1 8080"; got != want {
+		t.Errorf("the answer comes to\n\t%s\nwant\n\t%s", got, want)
+	}
+	steps, p, one = rs.Follow(p, one)
 	if got, want := followed(steps, p, one), "mangle pass, filter accept = 127.0.0.1 > 127.0.0.1 8080, mark 0x2000, reroute"; got != want {
 		t.Errorf("at output it comes to\n\t%s\nwant\n\t%s", got, want)
 	}
