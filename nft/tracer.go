@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -68,7 +69,7 @@ func OpenTracer(list []Traced) (*Tracer, error) {
 	}
 	t := &Tracer{conn: conn, sock: sock, table: &nftables.Table{
 		// Two may trace at once. The port ID is unique in the network namespace.
-		Name: fmt.Sprintf("%s-trace-%d", TableName, sock.PID()), Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner,
+		Name: fmt.Sprintf("%s%d", traceName, sock.PID()), Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner,
 	}}
 	t.events, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err == nil {
@@ -82,6 +83,12 @@ func OpenTracer(list []Traced) (*Tracer, error) {
 	}
 	return t, nil
 }
+
+// The names of the tables begin so, and as the kernel tells of them.
+const (
+	traceName   = TableName + "-trace-"
+	tracePrefix = TableFamily + " " + traceName
+)
 
 // Close ends the tracing.
 func (t *Tracer) Close() error {
@@ -237,8 +244,8 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 				continue
 			}
 			e, err := decodeTrace(m.Data)
-			if err != nil {
-				continue
+			if err != nil || strings.HasPrefix(e.Table, tracePrefix) && !t.Owns(e) {
+				continue // the second is of another Tracer
 			}
 			if t.Owns(e) && e.Handle != 0 && e.Does.Continues() {
 				traced++

@@ -264,6 +264,21 @@ func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 	if s, _ := d.status(); s.State != status.Active || !s.Table.Installed {
 		t.Errorf("meanwhile the daemon is %+v", s)
 	}
+	// Neither sees the other's table.
+	third := startLive(t, b, "9000", "--live=600", "--json")
+	if _, err := b.WSL.Run("nft", "flush", "chain", "inet", "fw", "in"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := b.Windows.Ask("tcp", "127.0.0.1:9000", patience); err != nil {
+		t.Errorf("Windows is told %q, %v", answer, err)
+	}
+	for _, c := range third.clients() {
+		for _, h := range c.Hops {
+			if strings.Contains(h.Table, "trace") {
+				t.Errorf("sees %+v", h)
+			}
+		}
+	}
 	l.proc.Stop(unix.SIGKILL)
 	other.end()
 	labtest.Eventually(t, "nothing is left", func() bool { return traceTables(t, b) == nil })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -29,6 +30,9 @@ type Ruleset struct {
 	owners map[tableID]uint32
 	// dormant are the tables whose chains are not in use.
 	dormant map[tableID]bool
+	// passing are tables of our own commands, as wslmirror-trace-7: they let everything
+	// pass, and will be gone soon.
+	passing map[tableID]bool
 
 	rules map[tableID]error // the tables whose rules were read, and how that ended
 	known exprCache
@@ -116,7 +120,7 @@ var families = []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4}
 func read(from kernel, own string) (*Ruleset, error) {
 	rs := &Ruleset{
 		from: from, own: tableID{unix.NFPROTO_IPV4, own},
-		chains: map[chainID]*chain{}, sets: map[setID]*set{}, owners: map[tableID]uint32{}, dormant: map[tableID]bool{},
+		chains: map[chainID]*chain{}, sets: map[setID]*set{}, owners: map[tableID]uint32{}, dormant: map[tableID]bool{}, passing: map[tableID]bool{},
 		rules: map[tableID]error{}, known: exprCache{},
 	}
 	for _, family := range families {
@@ -148,12 +152,19 @@ func read(from kernel, own string) (*Ruleset, error) {
 
 func (rs *Ruleset) addTable(msg []byte) error {
 	t, owner, dormant, err := decodeTable(msg)
+	if t.family == rs.own.family && owner != 0 && strings.HasPrefix(t.name, rs.own.name+"-") {
+		rs.passing[t] = true
+		return err
+	}
 	rs.owners[t], rs.dormant[t] = owner, dormant
 	return err
 }
 
 func (rs *Ruleset) addChain(msg []byte) error {
 	c, err := decodeChain(msg)
+	if rs.passing[c.table] {
+		return err
+	}
 	rs.chains[c.chainID] = c
 	if c.hooked {
 		rs.base = append(rs.base, c)
