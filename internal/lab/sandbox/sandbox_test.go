@@ -96,10 +96,10 @@ func TestNobodyMayEnter(t *testing.T) {
 func TestUnknown(t *testing.T) {
 	for unit, want := range map[string]string{
 		"RestrictAddressFamilies=AF_PACKET": "AF_PACKET",
-		"SystemCallFilter=":               "not understood",
-		"SystemCallFilter = @process":     "not understood",
-		"SystemCallFilter=~@process \\":   "not understood",
-		"SystemCallFilter=@no-such-group": "ask systemd what @no-such-group is",
+		"SystemCallFilter=":                 "not understood",
+		"SystemCallFilter = @process":       "not understood",
+		"SystemCallFilter=~@process \\":     "not understood",
+		"SystemCallFilter=@no-such-group":   "ask systemd what @no-such-group is",
 	} {
 		if f, err := sandbox.OfUnit(unit); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v", unit, f, err)
