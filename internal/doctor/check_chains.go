@@ -237,7 +237,8 @@ func checkPublished(o *Observation) Check {
 			return c.do("# see podman: force_port_listen")
 		}
 	}
-	if errors.Is(o.Hold.Err, fs.ErrNotExist) && o.Systemd {
+	byKernel := slices.ContainsFunc(silent, func(p status.Port) bool { return p.Path == status.PathKernel })
+	if byKernel && errors.Is(o.Hold.Err, fs.ErrNotExist) && o.Systemd {
 		return c.do("sudo systemctl start wslmirror-hold   # it holds what nobody holds")
 	}
 	for _, r := range o.Hold.Value.Refused {

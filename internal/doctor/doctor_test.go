@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -375,6 +376,13 @@ func TestChecks(t *testing.T) {
 		{"instances", func(o obs) { o.Programs.Err = errHidden }, Unknown, "hidden"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Bound = true }, OK, "published: 1"}, // seen where WSL sees it
 		{"published-ports", func(o obs) { o.Listeners.Value[0].MPTCP = true }, Fault, "8080/tcp"},
+		{"published-ports", func(o obs) {
+			o.Listeners.Value[0].Addr, o.Listeners.Value[0].Holder = netip.MustParseAddrPort("[::1]:8080"), true
+		}, OK, "held by a socket, 1 of them by wslmirror"},
+		{"published-ports", both(setRuleset(func(r *Ruleset) { r.Published[0].EngineServed = true }), func(o obs) { o.Listeners.Value, o.Hold.Err = nil, fs.ErrNotExist }), Fault, "\nsudo systemctl start wslmirror-hold "},
+		{"published-ports", func(o obs) {
+			o.Listeners.Value, o.Hold.Value.Refused = nil, []status.Refusal{{Port: "8080/tcp", Windows: true, Reason: "refused by Windows"}}
+		}, Fault, "8080/tcp (docker); wslmirror cannot hold 8080/tcp: refused by Windows\nsocat"},
 		{"published-ports", func(o obs) { o.Listeners.Value = nil }, Fault, "socat TCP-LISTEN:8080,fork,reuseaddr TCP:172.17.0.2:80"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("192.168.1.5:8080") }, Fault, "8080/tcp"},
 		{"published-ports", func(o obs) { o.Listeners.Value[0].Addr = netip.MustParseAddrPort("[::]:8080") }, OK, ""},

@@ -234,7 +234,11 @@ func (o *Observation) published() (list []status.Port, err error) {
 		return s.Value.Ports, nil
 	}
 	for _, p := range o.Ruleset.Value.Published {
-		list = append(list, status.Port{Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(), Target: p.To.String(), Engine: p.Engine})
+		path := status.PathProxy
+		if p.EngineServed {
+			path = status.PathKernel
+		}
+		list = append(list, status.Port{Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(), Target: p.To.String(), Engine: p.Engine, Path: path})
 	}
 	return list, o.Ruleset.Err
 }

@@ -44,4 +44,7 @@ func TestFewBinds(t *testing.T) {
 		d.awaitState(status.Active)
 	})
 	count("doctor", 1, func() { diagnose(t, b.WSL, d.dir) })
+	publishByRules(t, b, "8080, 8081")
+	d.await("the ports", func(s status.Snapshot) bool { return len(s.Ports) == 4 })
+	count("hold, for four ports", 4, func() { startHolder(t, d).await("8080/tcp", "8080/udp", "8081/tcp", "8081/udp") })
 }

@@ -134,9 +134,18 @@ func TestHold(t *testing.T) {
 					answers(t, when, b.Windows, "tcp", "80", want)
 				}
 				reach("without a holder", "")
+				// What the holder sends stays within Linux.
+				if _, err := b.WSL.Run("nft", `table inet spy { chain out { type filter hook output priority 300; oifname != "lo" meta l4proto { tcp, udp } th sport { 80, 8080 } counter; }; }`); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
 				h := startHolder(t, d)
 				h.await("80/tcp", "8080/tcp", "8080/udp")
+				if out, err := b.WSL.Run("nft", "list", "table", "inet", "spy"); err != nil || !strings.Contains(out, "counter packets 0 ") {
+					t.Errorf("the holder has sent something to others: %v\n%s", err, out)
+				}
 				reach("with a holder", "container")
+				t.Logf("a holder begins and Windows has reached the container by each port after %v", time.Since(began).Round(time.Millisecond))
 				// It is still there when the tracker has forgotten all that it does not see.
 				if err := b.Tracker.Advance(time.Hour); err != nil {
 					t.Fatal(err)
@@ -145,10 +154,19 @@ func TestHold(t *testing.T) {
 				if err := cni.Withdraw(); err != nil {
 					t.Fatal(err)
 				}
-				began := time.Now()
+				began = time.Now()
 				h.await()
 				labtest.Eventually(t, "Windows has all ports back", func() bool { return len(b.Tracker.Ports()) == 0 })
 				t.Logf("given back after %v", time.Since(began).Round(time.Millisecond))
+				if err := cni.Publish("8080/tcp"); err != nil {
+					t.Fatal(err)
+				}
+				began = time.Now()
+				labtest.Eventually(t, "Windows reaches the container", func() bool {
+					answer, _ := b.Windows.Ask("tcp", "127.0.0.1:8080", silence)
+					return answer == "container"
+				})
+				t.Logf("published again, and reached after %v", time.Since(began).Round(time.Millisecond))
 				h.stop()
 			})
 		}

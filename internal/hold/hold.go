@@ -2,8 +2,8 @@
 //
 // Windows sends a port to Linux only if a socket in Linux has it. Some engines have the
 // kernel serve the ports that they publish, and open no socket (nerdctl, k3s,
-// kube-proxy), or one of which Windows does not learn (Podman 6 before Linux 6.8). A
-// [Holder] opens one in their place, which takes the port from nobody: see open.
+// kube-proxy). A [Holder] opens one in their place, which takes the port from nobody: see
+// open.
 //
 // It is a process of its own, so that the daemon goes on opening no socket of the
 // network. It asks the daemon's snapshot which ports are published, and the kernel who
@@ -68,6 +68,7 @@ type Holder struct {
 	conn    *sockdiag.Conn // nil until it is needed
 	ends    *sockdiag.Ends // nil while nobody else's socket matters
 	ended   chan struct{}  // has one element if a socket has ended
+	blind   bool           // the last look failed
 	gone    time.Time      // when the daemon went, zero if it is there
 	last    []status.Port  // what was published at the last look
 	told    status.Hold
@@ -164,10 +165,15 @@ func (h *Holder) pass(now time.Time) time.Duration {
 	var sockets []sockdiag.Socket
 	if list := published(s); len(list) > 0 {
 		if sockets, err = h.sockets(); err != nil {
+			if h.blind {
+				return 0 // it may be for good: until something happens
+			}
+			h.blind = true
 			h.cfg.Log.WithError(err).Warn("could not see who has which port")
 			return firstPause
 		}
 	}
+	h.blind = false
 	want, taken := decide(s, sockets)
 	if !slices.Equal(s.Ports, h.last) {
 		h.last = s.Ports

@@ -95,7 +95,7 @@ func TestNobodyMayEnter(t *testing.T) {
 // What a unit says that is not understood is no filter with a hole.
 func TestUnknown(t *testing.T) {
 	for unit, want := range map[string]string{
-		"RestrictAddressFamilies=AF_PACKET": "AF_INET",
+		"RestrictAddressFamilies=AF_PACKET": "AF_PACKET",
 		"SystemCallFilter=":                 "not understood",
 		"SystemCallFilter = @process":       "not understood",
 		"SystemCallFilter=~@process \\":     "not understood",
