@@ -77,7 +77,8 @@ func TestPrintReport(t *testing.T) {
 ✓ ok        loopback0   index 2
 Not applicable here: podman
 
-1 fault, 1 warning, 2 not seen, 3 as it should be: with sudo it sees more
+1 fault, 1 warning, 2 unknown, 3 ok: with sudo it sees more
+More on each check: https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
@@ -91,7 +92,7 @@ Not applicable here: podman
 	}
 	b.Reset()
 	printReport(&b, paper, report(doctor.Check{Name: "wsl", Verdict: doctor.OK}))
-	if !strings.HasSuffix(b.String(), "\nNo fault found: 1 as it should be\n") {
+	if !strings.HasSuffix(b.String(), "\nNo fault found: 1 ok\n") {
 		t.Errorf("%q", b.String())
 	}
 }

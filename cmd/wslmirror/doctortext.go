@@ -55,6 +55,9 @@ func printReport(w io.Writer, on screen, r doctor.Report) error {
 		sum += ": with sudo it sees more"
 	}
 	fmt.Fprintf(&b, "\n%s\n", on.fold(sum, "", 2))
+	if r.Summary.Faults+r.Summary.Warnings > 0 {
+		fmt.Fprintln(&b, "More on each check: "+checksPage)
+	}
 	_, err := w.Write(b.Bytes())
 	return err
 }
@@ -77,6 +80,9 @@ func printFinding(b *bytes.Buffer, on screen, c doctor.Check) {
 	b.WriteString("\n")
 }
 
+// checksPage has a heading for each check.
+const checksPage = "https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md"
+
 // summary is the sum in one line.
 func summary(s doctor.Summary) string {
 	var parts []string
@@ -89,8 +95,8 @@ func summary(s doctor.Summary) string {
 	}
 	count(s.Faults, "fault", "faults")
 	count(s.Warnings, "warning", "warnings")
-	count(s.Unknown, "not seen", "not seen")
-	count(s.OK, "as it should be", "as it should be")
+	count(s.Unknown, "unknown", "unknown")
+	count(s.OK, "ok", "ok")
 	line := strings.Join(parts, ", ")
 	if s.Faults == 0 {
 		line = strings.TrimSuffix("No fault found: "+line, ": ")

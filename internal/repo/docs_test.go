@@ -240,3 +240,23 @@ func between(s, from, to string) string {
 	s, _, _ = strings.Cut(s, to)
 	return s
 }
+
+// Each check of doctor has its heading, to which doctor leads its readers, and no other
+// has one.
+func TestEachCheckIsExplained(t *testing.T) {
+	source, err := os.ReadFile(filepath.Join(root, "internal/doctor/doctor.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var checks []string
+	for _, c := range regexp.MustCompile(`(?m)^\t\{"([a-z0-9-]+)", `).FindAllStringSubmatch(string(source), -1) {
+		checks = append(checks, c[1])
+	}
+	_, page, _ := strings.Cut(pages(t)["docs/doctor.md"], "\n## Checks\n")
+	headings := anchors(page)
+	slices.Sort(checks)
+	slices.Sort(headings)
+	if len(checks) < 20 || !slices.Equal(checks, headings) {
+		t.Errorf("doctor has the checks\n%q\nand its page explains\n%q", checks, headings)
+	}
+}

@@ -13,7 +13,8 @@ $ wslmirror doctor
 [ok]          table-127   127.0.0.1 via 169.254.73.249 on loopback0, and the neighbour of that is permanent
 Not applicable here: podman
 
-1 fault, 1 warning, 1 not seen, 2 as it should be: with sudo it sees more
+1 fault, 1 warning, 1 unknown, 2 ok: with sudo it sees more
+More on each check: https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md
 
 #### outside WSL
 $ wslmirror doctor
@@ -22,5 +23,5 @@ This is not WSL (kernel 6.1.0, no wslinfo): the checks of what WSL sets up do no
 [ok]   port-tracker   bind() works
 Not applicable here: wsl, loopback0
 
-No fault found: 1 as it should be
+No fault found: 1 ok
 

@@ -17,7 +17,8 @@ $ wslmirror doctor
                           neighbour of that is permanent
 Not applicable here: podman
 
-1 fault, 1 warning, 1 not seen, 2 as it should be: with sudo it sees more
+1 fault, 1 warning, 1 unknown, 2 ok: with sudo it sees more
+More on each check: https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md
 
 #### outside WSL
 $ wslmirror doctor
@@ -27,5 +28,5 @@ not apply.
 [ok]   port-tracker   bind() works
 Not applicable here: wsl, loopback0
 
-No fault found: 1 as it should be
+No fault found: 1 ok
 
