@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,20 +88,20 @@ func TestDirectionTable(t *testing.T) {
 }
 
 func TestRefusalTimes(t *testing.T) {
-	after := func(d time.Duration, n int) (times refusalTimes) {
-		for range n {
-			times = append(times, d)
-		}
-		return times
+	after := func(d time.Duration, n int) refusalTimes {
+		return refusalTimes{slices.Repeat([]time.Duration{d}, n), 3 * time.Second}
 	}
+	never := refusalTimes{nil, 3 * time.Second}
+	some := after(time.Second, 197)
+	some.took = append(some.took, after(2*time.Second, 3).took...)
 	for _, test := range []struct {
 		times   refusalTimes
 		roughly string
 		exactly string
 	}{
-		{nil, "no answer within 3 s", "no answer within 3 s"},
+		{never, "no answer within 3 s", "no answer within 3 s"},
 		{after(time.Millisecond, 200), "refused at once", "refused at once (median 0.0010 s, p99 0.0010 s)"},
-		{append(after(time.Second, 197), after(2*time.Second, 3)...), "refused after about 1 s", "refused after about 1 s (median 1.0000 s, p99 2.0000 s)"},
+		{some, "refused after about 1 s", "refused after about 1 s (median 1.0000 s, p99 2.0000 s)"},
 		{after(time.Second, 199), "1 of 200 without an answer within 3 s", "1 of 200 without an answer within 3 s (median 1.0000 s, p99 1.0000 s)"},
 	} {
 		if roughly, exactly := test.times.roughly(), test.times.exactly(); roughly != test.roughly || exactly != test.exactly {
@@ -108,9 +109,9 @@ func TestRefusalTimes(t *testing.T) {
 		}
 	}
 	list := []refusal{
-		{lab.Mirrored, nil, after(time.Second, 200)},
-		{lab.MirroredHAL, nil, after(time.Second, 199)},
-		{lab.Consomme, after(time.Millisecond, 200), nil},
+		{lab.Mirrored, never, after(time.Second, 200)},
+		{lab.MirroredHAL, never, after(time.Second, 199)},
+		{lab.Consomme, after(time.Millisecond, 200), never},
 	}
 	const want = "mirrored-hal: closed ports: wslmirror does not repair it: 1 of 200 without an answer within 3 s, " +
 		"consomme: closed ports: wslmirror breaks it: no answer within 3 s"

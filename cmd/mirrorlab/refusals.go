@@ -20,7 +20,10 @@ import (
 const (
 	closedPorts     = 200
 	firstClosedPort = 10000
-	refusalTimeout  = 3 * time.Second
+	// Without wslmirror a short time shows that nothing answers. With it a client waits
+	// longer: a busy machine may miss the first refusal, and the next one comes two seconds
+	// later.
+	refusalTimeout, refusalPatience = 3 * time.Second, 15 * time.Second
 )
 
 // closedAtOnce is how many are asked at a time while wslmirror runs. The kernel lets
@@ -35,8 +38,12 @@ type refusal struct {
 	without, with refusalTimes
 }
 
-// refusalTimes are how long the refusals took, sorted. What is missing was not refused.
-type refusalTimes []time.Duration
+// refusalTimes are how long the refusals took, sorted. What is missing was not refused
+// within some time.
+type refusalTimes struct {
+	took   []time.Duration
+	within time.Duration
+}
 
 // refusals connects to the closed ports in each mode.
 func refusals(ctx context.Context, program *sandbox.Program, modes []lab.Mode, p progress) ([]refusal, error) {
@@ -64,14 +71,14 @@ func refusalsOf(ctx context.Context, program *sandbox.Program, mode lab.Mode) (r
 	if mode != lab.Consomme {
 		atOnce = closedPorts // which all wait for nothing
 	}
-	if r.without, err = meetClosed(b.WSL, atOnce); err != nil {
+	if r.without, err = meetClosed(b.WSL, atOnce, refusalTimeout); err != nil {
 		return r, err
 	}
 	d := daemon{host: b.WSL, program: program}
 	if err := d.start(ctx); err != nil {
 		return r, err
 	}
-	if r.with, err = meetClosed(b.WSL, closedAtOnce); err != nil {
+	if r.with, err = meetClosed(b.WSL, closedAtOnce, refusalPatience); err != nil {
 		return r, err
 	}
 	return r, d.stop(ctx)
@@ -79,7 +86,8 @@ func refusalsOf(ctx context.Context, program *sandbox.Program, mode lab.Mode) (r
 
 // meetClosed connects to the closed ports, so many at a time. An error is what is neither
 // a refusal nor a timeout.
-func meetClosed(h *lab.Host, atOnce int) (times refusalTimes, err error) {
+func meetClosed(h *lab.Host, atOnce int, within time.Duration) (times refusalTimes, err error) {
+	times.within = within
 	var (
 		mu     sync.Mutex
 		asking sync.WaitGroup
@@ -92,7 +100,7 @@ func meetClosed(h *lab.Host, atOnce int) (times refusalTimes, err error) {
 			var took time.Duration
 			met := h.Do(func() error {
 				begin := time.Now()
-				c, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", firstClosedPort+port), refusalTimeout)
+				c, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", firstClosedPort+port), within)
 				took = time.Since(begin)
 				if err == nil {
 					c.Close()
@@ -104,7 +112,7 @@ func meetClosed(h *lab.Host, atOnce int) (times refusalTimes, err error) {
 			var network net.Error
 			switch {
 			case errors.Is(met, unix.ECONNREFUSED):
-				times = append(times, took)
+				times.took = append(times.took, took)
 			case met == nil:
 				err = fmt.Errorf("closed port %d accepts a connection", firstClosedPort+port)
 			case !errors.As(met, &network) || !network.Timeout():
@@ -113,24 +121,24 @@ func meetClosed(h *lab.Host, atOnce int) (times refusalTimes, err error) {
 		})
 	}
 	asking.Wait()
-	slices.Sort(times)
+	slices.Sort(times.took)
 	return times, err
 }
 
 // quantile is that of the refusals, of which there must be one.
 func (t refusalTimes) quantile(q float64) time.Duration {
-	return t[min(int(math.Ceil(q*float64(len(t))))-1, len(t)-1)]
+	return t.took[min(int(math.Ceil(q*float64(len(t.took))))-1, len(t.took)-1)]
 }
 
 // missing says how many were not refused, or "".
 func (t refusalTimes) missing() string {
-	switch n := closedPorts - len(t); n {
+	switch n := closedPorts - len(t.took); n {
 	case 0:
 		return ""
 	case closedPorts:
-		return fmt.Sprintf("no answer within %.0f s", refusalTimeout.Seconds())
+		return fmt.Sprintf("no answer within %.0f s", t.within.Seconds())
 	default:
-		return fmt.Sprintf("%d of %d without an answer within %.0f s", n, closedPorts, refusalTimeout.Seconds())
+		return fmt.Sprintf("%d of %d without an answer within %.0f s", n, closedPorts, t.within.Seconds())
 	}
 }
 
@@ -149,7 +157,7 @@ func (t refusalTimes) roughly() string {
 // exactly is with the times.
 func (t refusalTimes) exactly() string {
 	text := t.roughly()
-	if len(t) > 0 {
+	if len(t.took) > 0 {
 		text += fmt.Sprintf(" (median %.4f s, p99 %.4f s)", t.quantile(0.5).Seconds(), t.quantile(0.99).Seconds())
 	}
 	return text

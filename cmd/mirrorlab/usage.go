@@ -25,10 +25,10 @@ Commands:
              --wslmirror PATH    the program (the wslmirror beside mirrorlab)
   shell    Run $SHELL in "WSL" until it exits. The command 'windows' runs other
            commands in "Windows". Processes that it leaves running end with it.
-  matrix   Send requests to the containers of every real engine: without any cure,
-           with the blanket rule that people type by hand, and with wslmirror, in
-           each networking mode. This takes a minute, and the first time some
-           minutes more to build the engines.
+  matrix   Send requests to the containers of every real engine: without any
+           cure, with the blanket rule that people type by hand, and with
+           wslmirror, in each networking mode. This takes a minute, and the first
+           time some minutes more to build the engines.
              --markdown          as docs/bench.md has it
              --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni
@@ -38,13 +38,13 @@ Commands:
            wslmirror and with it, in each networking mode. This takes a minute.
              --markdown          as docs/directions.md has it
              --mode, --engine    as for matrix
-  bench    Measure the paths to a container, from Windows and from Linux: through
-           docker-proxy, direct, and as fast as the kernel can; and a server
-           outside containers, with wslmirror and without. This needs wrk and
-           takes ten minutes.
+  bench    Measure the paths to a container, from Windows and from Linux:
+           through docker-proxy, direct, and as fast as the kernel can; and a
+           server outside containers, with wslmirror and without. This needs wrk
+           and takes ten minutes.
              --engine NAME       docker-iptables (the default: a new one),
                                  docker-nftables or docker-20.10
-             --trial NAME        only this one: keepalive, newconns, bulk, latency,
+             --trial NAME        only this: keepalive, newconns, bulk, latency,
                                  udp or many
              --only WAY,...      only these: proxy, direct, limit, server (with
                                  wslmirror) or alone (without)
@@ -63,8 +63,8 @@ Commands:
              --worlds N          how many at a time, of each path (1); at most 6
              --rest 0s           how long to wait after each burst
              --verbose           print each fault
-  soak     Cause a storm of events for a minute. Then start and stop containers and
-           daemons while clients send requests; none of them should notice.
+  soak     Cause a storm of events for a minute. Then start and stop containers
+           and daemons while clients send requests; none of them should notice.
            Print what that cost.
              --for 30m           how long
              --path direct       the daemons' path

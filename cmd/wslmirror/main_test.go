@@ -211,7 +211,7 @@ func TestStatus(t *testing.T) {
 		"error": {snapshot(status.Error, "read chains: \x1b[31mbroken", now), exitFailure, status.Error,
 			[]string{"✗ error: read chains: ?[31mbroken", "wslmirror log"}},
 		"stale": {snapshot(status.Active, "", now.Add(-time.Hour)), exitFailure, status.Error,
-			[]string{"✗ error", "1h0m0s ago"}},
+			[]string{"✗ error", "published its state 1h0m"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
