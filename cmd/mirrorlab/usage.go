@@ -27,8 +27,8 @@ Commands:
            commands in "Windows". Processes that it leaves running end with it.
   matrix   Send requests to the containers of every real engine: without any
            cure, with the blanket rule that people type by hand, and with
-           wslmirror, in each networking mode. This takes a minute, and the first
-           time some minutes more to build the engines.
+           wslmirror, in each networking mode. This takes a minute, and some
+           minutes more the first time, to build the engines.
              --markdown          as docs/bench.md has it
              --mode MODE         only this one
              --engine NAME       only this one, for example podman-cni
