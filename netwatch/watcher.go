@@ -60,7 +60,7 @@ func NewWatcher(sources ...Source) *Watcher {
 // C delivers one value for any number of events since the last value was received.
 func (w *Watcher) C() <-chan struct{} { return w.wake }
 
-// Wake makes C deliver, as an event would.
+// Wake makes C deliver a value, like an event.
 func (w *Watcher) Wake() {
 	select {
 	case w.wake <- struct{}{}:

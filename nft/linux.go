@@ -88,10 +88,10 @@ func setMark(load, store expr.Any) []expr.Any {
 	}, store}
 }
 
-// masquerade gives packets on the kernel path a source address to which the container
-// can reply. The engines mark such packets at the hook output to masquerade them, but
-// WSL's chain WSLOUTPUT then overwrites the mark. This chain comes after those of the
-// engines: flows that already have NAT do not reach it.
+// masquerade gives packets that were translated to a container a source address to which
+// the container can reply. The engines mark such packets at the hook output to masquerade
+// them, but WSL's chain WSLOUTPUT then overwrites the mark. This chain comes after those
+// of the engines: flows that already have NAT do not reach it.
 func (s Spec) masquerade() ruleset.Chain {
 	return ruleset.Chain{
 		// Not "masquerade": that is a keyword of nft, and a saved ruleset with a chain

@@ -25,7 +25,7 @@ import (
 // The kernel evaluates nat chains only for the first packet of a flow, so later packets
 // pay nothing. The object asked makes conntrack forget the flow of an unanswered SYN
 // after a second, so the repeated SYN is again the first packet of a flow. For a few
-// seconds its addresses and ports identify it.
+// seconds it is recognized by its source address and its ports.
 //
 // A SYN that a firewall drops never leaves for Windows: see unanswered.
 func (s Spec) refuse() ruleset.Chain {

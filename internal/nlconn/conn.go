@@ -35,7 +35,7 @@ var ErrInterrupted = errors.New("the objects changed while the kernel listed the
 // lives as long as its socket, such as an owned table.
 type Conn struct {
 	open func() (socket, error)
-	sock socket // nil: the next question opens one
+	sock socket // nil: the next request opens one
 	seq  uint32
 
 	request, answer []byte // buffers
@@ -199,7 +199,7 @@ func (c *Conn) receive(flags int, each func([]byte) bool) (complete bool, err er
 				return false, err
 			}
 			if m.seq != c.seq {
-				continue // a late answer to another question
+				continue // a late answer to another request
 			}
 			heard = true
 			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0

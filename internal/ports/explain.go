@@ -248,7 +248,7 @@ func span(r windows.Range) string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
-// Who names the program.
+// Who describes the program.
 func (l Listener) Who() string {
 	if l.Program == "" {
 		return "a program"

@@ -25,7 +25,7 @@ func (f Facts) inWindows(v *Verdict) {
 	}
 }
 
-// exclusion returns a command that keeps the port for programs that bind it by number.
+// exclusion returns a command that keeps the port for programs that bind it explicitly.
 func exclusion(v *Verdict) string {
 	return fmt.Sprintf("netsh int ipv4 add excludedportrange protocol=%s startport=%d numberofports=1 store=persistent", v.Proto, v.Port)
 }

@@ -59,8 +59,9 @@ func (l Listener) Announces(proto string, port uint16, on string) bool {
 
 var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// HoldsIPv6 reports whether l prevents only programs that listen on [::] for both
-// families, as most do by default. A socket that takes IPv4 prevents others as well.
+// HoldsIPv6 reports whether l does not take IPv4, but prevents programs from listening on
+// [::] for both families, as most do by default. A socket that takes IPv4 prevents that
+// anyway.
 func (l Listener) HoldsIPv6() bool { return !l.TakesIPv4() }
 
 // Listeners returns the sockets that wait for clients, sorted by port. It may return

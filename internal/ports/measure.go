@@ -76,10 +76,10 @@ func measure(r Range, reserved []Range, again reuse, sockets []sockdiag.Socket, 
 	return b
 }
 
-// reuse is net.ipv4.tcp_tw_reuse: whether connect() reuses the port of a closed
-// connection in TIME_WAIT to the same destination (tcp_twsk_unique in
-// net/ipv4/tcp_ipv4.c). The kernel does so one second after the end of the connection.
-// It does not show which connections are younger.
+// reuse is net.ipv4.tcp_tw_reuse: whether connect() reuses the port of a closed connection
+// in TIME_WAIT to the same destination (tcp_twsk_unique in net/ipv4/tcp_ipv4.c). The kernel
+// does so from one second after the end of the connection. It does not show which
+// connections are younger.
 type reuse int
 
 const (

@@ -63,7 +63,7 @@ type Analysis struct {
 	// not what happens to a packet after everybody's rules. A redirect at the hook
 	// output alone, as by a transparent proxy, does not tell who serves the port. If
 	// another rule keeps Linux's packets away from the engine's rules, the rules at the
-	// hook prerouting still serve them and must keep them (moby#53553).
+	// hook prerouting still serve them and must stay in effect (moby#53553).
 	EngineServed Ports
 	// Certain are those EngineServed ports that the rules leave no doubt about.
 	Certain Ports

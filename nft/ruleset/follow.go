@@ -94,8 +94,8 @@ const (
 //
 // after and end describe the packet at the end: addresses and marks may have changed.
 //
-// If two chains in different tables have the same priority, the older one comes first,
-// but the kernel does not show which is older. If the order matters, the result is not
+// If two chains in different tables have the same priority, their order depends on which
+// is older, and the kernel does not show that. If the order matters, the result is not
 // sure.
 //
 // The system chooses the client's port. Follow tries the first and the last possible

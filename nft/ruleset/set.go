@@ -178,7 +178,7 @@ type reading int
 const (
 	unread   reading = iota
 	whole            // all of its elements
-	tooLarge         // more than anybody should wait for
+	tooLarge         // too many elements to read
 )
 
 // mostElements is the maximum number of elements read from a set. Engines publish
