@@ -12,9 +12,8 @@ import (
 	"github.com/wslmirror/wslmirror/netwatch"
 )
 
-// To set the clock to what it shows is enough for the event that a resumed system sees.
-// It is the clock of the machine, so this runs only where somebody asks for it by the
-// build tag.
+// Setting the clock to its current time causes the event that a resumed system sees. It
+// is the machine's clock, so this test runs only with the build tag.
 func TestClockSet(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	w := watch(t, b.WSL, netwatch.ClockSet())

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The timer is armed so that the kernel tells when the clock is set. This looks at the
-// timer: to set the clock, even to what it shows, is not for a test to do.
+// The timer is armed so that the kernel reports when the clock is set. This test looks
+// at the timer instead: a test must not set the clock, even to its current time.
 func TestClockSetIsArmed(t *testing.T) {
 	events, err := ClockSet().Open()
 	if err != nil {
@@ -25,14 +25,14 @@ func TestClockSetIsArmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	const flags = unix.TFD_TIMER_ABSTIME | unix.TFD_TIMER_CANCEL_ON_SET
-	// Octal; then the time that is left, more than a hundred years.
+	// Octal; then the remaining time, more than a hundred years.
 	want := fmt.Sprintf(`clockid: %d\nticks: 0\nsettime flags: 0*%o\nit_value: \(\d{10,}, \d+\)`, unix.CLOCK_REALTIME, flags)
 	if !regexp.MustCompile(want).Match(info) {
 		t.Errorf("the timer is\n%s\nwant %s", info, want)
 	}
 }
 
-// fakeTimer is a timer whose reads end as told.
+// fakeTimer is a timer whose reads end as the test tells.
 type fakeTimer struct{ reads chan error }
 
 func (f fakeTimer) Read([]byte) (int, error) {
@@ -50,7 +50,7 @@ func (f fakeTimer) Close() error {
 
 var _ io.ReadCloser = fakeTimer{}
 
-// A read that fails because the clock was set is an event, again and again; another
+// A read that fails because the clock was set is an event, also repeatedly. Any other
 // error ends the subscription.
 func TestClockSetWakes(t *testing.T) {
 	timer := fakeTimer{make(chan error)}

@@ -11,13 +11,12 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A Conn reads links, addresses, routes, neighbours and ip rules of IPv4, which
-// needs no rights, and writes some of them, which needs CAP_NET_ADMIN. It keeps its
-// sockets, because opening one takes longer than reading. It is not for several
-// goroutines at once.
+// A Conn reads IPv4 links, addresses, routes, neighbours and ip rules, which needs no
+// rights. It writes some of them, which needs CAP_NET_ADMIN. It keeps its sockets open,
+// because opening one takes longer than reading. It is not safe for concurrent use.
 type Conn struct {
 	nl *nlconn.Conn
-	// strict is for dumps of which the kernel shall leave out what is not asked for.
+	// strict is for dumps that the kernel should filter.
 	strict *nlconn.Conn
 }
 
@@ -43,14 +42,14 @@ func (c *Conn) Close() {
 
 // Links reads all links.
 func (c *Conn) Links() ([]Link, error) {
-	// Counters are most of what the kernel would send of a link.
+	// Counters are most of what the kernel would send about a link.
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS of rtnetlink.h
 	request := nlconn.AppendUint32(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, skipStats)
 	return read(c, "links", unix.RTM_GETLINK, request, decodeLink)
 }
 
-// Prefixes reads the IPv4 addresses of all links, with their networks, by the
-// index of the link.
+// Prefixes reads the IPv4 addresses of all links, with their prefix lengths, by link
+// index.
 func (c *Conn) Prefixes() (map[int][]netip.Prefix, error) {
 	list, err := read(c, "addresses", unix.RTM_GETADDR, ipv4(), decodeAddr)
 	if err != nil {
@@ -65,23 +64,23 @@ func (c *Conn) Prefixes() (map[int][]netip.Prefix, error) {
 	return all, nil
 }
 
-// Rules reads the ip rules of IPv4, in the order in which the kernel asks them.
+// Rules reads the IPv4 ip rules in the order in which the kernel evaluates them.
 func (c *Conn) Rules() ([]Rule, error) {
 	return read(c, "ip rules", unix.RTM_GETRULE, ipv4(), decodeRule)
 }
 
-// Routes reads the routes of IPv4 of all tables.
+// Routes reads the IPv4 routes of all tables.
 func (c *Conn) Routes() ([]Route, error) {
 	return read(c, "routes", unix.RTM_GETROUTE, ipv4(), decodeRoute)
 }
 
-// RoutesOf reads the routes of IPv4 of one table. What it costs does not depend on
-// how many there are in others.
+// RoutesOf reads the IPv4 routes of one table. The cost does not depend on the number
+// of routes in other tables.
 func (c *Conn) RoutesOf(table uint32) ([]Route, error) {
 	request := nlconn.AppendUint32(ipv4(), unix.RTA_TABLE, table)
 	list, err := nlconn.List(c.strict, unix.RTM_GETROUTE, request, decodeRoute)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil // nobody has added a route to it yet
+		return nil, nil // nobody has added a route to this table yet
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read routes of table %d: %w", table, err)
@@ -89,12 +88,12 @@ func (c *Conn) RoutesOf(table uint32) ([]Route, error) {
 	return list, nil
 }
 
-// Neighbours reads the neighbours of IPv4.
+// Neighbours reads the IPv4 neighbours.
 func (c *Conn) Neighbours() ([]Neighbour, error) {
 	return read(c, "neighbours", unix.RTM_GETNEIGH, ipv4(), decodeNeighbour)
 }
 
-// ipv4 is a request for all objects of IPv4. The headers (ifaddrmsg, rtmsg, ndmsg,
+// ipv4 is a request for all IPv4 objects. The headers (ifaddrmsg, rtmsg, ndmsg,
 // fib_rule_hdr) begin with the family, and none is longer than this.
 func ipv4() []byte { return append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...) }
 
@@ -120,8 +119,8 @@ func decodeAddr(b []byte) (a addr, err error) {
 	}
 	a.link = int(binary.NativeEndian.Uint32(b[indexAt:]))
 	err = nlconn.Attrs(b[unix.SizeofIfAddrmsg:], func(at *nlconn.Attr) {
-		// The address of the link itself; IFA_ADDRESS is the other end's where there
-		// is one.
+		// IFA_LOCAL is the address of the link itself. On a point-to-point link,
+		// IFA_ADDRESS is the address of the other end.
 		if at.Kind != unix.IFA_LOCAL {
 			return
 		}
@@ -132,10 +131,9 @@ func decodeAddr(b []byte) (a addr, err error) {
 	return a, err
 }
 
-// SetRouteLocalnet sets the sysctl route_localnet of a link. It needs
-// CAP_NET_ADMIN and no file under /proc/sys: inet_set_link_af in the kernel's
-// net/ipv4/devinet.c takes all sysctls of a link by their numbers. That the link
-// is gone is not an error.
+// SetRouteLocalnet sets the sysctl route_localnet of a link. It needs CAP_NET_ADMIN but
+// no file under /proc/sys: inet_set_link_af in the kernel's net/ipv4/devinet.c accepts
+// all sysctls of a link by number. A missing link is not an error.
 func (c *Conn) SetRouteLocalnet(index int, on bool) error {
 	value := uint32(0)
 	if on {

@@ -1,8 +1,7 @@
-// Package netwatch tells that something about the network may have changed, what
-// links, addresses, routes and ip rules there are, and WSL's networking mode by them.
+// Package netwatch reports that the network may have changed. It reads links,
+// addresses, routes and ip rules, and derives WSL's networking mode from them.
 //
-// Beware: an event here is a hint and nothing more. It does not say what has
-// changed, several may arrive as one, and one may arrive though nothing is
-// different. Whoever is woken reads everything again and compares. That is why
-// a lost event, or a flood of them, does no harm.
+// Beware: an event is only a hint. It does not say what has changed, several events may
+// arrive as one, and an event may arrive although nothing has changed. The receiver
+// reads everything again and compares. So lost events and floods of events do no harm.
 package netwatch

@@ -15,8 +15,8 @@ import (
 
 const messagesFile = "testdata/messages.hex"
 
-// What the kernel sends is trusted, and still no bytes may bring the daemon down: a
-// newer kernel may send what this one does not.
+// Messages from the kernel are trusted, but no bytes may crash the daemon: a newer
+// kernel may send something new.
 func FuzzDecode(f *testing.F) {
 	recorded, err := os.ReadFile(messagesFile)
 	if err != nil {
@@ -40,7 +40,7 @@ func FuzzDecode(f *testing.F) {
 		_, _ = decodeRoute(msg)
 		_, _ = decodeNeighbour(msg)
 		_, _ = decodeAnswer(msg)
-		// What is read can be written, and is the same when it is read again.
+		// A decoded rule can be encoded, and decodes to the same again.
 		r, err := decodeRule(msg)
 		if err != nil {
 			return
@@ -55,8 +55,8 @@ func FuzzDecode(f *testing.F) {
 
 var update = flag.Bool("update", false, "record the messages of this machine's kernel")
 
-// The seeds are messages of a kernel. With -update, of this machine's; those are
-// understood in any case.
+// The seeds are messages of a kernel. -update records those of this machine's kernel,
+// which must be understood in any case.
 func TestRecordMessages(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	if _, err := b.StartStandIn(); err != nil {

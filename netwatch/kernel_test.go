@@ -57,7 +57,7 @@ func TestLinks(t *testing.T) {
 	read(netwatch.Link{Name: "lo", Index: 1, Up: true})
 	read(netwatch.Link{Name: "loopback0", Index: index, Up: true, Kind: "veth", RouteLocalnet: true})
 	read(netwatch.Link{Name: "missing"})
-	read(netwatch.Link{Name: "windows"}) // only another name of loopback0
+	read(netwatch.Link{Name: "windows"}) // only an alternative name of loopback0
 	read(netwatch.Link{Name: "br0", Index: bridge.Index, Kind: "bridge"})
 	if err := b.WSL.Sysctl("ipv4/conf/br0/route_localnet", "1"); err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestLinks(t *testing.T) {
 	read(netwatch.Link{Name: "loopback0"})
 }
 
-// A sysctl by its number, without /proc/sys, and the addresses.
+// Setting a sysctl by number, without /proc/sys, and reading the addresses.
 func TestSetRouteLocalnet(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
@@ -130,9 +130,9 @@ func watch(t *testing.T, h *lab.Host, sources ...netwatch.Source) *netwatch.Watc
 	return w
 }
 
-// briefly is how long a test looks for an event that must not come. One that the kernel
-// sends is in the socket before the change returns; a machine that is too busy to deliver
-// it within this time hides a mistake, and makes none.
+// briefly is how long a test waits for an event that must not come. The kernel puts an
+// event into the socket before the change returns. On a machine too busy to deliver it
+// in time, the test misses a bug but does not fail wrongly.
 const briefly = 50 * time.Millisecond
 
 func TestNetlink(t *testing.T) {
@@ -150,8 +150,8 @@ func TestNetlink(t *testing.T) {
 	}
 }
 
-// A socket that has lost events says so at once, and goes on working: the next
-// event comes as ever.
+// A socket that has lost events reports that at once and keeps working: the next event
+// arrives as usual.
 func TestNetlinkOverrun(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	var events netwatch.Subscription
@@ -173,7 +173,7 @@ func TestNetlinkOverrun(t *testing.T) {
 	for round := range 2 { // it can happen again
 		flood(t, b)
 		wait("after a flood")
-		// What is left in the socket is from before the loss.
+		// Events left in the socket are older than the loss.
 		for queued(t, b) > 0 {
 			wait("what is left")
 		}
@@ -201,7 +201,7 @@ func TestNetlinkOverrun(t *testing.T) {
 	}
 }
 
-// flood changes a link until the socket that is subscribed to links loses events.
+// flood changes a link until the socket subscribed to links loses events.
 func flood(t *testing.T, b *lab.Bench) {
 	t.Helper()
 	link := mustLink(t, b, "lo")
@@ -220,15 +220,15 @@ func flood(t *testing.T, b *lab.Bench) {
 	t.Fatal("a flood does not overflow the socket: nothing is tested")
 }
 
-// queued is how many bytes wait in the socket that is subscribed to links.
+// queued returns how many bytes wait in the socket subscribed to links.
 func queued(t *testing.T, b *lab.Bench) int {
 	t.Helper()
 	bytes, _ := linkEvents(t, b)
 	return bytes
 }
 
-// linkEvents is what the kernel tells of the only socket in WSL that is subscribed
-// to links, in /proc/net/netlink.
+// linkEvents returns what /proc/net/netlink shows for the only socket in WSL that is
+// subscribed to links.
 func linkEvents(t *testing.T, b *lab.Bench) (bytes, drops int) {
 	t.Helper()
 	err := b.WSL.Do(func() error {

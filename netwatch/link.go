@@ -12,33 +12,33 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// A Link is what wslmirror needs to know of a network interface.
+// A Link is a network interface, as far as wslmirror needs it.
 type Link struct {
 	Name string
-	// Index is the kernel's number for the link, 0 if there is no such link.
-	// A link that is deleted and made again comes back with another index.
+	// Index is the kernel's number for the link, 0 if the link does not exist. A link
+	// that is deleted and created again has another index.
 	Index int
 	// Up says that the link is administratively up.
 	Up bool
-	// Kind is the driver of a virtual link, for example "bridge" or "veth", and
-	// "" of others.
+	// Kind is the driver of a virtual link, for example "bridge" or "veth", and "" for
+	// others.
 	Kind string
-	// Master is the index of the link that this one is a port of, for example of
-	// a bridge, and 0 if there is none. What comes in by a port of a bridge has
-	// come in by the bridge, for the hooks.
+	// Master is the index of the link that this one is a port of, for example of a
+	// bridge, and 0 if there is none. For the netfilter hooks, packets that arrive on a
+	// bridge port arrive on the bridge.
 	Master int
-	// Forwarding is the sysctl forwarding: what comes in by this link may leave by
-	// another.
+	// Forwarding is the sysctl forwarding: packets that arrive on this link may leave
+	// through another one.
 	Forwarding bool
-	// RouteLocalnet is the sysctl route_localnet: packets to and from
-	// 127.0.0.0/8 may pass by this link.
+	// RouteLocalnet is the sysctl route_localnet: packets to and from 127.0.0.0/8 may
+	// pass this link.
 	RouteLocalnet bool
 }
 
 // Present reports whether the link exists.
 func (l Link) Present() bool { return l.Index != 0 }
 
-// Find returns the link of that name, which is not Present if there is none.
+// Find returns the link with that name. It is not Present if there is none.
 func Find(links []Link, name string) Link {
 	for _, l := range links {
 		if l.Name == name {
@@ -75,7 +75,7 @@ func decodeLink(b []byte) (l Link, err error) {
 	return l, err
 }
 
-// inside calls each for the attributes of that kind inside of a.
+// inside calls each for the attributes of that kind inside a.
 func inside(a *nlconn.Attr, kind uint16, each func(a *nlconn.Attr)) {
 	a.Nested(func(a *nlconn.Attr) {
 		if a.Kind == kind {
@@ -86,21 +86,21 @@ func inside(a *nlconn.Attr, kind uint16, each func(a *nlconn.Attr)) {
 
 const (
 	inetConf = 1 // IFLA_INET_CONF of if_link.h
-	// The numbers of sysctls, IPV4_DEVCONF_* of linux/ip.h.
+	// Numbers of sysctls, IPV4_DEVCONF_* of linux/ip.h.
 	confForwarding    = 1
 	confRouteLocalnet = 26
 )
 
-// isSet reports whether the sysctl of that number is not 0. The values of all
-// follow one another, beginning with number 1.
+// isSet reports whether the sysctl with that number is not 0. conf contains the values
+// of all sysctls in order, starting with number 1.
 func isSet(conf []byte, number int) bool {
 	at := (number - 1) * 4
 	return len(conf) >= at+4 && binary.NativeEndian.Uint32(conf[at:]) != 0
 }
 
-// CheckLinkName says why name cannot be the name of a link, or nil. The rules
-// are those of dev_valid_name in the kernel's net/core/dev.c, and that the name can
-// be seen: it is shown to people.
+// CheckLinkName returns why name cannot be the name of a link, or nil. The rules are
+// those of dev_valid_name in the kernel's net/core/dev.c. In addition, all characters
+// must be visible, because the name is shown to people.
 func CheckLinkName(name string) error {
 	switch {
 	case name == "":

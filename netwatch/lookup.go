@@ -11,10 +11,11 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A RouteQuery is a packet of IPv4 whose route is asked for. What is zero is not
-// given, but Dst must be.
+// A RouteQuery is an IPv4 packet to look up a route for. Zero fields are not specified.
+// Dst is required.
 type RouteQuery struct {
-	// Iif is the index of the link on which the packet arrives; 0: it starts here.
+	// Iif is the index of the link on which the packet arrives, 0 if this machine sends
+	// it.
 	Iif      int
 	Src, Dst netip.Addr
 	// Proto is unix.IPPROTO_TCP, UDP or ICMP: the kernel refuses others.
@@ -23,21 +24,21 @@ type RouteQuery struct {
 	Mark  uint32
 }
 
-// A RouteAnswer is the route that the kernel chooses for a packet, by all ip rules.
+// A RouteAnswer is the route that the kernel chooses for a packet, using all ip rules.
 type RouteAnswer struct {
 	Table uint32 // 0: none
-	// Type is one of unix.RTN_*: RTN_LOCAL, for example, if the packet is delivered
-	// here. If there is no route, or if the kernel refuses such a packet, it is
-	// RTN_UNREACHABLE and Err is the reason.
+	// Type is one of unix.RTN_*, for example RTN_LOCAL if the packet is delivered
+	// locally. If there is no route or the kernel refuses the packet, it is
+	// RTN_UNREACHABLE, and Err is the reason.
 	Type uint8
 	Oif  int        // the index of the link
 	Via  netip.Addr // the gateway, not valid if there is none
-	Src  netip.Addr // the address from which a packet is sent that has none yet
+	Src  netip.Addr // the source address of a packet that has none yet
 	Err  error
 }
 
-// Route asks the kernel for the route of a packet. It needs no rights and sends
-// nothing.
+// Route asks the kernel for the route of a packet. It needs no rights and sends no
+// packet.
 func (c *Conn) Route(q RouteQuery) (RouteAnswer, error) {
 	request, err := q.encode()
 	if err != nil {
@@ -57,10 +58,10 @@ func (c *Conn) Route(q RouteQuery) (RouteAnswer, error) {
 	return a, nil
 }
 
-// isNoRoute reports whether the kernel has answered that such a packet goes nowhere.
-// These are the errors of routes that refuse (fib_props in net/ipv4/fib_semantics.c)
-// and of the checks of what arrives (ip_route_input_rcu in net/ipv4/route.c), for
-// example rp_filter: EXDEV before Linux 6.13, EINVAL since.
+// isNoRoute reports whether the kernel answered that such a packet goes nowhere. These
+// are the errors of routes that refuse (fib_props in net/ipv4/fib_semantics.c) and of
+// the checks on arriving packets (ip_route_input_rcu in net/ipv4/route.c). For example,
+// rp_filter returns EXDEV before Linux 6.13 and EINVAL since.
 func isNoRoute(err error) bool {
 	for _, errno := range []error{
 		unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EXDEV, unix.ENETDOWN,
@@ -72,7 +73,7 @@ func isNoRoute(err error) bool {
 	return false
 }
 
-// encode makes a rtmsg and its attributes.
+// encode encodes a rtmsg and its attributes.
 func (q RouteQuery) encode() ([]byte, error) {
 	if !q.Dst.Is4() || q.Src.IsValid() && !q.Src.Is4() {
 		return nil, errors.New("an address is missing or not of IPv4")
@@ -80,7 +81,7 @@ func (q RouteQuery) encode() ([]byte, error) {
 	const dstLenAt, srcLenAt, flagsAt = 1, 2, 8
 	b := ipv4()
 	b[dstLenAt] = 32
-	// Otherwise the answer names the table main, whichever it was.
+	// Without this flag the answer names the table main, whichever table it was.
 	binary.NativeEndian.PutUint32(b[flagsAt:], unix.RTM_F_LOOKUP_TABLE)
 	b = nlconn.Append(b, unix.RTA_DST, q.Dst.AsSlice())
 	if q.Src.IsValid() {
@@ -102,7 +103,7 @@ func (q RouteQuery) encode() ([]byte, error) {
 	return b, nil
 }
 
-// decodeAnswer decodes a rtmsg and its attributes, as the answer to a question.
+// decodeAnswer decodes a rtmsg and its attributes in the answer to a route query.
 func decodeAnswer(b []byte) (RouteAnswer, error) {
 	r, err := decodeRoute(b)
 	a := RouteAnswer{Table: r.Table, Type: r.Type, Oif: r.Link, Via: r.Via}

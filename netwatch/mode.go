@@ -14,7 +14,8 @@ import (
 )
 
 // A Mode is a networking mode of WSL2 in which Windows and Linux share localhost,
-// by what the kernel shows. Its value is its word in JSON, String is for people.
+// derived from what the kernel shows. Its value is the word in JSON; String is for
+// people.
 type Mode string
 
 // The modes.
@@ -25,7 +26,7 @@ const (
 	NoMode      Mode = "none"         // there is no loopback0
 )
 
-// String is the mode as people call it.
+// String returns the mode's name for people.
 func (m Mode) String() string {
 	switch m {
 	case MirroredHAL:
@@ -36,30 +37,30 @@ func (m Mode) String() string {
 	return string(m)
 }
 
-// Mirrors reports whether WSL mirrors the network interfaces of Windows: then it
-// has reserved a block of ports, and has chains of its own in the ruleset.
+// Mirrors reports whether WSL mirrors Windows' network interfaces. WSL then has
+// reserved a block of ports and has its own chains in the ruleset.
 func (m Mode) Mirrors() bool { return m == Mirrored || m == MirroredHAL }
 
 // Shares reports whether Windows and Linux share localhost.
 func (m Mode) Shares() bool { return m.Mirrors() || m == Consomme }
 
-// The tables of WSL's (NetworkManager.cpp).
+// WSL's routing tables (NetworkManager.cpp).
 const (
 	LoopbackTable = 127 // how 127.0.0.1 reaches Windows
-	HostTable     = 128 // the same for addresses of the LAN, only with hostAddressLoopback
+	HostTable     = 128 // the same for LAN addresses, only with hostAddressLoopback
 )
 
-// selfAssigned is the length of the prefix of an address that a program like
-// NetworkManager assigns to a link without DHCP (RFC 3927).
+// selfAssigned is the prefix length of an address that a program such as NetworkManager
+// assigns to a link without DHCP (RFC 3927).
 const selfAssigned = 16
 
-// consommeMAC is what a link to Windows' user mode network has as its address. It is
-// a property of the device (WSL's ConsommeNetworking.cpp, and VirtioNetworking.cpp
-// before), so that the link has it from its first moment on. In mirrored mode the
-// neighbour has it, and the link another one.
+// consommeMAC is the MAC address of a link to Windows' user mode network. It is a
+// property of the device (WSL's ConsommeNetworking.cpp, earlier VirtioNetworking.cpp),
+// so the link has it from the start. In mirrored mode this is the neighbour's address,
+// and the link has another one.
 var consommeMAC = []byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55}
 
-// Mode tells the mode by loopback0, which need not be Present.
+// Mode derives the mode from loopback0, which need not be Present.
 func (c *Conn) Mode(loopback0 Link) (Mode, error) {
 	if !loopback0.Present() {
 		return NoMode, nil
@@ -82,8 +83,8 @@ func (c *Conn) Mode(loopback0 Link) (Mode, error) {
 	return modeOf(mac, prefixes[loopback0.Index], routes), nil
 }
 
-// modeOf tells the mode by the MAC address and the IPv4 addresses of loopback0, and
-// by the routes of HostTable. WSL gives loopback0 an address in consomme alone.
+// modeOf derives the mode from the MAC address and IPv4 addresses of loopback0, and the
+// routes of HostTable. WSL gives loopback0 an address only in consomme.
 func modeOf(mac []byte, prefixes []netip.Prefix, toHost []Route) Mode {
 	switch {
 	case bytes.Equal(mac, consommeMAC), slices.ContainsFunc(prefixes, ofWSL):
@@ -94,7 +95,7 @@ func modeOf(mac []byte, prefixes []netip.Prefix, toHost []Route) Mode {
 	return Mirrored
 }
 
-// ofWSL reports whether WSL may have chosen an address of loopback0. It is
+// ofWSL reports whether WSL may have assigned this address to loopback0. It is
 // 169.254.73.250/28, and was 169.254.73.153/30 until WSL 2.8.
 func ofWSL(p netip.Prefix) bool {
 	return p.Addr().IsLinkLocalUnicast() && p.Bits() > selfAssigned && p.Bits() < p.Addr().BitLen()

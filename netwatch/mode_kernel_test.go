@@ -8,7 +8,7 @@ import (
 	"github.com/wslmirror/wslmirror/netwatch"
 )
 
-// The mode as the kernel shows it, through the moments of a link that comes and goes.
+// The mode at each stage while the link is added and removed.
 func TestMode(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	conn := open(t, b.WSL)

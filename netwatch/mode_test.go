@@ -31,7 +31,7 @@ func TestModeOf(t *testing.T) {
 		"virtioproxy":                    {own, addr("169.254.73.153/30"), nil, Consomme},
 		"consomme, a route in table 128": {own, addr("169.254.73.250/28"), []Route{lan}, Consomme},
 
-		// What others put there is not WSL's.
+		// Addresses that others add are not WSL's.
 		"mirrored, self-assigned":      {windows, addr("169.254.8.9/16"), nil, Mirrored},
 		"mirrored, a user's localhost": {windows, addr("127.0.0.1/8"), nil, Mirrored},
 		"mirrored, a user's address":   {windows, addr("10.1.2.3/24"), nil, Mirrored},
@@ -44,7 +44,7 @@ func TestModeOf(t *testing.T) {
 	}
 }
 
-// The words are an interface.
+// The words are a public interface.
 func TestModeWords(t *testing.T) {
 	for mode, want := range map[Mode]struct {
 		json, people    string

@@ -10,16 +10,16 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A Route is a route of IPv4, in any table.
+// A Route is an IPv4 route in any table.
 type Route struct {
 	Table uint32
 	Type  uint8 // one of unix.RTN_*
 	To    netip.Prefix
 	Via   netip.Addr // invalid: none
-	Link  int        // the index; 0: none, or several
+	Link  int        // the index; 0: none or several
 }
 
-// A Neighbour is what the kernel knows of a neighbour of IPv4.
+// A Neighbour is the kernel's entry for an IPv4 neighbour.
 type Neighbour struct {
 	Link  int // the index
 	Addr  netip.Addr
@@ -51,7 +51,7 @@ func decodeRoute(b []byte) (Route, error) {
 	return r, err
 }
 
-// via is the gateway in a struct rtvia: one of IPv6, for a route of IPv4.
+// via returns the gateway in a struct rtvia: an IPv6 gateway of an IPv4 route.
 func via(a *nlconn.Attr) netip.Addr {
 	const header = 2 // the family
 	if len(a.Data) < header {

@@ -13,7 +13,7 @@ import (
 	"github.com/wslmirror/wslmirror/netwatch"
 )
 
-// What is read is printed as "ip rule" prints it.
+// Rules are printed as "ip rule" prints them.
 func TestRules(t *testing.T) {
 	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	for _, args := range []string{

@@ -11,10 +11,10 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// AddRoute adds a route through a gateway that is taken to be on the link, whatever
-// addresses that has, as WSL adds those of table 127 (ModifyLoopbackRouteImpl in
-// src/linux/netlinkutil/RoutingTable.cpp). The address is the source as well. That it
-// is there already is not an error.
+// AddRoute adds a route as WSL adds those of table 127 (ModifyLoopbackRouteImpl in
+// src/linux/netlinkutil/RoutingTable.cpp): the gateway is onlink, whatever addresses
+// the link has, and the destination is also the source address. An existing route is
+// not an error.
 func (c *Conn) AddRoute(r Route) error {
 	const bitsAt, tableAt, protocolAt, scopeAt, typeAt, flagsAt = 1, 4, 5, 6, 7, 8
 	b := ipv4()
@@ -32,7 +32,7 @@ func (c *Conn) AddRoute(r Route) error {
 	return nil
 }
 
-// Neighbour reads one neighbour, which has no State if the kernel does not know it.
+// Neighbour reads one neighbour. Its State is 0 if the kernel does not know it.
 func (c *Conn) Neighbour(link int, addr netip.Addr) (Neighbour, error) {
 	answer, err := c.nl.Ask(unix.RTM_GETNEIGH, nlconn.Append(neighbour(link, 0), unix.NDA_DST, addr.AsSlice()))
 	if errors.Is(err, unix.ENOENT) {
@@ -44,7 +44,7 @@ func (c *Conn) Neighbour(link int, addr netip.Addr) (Neighbour, error) {
 	return decodeNeighbour(answer)
 }
 
-// SetNeighbour makes the kernel know a neighbour.
+// SetNeighbour adds or replaces a neighbour.
 func (c *Conn) SetNeighbour(n Neighbour) error {
 	b := nlconn.Append(neighbour(n.Link, n.State), unix.NDA_DST, n.Addr.AsSlice())
 	b = nlconn.Append(b, unix.NDA_LLADDR, []byte(n.MAC))
@@ -54,7 +54,7 @@ func (c *Conn) SetNeighbour(n Neighbour) error {
 	return nil
 }
 
-// neighbour is a ndmsg.
+// neighbour encodes a ndmsg.
 func neighbour(link int, state uint16) []byte {
 	const linkAt, stateAt = 4, 8
 	b := ipv4()

@@ -11,33 +11,33 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A Rule is an ip rule of IPv4. See ip-rule(8).
+// A Rule is an IPv4 ip rule. See ip-rule(8).
 type Rule struct {
 	Priority uint32
-	// Action is one of unix.FR_ACT_*; Table is for FR_ACT_TO_TBL, Goto for
-	// FR_ACT_GOTO.
+	// Action is one of unix.FR_ACT_*. Table is for FR_ACT_TO_TBL, Goto for FR_ACT_GOTO.
 	Action      uint8
 	Table, Goto uint32
-	// Not turns all conditions round. A condition with its zero value is none.
+	// Not inverts the conditions as a whole. A condition with its zero value is absent.
 	Not        bool
 	From, To   netip.Prefix
 	Iif, Oif   string
 	Mark, Mask uint32
 	TOS        uint8
 	IPProto    uint8
-	// SuppressPrefix has routes with a prefix of at most that many bits ignored, -1
+	// SuppressPrefix ignores routes with a prefix of at most that many bits; -1 ignores
 	// none.
 	SuppressPrefix int
-	// L3Mdev says that the table is that of the packet's VRF.
+	// L3Mdev says that the table is the one of the packet's VRF.
 	L3Mdev bool
-	// Other says that there is more to it than the fields here can say: ports, users
-	// or tunnels, for example.
+	// Other says that the rule has parts that the fields here cannot express, for
+	// example ports, users or tunnels.
 	Other bool
-	// Protocol is who added it, one of unix.RTPROT_* or of /etc/iproute2/rt_protos.
+	// Protocol is who added the rule: one of unix.RTPROT_* or of
+	// /etc/iproute2/rt_protos.
 	Protocol uint8
 }
 
-// Where the parts of struct fib_rule_hdr are, and FIB_RULE_INVERT of fib_rules.h.
+// Offsets in struct fib_rule_hdr, and FIB_RULE_INVERT of fib_rules.h.
 const (
 	dstLenAt, srcLenAt, tosAt, tableAt, actionAt, flagsAt = 1, 2, 3, 4, 7, 8
 
@@ -80,17 +80,17 @@ func decodeRule(b []byte) (Rule, error) {
 			r.Protocol = a.Uint8()
 		case unix.FRA_IP_PROTO:
 			r.IPProto = a.Uint8()
-		case unix.FRA_PAD, unix.FRA_FLOW: // a realm is no condition
+		case unix.FRA_PAD, unix.FRA_FLOW: // a realm is not a condition
 		default:
-			// A condition that is not known here is not none. FRA_DSCP, for example,
-			// is younger than the constants of x/sys.
+			// An unknown attribute may be a condition. FRA_DSCP, for example, is newer
+			// than the constants of x/sys.
 			r.Other = true
 		}
 	})
 	return r, err
 }
 
-// String is the rule as "ip rule" prints it, for people.
+// String formats the rule as "ip rule" prints it.
 func (r Rule) String() string {
 	var b strings.Builder
 	word := func(format string, args ...any) { fmt.Fprintf(&b, " "+format, args...) }
@@ -155,7 +155,7 @@ func (r Rule) String() string {
 	return b.String()
 }
 
-// TableName is the name of a routing table, or its number.
+// TableName returns the name of a routing table, or its number.
 func TableName(table uint32) string {
 	switch table {
 	case unix.RT_TABLE_LOCAL:

@@ -11,7 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// AddRule adds an ip rule. That it is there already is not an error.
+// AddRule adds an ip rule. An existing rule is not an error.
 func (c *Conn) AddRule(r Rule) error {
 	request, err := r.encode()
 	if err == nil {
@@ -23,10 +23,10 @@ func (c *Conn) AddRule(r Rule) error {
 	return nil
 }
 
-// DeleteRule deletes an ip rule, the first one of several that are the same. That
-// it is not there is not an error.
+// DeleteRule deletes an ip rule. If several are equal, it deletes the first. A missing
+// rule is not an error.
 //
-// Beware: the kernel takes what r does not name for a wildcard, and deletes the
+// Beware: the kernel treats what r does not specify as a wildcard, and deletes the
 // first rule that r fits.
 func (c *Conn) DeleteRule(r Rule) error {
 	request, err := r.encode()
@@ -39,9 +39,9 @@ func (c *Conn) DeleteRule(r Rule) error {
 	return nil
 }
 
-// Fits reports whether other has all that r names, so that the kernel may delete
-// it in place of r (rule_find in net/core/fib_rules.c). The kernel does not compare
-// the flags and the target of a goto.
+// Fits reports whether other has everything that r specifies, so that the kernel may
+// delete it instead of r (rule_find in net/core/fib_rules.c). The kernel does not
+// compare the flags and the target of a goto.
 func (r Rule) Fits(other Rule) bool {
 	r = r.normal()
 	return r.Priority == other.Priority &&
@@ -54,13 +54,13 @@ func (r Rule) Fits(other Rule) bool {
 		named(r.From, other.From) && named(r.To, other.To)
 }
 
-// named reports whether a condition is none or the same.
+// named reports whether wanted is absent or equal to is.
 func named[T comparable](wanted, is T) bool {
 	var none T
 	return wanted == none || wanted == is
 }
 
-// normal is r as the kernel tells it.
+// normal returns r in the form in which the kernel reports it.
 func (r Rule) normal() Rule {
 	if r.Mark != 0 && r.Mask == 0 {
 		r.Mask = ^uint32(0)
@@ -69,7 +69,8 @@ func (r Rule) normal() Rule {
 	return r
 }
 
-// condition is p as a rule names it: all addresses are no condition.
+// condition returns p in the form in which a rule names it: a prefix of all addresses
+// is not a condition.
 func condition(p netip.Prefix) netip.Prefix {
 	if p.Bits() <= 0 {
 		return netip.Prefix{}
@@ -77,8 +78,8 @@ func condition(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// encode makes a fib_rule_hdr and its attributes. All that is not 0 is named, and
-// the priority in any case: without one the kernel would choose it.
+// encode encodes a fib_rule_hdr and its attributes. It includes everything that is not
+// 0, and always the priority: otherwise the kernel would choose one.
 func (r Rule) encode() ([]byte, error) {
 	if r.Other {
 		return nil, errors.New("it has conditions that cannot be written here")

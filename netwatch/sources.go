@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Netlink is the events of netlink multicast groups, for example RTNLGRP_LINK
-// of NETLINK_ROUTE. Groups are numbers up to 32.
+// Netlink is a Source for events of netlink multicast groups, for example RTNLGRP_LINK
+// of NETLINK_ROUTE. Group numbers go up to 32.
 func Netlink(name string, protocol int, groups ...uint) Source {
 	return Source{Name: name, Open: func() (Subscription, error) {
 		sock, err := nl.Subscribe(protocol, groups...)
@@ -25,15 +25,15 @@ func Netlink(name string, protocol int, groups ...uint) Source {
 
 type netlinkEvents struct{ sock *nl.NetlinkSocket }
 
-// overrunRest is the pause after events were lost.
+// overrunRest is the pause after lost events.
 const overrunRest = 10 * time.Millisecond
 
 func (e netlinkEvents) Wait() error {
 	_, _, err := e.sock.Receive()
 	if errors.Is(err, unix.ENOBUFS) {
-		// Events were lost because too many came at once. The socket stays
-		// usable (netlink(7)), and "look again" is the right answer to a lost
-		// event as to any other. A flood may go on; there is no hurry in it.
+		// Events were lost because too many came at once. The socket stays usable
+		// (netlink(7)), and a lost event means "look again" like any other. The flood
+		// may go on, so do not hurry.
 		time.Sleep(overrunRest)
 		return nil
 	}
@@ -45,17 +45,17 @@ func (e netlinkEvents) Close() error {
 	return nil
 }
 
-// ClockSet is the event that the wall clock was set, which is also what a
-// system sees that has just resumed: while Windows slept, the VM did too, and
-// timers that count awake time know nothing of it.
+// ClockSet is a Source for the event that the wall clock was set. That also happens
+// when the system resumes: while Windows sleeps, the VM sleeps too, and timers that
+// count awake time do not notice.
 func ClockSet() Source {
 	return Source{Name: "the clock", Open: func() (Subscription, error) {
 		fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
 		if err != nil {
 			return nil, fmt.Errorf("timerfd_create: %w", err)
 		}
-		// The timer itself never fires. It is armed because only an armed one
-		// is cancelled when the clock jumps (timerfd_create(2)).
+		// The timer itself never fires. It is armed because only an armed timer is
+		// cancelled when the clock jumps (timerfd_create(2)).
 		never := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}} // the year 2242
 		err = unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil)
 		if err != nil {
@@ -66,8 +66,8 @@ func ClockSet() Source {
 	}}
 }
 
-// clockEvents are the reads of a timer, behind an interface so that tests need not set the
-// machine's clock.
+// clockEvents are the reads of a timer. They are behind an interface so that tests need
+// not set the machine's clock.
 type clockEvents struct{ io.ReadCloser }
 
 func (c clockEvents) Wait() error {

@@ -6,25 +6,25 @@ import (
 	"time"
 )
 
-// A Source is one thing that can be waited for.
+// A Source is one kind of event to wait for.
 type Source struct {
 	Name string
-	// Open subscribes. From the moment it returns no event is lost.
+	// Open subscribes. After it has returned, no event is lost.
 	Open func() (Subscription, error)
 }
 
 // A Subscription is an open Source.
 type Subscription interface {
-	// Wait blocks until something has happened, or until the subscription is
-	// broken or closed, and then returns an error.
+	// Wait blocks until something has happened. It returns an error if the subscription
+	// is broken or closed.
 	Wait() error
 	Close() error
 }
 
 // A Watcher turns the events of many sources into one: "look again".
 type Watcher struct {
-	// Broken, if set, is told when a subscription ended by itself. The next
-	// call of Subscribe opens it again.
+	// Broken, if set, is called when a subscription has ended by itself. The next call
+	// of Subscribe opens it again.
 	Broken func(source string, err error)
 
 	wake    chan struct{}
@@ -32,23 +32,23 @@ type Watcher struct {
 	sources []source
 }
 
-// A source is a Source and what has become of it.
+// A source is a Source and its state.
 type source struct {
 	Source
-	open  Subscription // nil where not subscribed
-	ended chan error   // delivers why the subscription ended
-	// pause is how long the subscription's end is kept back if it came before any
-	// event, so that one which always breaks at once makes no busy loop.
+	open  Subscription // nil if not subscribed
+	ended chan error   // receives why the subscription ended
+	// pause is how long the end of a subscription is held back if no event came before
+	// it. Otherwise a source that always breaks at once would cause a busy loop.
 	pause time.Duration
 }
 
-// The pause is doubled from the first value to the last.
+// The pause doubles from the first value up to the last.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = 30 * time.Second
 )
 
-// NewWatcher makes a Watcher that is not subscribed to anything yet.
+// NewWatcher returns a Watcher that is not subscribed to anything yet.
 func NewWatcher(sources ...Source) *Watcher {
 	w := &Watcher{wake: make(chan struct{}, 1), closing: make(chan struct{})}
 	for _, s := range sources {
@@ -57,23 +57,23 @@ func NewWatcher(sources ...Source) *Watcher {
 	return w
 }
 
-// C delivers one value for any number of events since the last one was taken.
+// C delivers one value for any number of events since the last value was received.
 func (w *Watcher) C() <-chan struct{} { return w.wake }
 
-// Wake makes C deliver, as an event would.
+// Wake makes C deliver a value, like an event.
 func (w *Watcher) Wake() {
 	select {
 	case w.wake <- struct{}{}:
-	default: // a wake is pending already, and it will see this event too
+	default: // a wake is pending already and covers this event too
 	}
 }
 
-// Subscribe opens every source that is not open: all of them the first time,
-// later those that broke. Call it *before* each reading of the state, so that
-// nothing can change unseen between the two. It opens sockets in the calling
-// goroutine, hence in the network namespace of the caller's thread.
+// Subscribe opens every source that is not open: all of them the first time, later
+// those that broke. Call it *before* each reading of the state, so that no change in
+// between is missed. It opens sockets in the calling goroutine, so in the network
+// namespace of the caller's thread.
 //
-// It opens what it can and returns the errors of what it cannot.
+// It opens what it can and returns the errors of the rest.
 func (w *Watcher) Subscribe() error {
 	var errs []error
 	for i := range w.sources {
@@ -119,7 +119,7 @@ func (w *Watcher) wait(src *source, sub Subscription, ended chan<- error) {
 	w.Wake() // events may be lost until Subscribe
 }
 
-// Close ends all subscriptions. A closed Watcher is not used again.
+// Close ends all subscriptions. A closed Watcher cannot be used again.
 func (w *Watcher) Close() {
 	for i := range w.sources {
 		if src := &w.sources[i]; src.open != nil {

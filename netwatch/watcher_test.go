@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// fakeSource is a Source whose events the test makes.
+// fakeSource is a Source whose events come from the test.
 type fakeSource struct {
 	events  chan error // nil: something happened; else the subscription ends
 	openErr error
@@ -47,7 +47,7 @@ func (s fakeSubscription) Close() error {
 	return nil
 }
 
-// woken reports whether w delivers, and takes what it delivers.
+// woken reports whether w delivers a value, and receives it.
 func woken(w *Watcher) bool {
 	synctest.Wait()
 	select {
@@ -83,7 +83,7 @@ func TestWatcher(t *testing.T) {
 			t.Error("woken twice by events that came together")
 		}
 
-		// A source that ends wakes too, because events may be lost from then on.
+		// A source that ends also wakes, because events may be lost from then on.
 		a.events <- errors.New("overrun")
 		if !woken(w) {
 			t.Error("not woken by the end of a source")
@@ -124,8 +124,8 @@ func TestWatcherOpensWhatItCan(t *testing.T) {
 	})
 }
 
-// A source that can be opened and breaks at once is opened again less and less
-// often, and as ever once it has worked.
+// A source that opens but breaks at once is opened again with growing pauses. The
+// pauses are reset once it has worked.
 func TestWatcherBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a fakeSource

@@ -24,8 +24,8 @@ func mustRules(t *testing.T, c *netwatch.Conn) []netwatch.Rule {
 	return rules
 }
 
-// Every rule that "ip rule" can add and that can be read is written the same, and
-// deleted again. What cannot be written is refused.
+// Every rule that "ip rule" can add and that can be read is written as the same rule
+// and deleted again. A rule that cannot be expressed is refused.
 func TestWriteRules(t *testing.T) {
 	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	conn := open(t, b.WSL)
@@ -46,7 +46,7 @@ func TestWriteRules(t *testing.T) {
 			t.Fatalf("%s: no rule was added", args)
 		}
 		rule := with[at]
-		for range 2 { // the second time there is none
+		for range 2 { // the second time it is missing
 			if err := conn.DeleteRule(rule); err != nil {
 				t.Errorf("%s: %v", args, err)
 			}
@@ -54,7 +54,7 @@ func TestWriteRules(t *testing.T) {
 		if got := mustRules(t, conn); !slices.Equal(got, before) {
 			t.Fatalf("deleted %s, and there are %v", rule, got)
 		}
-		for range 2 { // the second time it is there already
+		for range 2 { // the second time it exists already
 			if err := conn.AddRule(rule); err != nil {
 				t.Errorf("%s: %v", args, err)
 			}
@@ -132,7 +132,7 @@ func TestRoute(t *testing.T) {
 	if got, err := open(t, b.LAN).Route(netwatch.RouteQuery{Dst: addr("198.51.100.9")}); err != nil || got.Type != unix.RTN_UNREACHABLE || !errors.Is(got.Err, unix.ENETUNREACH) {
 		t.Errorf("without any route: %+v, %v", got, err)
 	}
-	// What is wrong with the question is an error.
+	// A wrong query is an error.
 	for _, q := range []netwatch.RouteQuery{{}, {Dst: addr("::1")}, {Dst: self, Src: addr("::1")}, {Dst: self, Iif: 4711}, {Dst: self, Proto: 132}} {
 		if got, err := conn.Route(q); err == nil {
 			t.Errorf("%+v: %+v", q, got)

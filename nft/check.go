@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What Check can find wanting.
+// The errors that Check can return.
 var (
 	ErrPermission = errors.New("no permission to change nftables (CAP_NET_ADMIN)")
 	ErrNoNFTables = errors.New("this kernel has no nf_tables")
 	ErrNoOwner    = errors.New("this kernel's nf_tables has no table ownership (Linux 5.12)")
 )
 
-// TooOld is ErrNoOwner if a kernel of that release (uname -r) has no table ownership. It
-// is for those who may not ask the kernel, as Check does.
+// TooOld returns ErrNoOwner if a kernel of that release (uname -r) has no table
+// ownership. Callers without the rights that Check needs can use it.
 func TooOld(release string) error {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n == 2 && (major < 5 || major == 5 && minor < 12) {
@@ -25,9 +25,9 @@ func TooOld(release string) error {
 	return nil
 }
 
-// Check finds out whether the kernel and this process's rights allow what this
-// package does. The error is one of the above where it is known why they don't.
-// It leaves nothing behind.
+// Check reports whether the kernel and the rights of this process allow what this
+// package does. It returns one of the errors above if the cause is known. It leaves
+// nothing behind.
 func Check() error { return check() }
 
 func check(opts ...nftables.ConnOption) error {
@@ -35,8 +35,8 @@ func check(opts ...nftables.ConnOption) error {
 	if err != nil {
 		return missing(err, ErrNoNFTables)
 	}
-	// Closing waits until the kernel has destroyed what the transaction below
-	// removes, which takes a grace period. Nobody needs to wait for that.
+	// Closing waits for a grace period until the kernel has destroyed what the
+	// transaction below removes. There is no need to wait.
 	defer func() { go conn.CloseLasting() }()
 	err = within(sock, answerTimeout, func() (err error) {
 		_, err = conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
@@ -45,16 +45,16 @@ func check(opts ...nftables.ConnOption) error {
 	if err != nil {
 		return missing(err, ErrNoNFTables)
 	}
-	// One transaction that makes a table and removes it again: nobody sees it.
+	// One transaction adds a table and removes it again, so nobody sees it.
 	t := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	conn.AddTable(t)
 	conn.DelTable(t)
 	return missing(within(sock, installTimeout, conn.Flush), ErrNoOwner)
 }
 
-// missing names what err means, where the kernel's way to say "I have no such
-// thing" (EINVAL from nfnetlink_rcv_msg, EOPNOTSUPP from nf_tables_newtable,
-// EPROTONOSUPPORT from socket(2)) would mean nothing to a user.
+// missing translates the errors with which the kernel reports a missing feature (EINVAL
+// from nfnetlink_rcv_msg, EOPNOTSUPP from nf_tables_newtable, EPROTONOSUPPORT from
+// socket(2)). They would mean nothing to a user.
 func missing(err, what error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):

@@ -17,9 +17,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// BenchmarkPacket measures what a packet costs with each feature, beside the same
-// without a table, in turn: nanoseconds that are added to each. It takes the fastest of
-// many rounds of each, since on a virtual machine the others measure its neighbours.
+// BenchmarkPacket measures what each feature costs per packet, in nanoseconds added to
+// the time without a table. It measures all in turn and takes the fastest of many
+// rounds of each, because on a virtual machine the slower ones measure the neighbours.
 func BenchmarkPacket(b *testing.B) {
 	for _, way := range []struct {
 		name string
@@ -51,7 +51,7 @@ func BenchmarkPacket(b *testing.B) {
 					took[f.name] = append(took[f.name], float64(withTable(b, bench.WSL, index, f.spec, send).Nanoseconds())/packets)
 				}
 			}
-			b.ReportMetric(0, "ns/op") // the bench's own time says nothing
+			b.ReportMetric(0, "ns/op") // the benchmark's own time means nothing
 			none := slices.Min(took["none"])
 			b.ReportMetric(none, "ns-none")
 			for _, f := range features[1:] {
@@ -63,7 +63,7 @@ func BenchmarkPacket(b *testing.B) {
 
 const packets = 5000
 
-// withTable is how long it takes to send packets while there is a table.
+// withTable returns how long sending packets takes while the table is installed.
 func withTable(b *testing.B, h *lab.Host, index int, s *Spec, send func() error) (took time.Duration) {
 	b.Helper()
 	if s != nil {
@@ -72,7 +72,7 @@ func withTable(b *testing.B, h *lab.Host, index int, s *Spec, send func() error)
 		owner := install(b, h, spec.Table())
 		defer owner.Close()
 	}
-	for range packets / 10 { // to warm up
+	for range packets / 10 { // warm up
 		if err := send(); err != nil {
 			b.Fatal(err)
 		}
@@ -86,8 +86,8 @@ func withTable(b *testing.B, h *lab.Host, index int, s *Spec, send func() error)
 	return time.Since(began)
 }
 
-// addLoopback0 adds a loopback0 at whose other end nobody has an address, and has
-// packets for 127.0.0.1 leave by it.
+// addLoopback0 adds a loopback0 whose other end has no address. Packets for 127.0.0.1
+// leave through it.
 func addLoopback0(b *testing.B, h, other *lab.Host) (index int) {
 	b.Helper()
 	err := h.Net.LinkAdd(&netlink.Veth{
@@ -125,7 +125,7 @@ func toLAN(t testing.TB, b *lab.Bench) func() error { return between(t, b.WSL, b
 
 func fromLAN(t testing.TB, b *lab.Bench) func() error { return between(t, b.LAN, b.WSL, "192.0.2.2:9") }
 
-// between sends to a socket that nobody reads, whose buffer is soon full.
+// between sends to a socket that nobody reads. Its buffer is soon full.
 func between(t testing.TB, from, to *lab.Host, addr string) func() error {
 	err := to.Do(func() error {
 		c, err := net.ListenPacket("udp4", addr)
@@ -144,7 +144,7 @@ func between(t testing.TB, from, to *lab.Host, addr string) func() error {
 	}
 }
 
-// toLoopback0 sends segments of a connection of TCP that has long been there.
+// toLoopback0 sends segments of a long-established TCP connection.
 func toLoopback0(t testing.TB, b *lab.Bench) func() error {
 	segment := make([]byte, 20)
 	segment[0], segment[1] = 0x90, 0 // the source port

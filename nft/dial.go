@@ -10,18 +10,18 @@ import (
 	"github.com/mdlayher/netlink"
 )
 
-// How long the kernel may take for an answer, or for a change of the ruleset, which
-// takes milliseconds. To install the table it may first have to load modules.
+// How long the kernel may take to answer or to change the ruleset. Both normally take
+// milliseconds. Before the table is installed, the kernel may have to load modules.
 const (
 	answerTimeout  = 2 * time.Second
 	installTimeout = 10 * time.Second
 )
 
-// ErrTimeout says that the kernel did not answer in time. Whether it has made the
-// change is not known. The socket is closed, so a table that it owned is gone.
+// ErrTimeout says that the kernel did not answer in time. The change may have been made
+// or not. The socket is closed, so a table that it owned is gone.
 var ErrTimeout = errors.New("the kernel did not answer in time")
 
-// A timeoutError is ErrTimeout after so long.
+// A timeoutError is ErrTimeout with the time limit.
 type timeoutError time.Duration
 
 func (e timeoutError) Error() string {
@@ -30,8 +30,8 @@ func (e timeoutError) Error() string {
 
 func (timeoutError) Is(target error) bool { return target == ErrTimeout }
 
-// dial opens a connection that is kept, in the network namespace of the calling
-// thread, and shows the socket of it.
+// dial opens a lasting connection in the network namespace of the calling thread. It
+// also returns the connection's socket.
 func dial(opts ...nftables.ConnOption) (conn *nftables.Conn, sock *netlink.Conn, err error) {
 	conn, err = nftables.New(append(opts, nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		sock = c
@@ -43,8 +43,8 @@ func dial(opts ...nftables.ConnOption) (conn *nftables.Conn, sock *netlink.Conn,
 	return conn, sock, nil
 }
 
-// enlarge lets a transaction be as long as tens of thousands of ports take. The
-// library does so by itself, but not with the option by which it shows its socket.
+// enlarge makes the buffers large enough for a transaction with tens of thousands of
+// ports. The library does so itself, but not with the option that exposes the socket.
 func enlarge(sock *netlink.Conn) error {
 	const size = 4 << 20 // bytes
 	if err := errors.Join(sock.SetWriteBuffer(size), sock.SetReadBuffer(size)); err != nil {
@@ -53,22 +53,21 @@ func enlarge(sock *netlink.Conn) error {
 	return nil
 }
 
-// within does something with a connection, and closes its socket if that takes too
-// long. A deadline would not do: for as long as there is something to be read, the
-// library goes on after each error (receiveSeq in its conn.go), for ever after that
-// of a deadline that has passed.
+// within runs do and closes the socket if that takes longer than limit. A read deadline
+// does not work: receiveSeq in the library's conn.go reads on after each error while
+// there is data, and would loop forever after an expired deadline.
 func within(sock *netlink.Conn, limit time.Duration, do func() error) error {
 	t := time.AfterFunc(limit, func() { sock.Close() })
 	err := do()
 	if !t.Stop() {
-		// The socket is closed, whatever has come of it: an error is of one kind or
-		// another, and a change that was made is undone where the socket owns the table.
+		// The socket is closed. So ignore err, whatever it is: it may be of any kind,
+		// and if the change was made, it is undone where the socket owns the table.
 		return timeoutError(limit)
 	}
 	return err
 }
 
-// closed is the error of closing what within may have closed.
+// closed ignores the error of closing a socket that within has already closed.
 func closed(err error) error {
 	if errors.Is(err, os.ErrClosed) {
 		return nil

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fromWindows is iif "loopback0". An index compares one word, and a link that
-// comes back under the same name is a different link.
+// fromWindows is iif "loopback0". Comparing the index takes one word, and a link that
+// is created again under the same name is a different link.
 func (s Spec) fromWindows() []expr.Any { return matchLink(expr.MetaKeyIIF, expr.CmpOpEq, s.Index) }
 
 // toWindows is oif "loopback0" ip daddr 127.0.0.1.
@@ -30,10 +30,10 @@ func matchLink(key expr.MetaKey, op expr.CmpOp, index int) []expr.Any {
 	}
 }
 
-// word is a number as meta and ct have it.
+// word encodes a number as meta and ct expressions do.
 func word(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
-// The offsets of the addresses in a header of IPv4.
+// The offsets of the addresses in an IPv4 header.
 const (
 	ipSaddr = 12
 	ipDaddr = 16
@@ -55,7 +55,7 @@ func inAddrSet(offset uint32, name string) []expr.Any {
 // matchLoopbackNet is ip daddr (or saddr) 127.0.0.0/8, whose prefix is one byte.
 func matchLoopbackNet(offset uint32) []expr.Any { return matchAddr(offset, []byte{127}) }
 
-// loadPort is meta l4proto . th dport, in the registers from 1.
+// loadPort is meta l4proto . th dport, in the registers from 1 on.
 func loadPort() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
@@ -63,14 +63,14 @@ func loadPort() []expr.Any {
 	}
 }
 
-// The offsets in a header of TCP or UDP, and of the flags of TCP.
+// Offsets in a TCP or UDP header, and of the TCP flags.
 const (
 	thSport  = 0
 	thDport  = 2
 	tcpFlags = 13
 )
 
-// loadTH loads two bytes of the header of TCP or UDP.
+// loadTH loads two bytes of the TCP or UDP header.
 func loadTH(register, offset uint32) expr.Any {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}
 }
@@ -79,7 +79,7 @@ func inPortSet(name string) []expr.Any {
 	return append(loadPort(), &expr.Lookup{SourceRegister: 1, SetName: name})
 }
 
-// matchRange compares what is loaded with both ends, inclusive.
+// matchRange compares register 1 with an inclusive range.
 func matchRange(first, last []byte) []expr.Any {
 	if bytes.Equal(first, last) {
 		return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: first}}

@@ -9,23 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Features are the parts of a Spec that not every kernel takes. WSL's own kernels before
-// 6.6 have no timeouts of conntrack, later ones have nft_ct and nft_reject as modules,
-// and a kernel of the user's own may lack any of them.
+// Features are the parts of a Spec that some kernels do not support. WSL's kernels
+// before 6.6 have no conntrack timeouts. Later ones have nft_ct and nft_reject as
+// modules. A custom kernel may lack any of them.
 type Features struct {
 	// Repair and Direct need nft_ct and nft_masq.
 	Repair, Direct bool
-	// Refuse needs nft_ct, nft_reject and timeouts of conntrack
+	// Refuse needs nft_ct, nft_reject and conntrack timeouts
 	// (CONFIG_NF_CONNTRACK_TIMEOUT).
 	Refuse bool
 	// ToWindows needs nft_ct.
 	ToWindows bool
 }
 
-// ErrNoNAT says that nothing of a Spec can be had.
+// ErrNoNAT says that the kernel supports no part of a Spec.
 var ErrNoNAT = errors.New("this kernel's nf_tables has no NAT (nft_chain_nat, nft_nat)")
 
-// spec is one that has all chains of the features.
+// spec returns a Spec that needs all chains of the features.
 func (f Features) spec() Spec {
 	s := Spec{Index: 1, Repair: f.Repair, Replies: f.Repair, Refuse: f.Refuse}
 	if f.Direct {
@@ -37,8 +37,8 @@ func (f Features) spec() Spec {
 	return s
 }
 
-// Lacking finds out which features the kernel does not take. The kernel may load modules
-// for it. Where it lacks nothing that is one transaction.
+// Lacking returns the features that the kernel does not support. The kernel may load
+// modules to answer. If it lacks nothing, that takes one transaction.
 func (o *TableOwner) Lacking() (lacking Features, err error) {
 	all := Features{Repair: true, Direct: true, Refuse: true, ToWindows: true}
 	if ok, err := o.takes(all); ok || err != nil {
@@ -63,8 +63,8 @@ func (o *TableOwner) Lacking() (lacking Features, err error) {
 	return lacking, nil
 }
 
-// takes reports whether the kernel takes a table with these features. It makes one and
-// removes it in the same transaction, so nobody sees it.
+// takes reports whether the kernel accepts a table with these features. It adds and
+// removes the table in one transaction, so nobody sees it.
 func (o *TableOwner) takes(f Features) (bool, error) {
 	trial := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	if err := o.add(trial, f.spec().Table(), nil); err != nil {

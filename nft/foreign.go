@@ -13,46 +13,45 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A ForeignRule is a rule of ours in somebody else's chain. It accepts what arrives
-// from Windows for a port of 127.0.0.1, ahead of a rule that drops what does not
-// come from Linux's own loopback.
+// A ForeignRule is a rule of ours in another program's chain. It accepts packets from
+// Windows for a port of 127.0.0.1. It stands before a rule that drops packets which do
+// not come from Linux's own loopback.
 //
-// Docker 28 and later drops at the hook prerouting, before any NAT, what is for
-// a port published on 127.0.0.1 and did not arrive on lo. It makes an exception of
-// loopback0 if that is there when dockerd starts, and only then (moby#53382).
+// Docker 28 and later drops packets for a port published on 127.0.0.1 that did not
+// arrive on lo, at the hook prerouting and before NAT. It exempts loopback0 only if
+// that link exists when dockerd starts (moby#53382).
 type ForeignRule struct {
-	// At is the rule itself, or for a new one the rule to be ahead of.
+	// At is the place of the rule, or for a new rule the place of the rule to precede.
 	At   ruleset.Place
 	Port ruleset.Port
 	link string
 }
 
-// String is for people.
+// String describes the rule for people.
 func (r ForeignRule) String() string {
 	return fmt.Sprintf("%s in %s %s", r.Port, r.At.Table(), r.At.Chain())
 }
 
-// foreignComment is by which our rules in the tables of others are recognized.
+// foreignComment marks our rules in other programs' tables.
 const foreignComment = "wslmirror: from Windows is from localhost"
 
-// ForeignRules are our rules in the tables of others, and what is to be changed of
-// them.
+// ForeignRules are our rules in other programs' tables, and the changes that they need.
 type ForeignRules struct {
-	// Present are those that are there. Remove are those among them that have no
-	// reason any more or no effect, Add those that are missing.
+	// Present are the rules that exist. Remove are those among them that are no longer
+	// needed or have no effect. Add are the missing ones.
 	Present, Remove, Add []ForeignRule
-	// Barred are those that are missing too, and that nobody but the owner of the
-	// table could add.
+	// Barred are missing rules that only the owner of the table could add.
 	Barred []ForeignRule
 }
 
-// FindForeignRules finds out which rules of ours others' tables contain and should.
+// FindForeignRules finds our rules in other programs' tables, and those that should be
+// there.
 //
-// A drop is meant for us if it hits what arrives on the link loopback and on any
-// other link alike, and not what arrives on lo: then it tells loopback from the
-// rest, and does not know that loopback0 is loopback. A rule that somebody wrote
-// against loopback0 alone stays in force, and so does one that does not name
-// 127.0.0.1: it closes a port, and is not about who may use localhost.
+// A drop needs our rule if it drops packets that arrive on the link loopback and on any
+// other link, but not on lo: such a rule distinguishes loopback from other links and
+// does not know that loopback0 is loopback. A rule that somebody wrote against
+// loopback0 alone stays in force. So does a drop that does not name 127.0.0.1: it
+// closes a port and does not decide who may use localhost.
 func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found ForeignRules) {
 	for _, r := range rs.Commented(foreignComment) {
 		found.Present = append(found.Present, ForeignRule{At: r.Place, Port: portOf(r.Exprs), link: linkOf(r.Exprs)})
@@ -67,8 +66,8 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 		return ports, outcomes
 	}
 	lo := ruleset.Iface{Name: "lo", Index: 1}
-	// meant are the ports for which we have a reason, and lacking where nothing helps
-	// them yet.
+	// meant are the ports that need a rule, lacking the rules for those ports that are
+	// still dropped.
 	missing := func(free bool) (meant ruleset.Ports, lacking []ForeignRule) {
 		without := ruleset.Sight{Chains: ruleset.Filters, Without: foreignComment, Free: free}
 		with := ruleset.Sight{Chains: ruleset.Filters, Free: free}
@@ -77,7 +76,7 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 			own, _ := dropped(lo, without)
 			meant = meant.Intersect(others).Minus(own)
 		}
-		// Only a rule that drops what arrives on any link is one to be ahead of.
+		// Our rule only has to precede a rule that drops packets from any link.
 		generic := map[ruleset.Place]ruleset.Ports{}
 		_, drops := dropped(ruleset.Unnamed, with)
 		for _, o := range drops {
@@ -87,7 +86,7 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 		for _, o := range still {
 			ports := o.Ports.Intersect(meant).Intersect(generic[o.At])
 			if !o.ToAddr || ports.Len() > ruleset.MostPorts {
-				continue // not a rule for a port that is published on 127.0.0.1
+				continue // not a rule for a port published on 127.0.0.1
 			}
 			for p := range ports.All() {
 				lacking = append(lacking, ForeignRule{At: o.At, Port: p, link: loopback.Name})
@@ -95,8 +94,8 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 		}
 		return meant, lacking
 	}
-	// The kernel says nothing when a table goes with its owner, so what we do does not
-	// depend on those.
+	// The kernel sends no event when it removes a table with its owner. So the result
+	// must not depend on such tables.
 	needed, lacking := missing(true)
 	found.Add = lacking
 	for _, r := range found.Present {
@@ -112,7 +111,7 @@ func FindForeignRules(rs *ruleset.Ruleset, loopback ruleset.Iface) (found Foreig
 	return found
 }
 
-// portOf is the port that a rule of ours accepts.
+// portOf returns the port that one of our rules accepts.
 func portOf(exprs []expr.Any) (p ruleset.Port) {
 	for _, e := range exprs {
 		if c, ok := e.(*expr.Cmp); ok {
@@ -127,7 +126,7 @@ func portOf(exprs []expr.Any) (p ruleset.Port) {
 	return p
 }
 
-// linkOf is the link of which a rule of ours accepts.
+// linkOf returns the link from which one of our rules accepts packets.
 func linkOf(exprs []expr.Any) string {
 	for _, e := range exprs {
 		if c, ok := e.(*expr.Cmp); ok && len(c.Data) == unix.IFNAMSIZ {
@@ -137,7 +136,7 @@ func linkOf(exprs []expr.Any) string {
 	return ""
 }
 
-// exprs are what iptables understands as well when it lists its chain.
+// exprs returns expressions that iptables also understands when it lists the chain.
 func (r ForeignRule) exprs() []expr.Any {
 	name := make([]byte, unix.IFNAMSIZ)
 	copy(name, r.link)
@@ -154,14 +153,15 @@ func (r ForeignRule) exprs() []expr.Any {
 	})
 }
 
-// ErrChanged says that the rules of others have changed since they were read.
+// ErrChanged says that other programs' rules have changed since they were read.
 var ErrChanged = errors.New("the rules have changed")
 
-// A ForeignChange is what is to be changed in the tables of others.
+// A ForeignChange is a change to make in other programs' tables.
 type ForeignChange struct{ Add, Remove []ForeignRule }
 
-// Apply carries c out, in one transaction. It was decided on in that generation: in
-// another the handles of rules may be those of other rules. Then it returns ErrChanged.
+// Apply makes the change in one transaction. generation is the one in which the change
+// was decided. In another generation the same handles may belong to other rules, so
+// Apply then returns ErrChanged.
 func (c ForeignChange) Apply(generation uint32) error {
 	if len(c.Add)+len(c.Remove) == 0 {
 		return nil

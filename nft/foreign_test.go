@@ -8,7 +8,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// foreign is what ForeignRules finds in h, and in which generation.
+// foreign returns what FindForeignRules finds in h, and the generation.
 func foreign(t *testing.T, h *lab.Host, index int) (found ForeignRules, generation uint32) {
 	t.Helper()
 	generation = look(t, h, func(_ *ruleset.Reader, rs *ruleset.Ruleset) error {
@@ -27,8 +27,8 @@ func load(t *testing.T, h *lab.Host, commands ...string) {
 	}
 }
 
-// The rules that are placed in the tables of others come to rest, whatever else
-// drops the same port, and override nothing that was meant for loopback0.
+// The rules placed in other programs' tables stop changing, whatever else drops the
+// same port. They override nothing that was meant for loopback0.
 func TestForeignRulesComeToRest(t *testing.T) {
 	h, index := host(t)
 	load(t, h,
@@ -57,7 +57,7 @@ func TestForeignRulesComeToRest(t *testing.T) {
 		}
 	}
 	dropped(t, h, index)
-	// When the rules have changed since, a handle may be that of another's rule.
+	// When the rules have changed since, a handle may belong to another rule.
 	load(t, h, "add table ip three")
 	in(t, h, func() error {
 		if err := (ForeignChange{Remove: v.Present}).Apply(generation); !errors.Is(err, ErrChanged) {
@@ -74,7 +74,7 @@ func TestForeignRulesComeToRest(t *testing.T) {
 	}
 }
 
-// dropped checks that what somebody wrote against loopback0 is in force.
+// dropped checks that a rule that somebody wrote against loopback0 is still in force.
 func dropped(t *testing.T, h *lab.Host, index int) {
 	t.Helper()
 	look(t, h, func(_ *ruleset.Reader, rs *ruleset.Ruleset) error {
@@ -89,8 +89,8 @@ func dropped(t *testing.T, h *lab.Host, index int) {
 	})
 }
 
-// A table that another process owns is not ours to change, and is no reason to
-// leave out the others.
+// We cannot change a table that another process owns. The other tables are still
+// changed.
 func TestForeignRuleInATableThatIsOwned(t *testing.T) {
 	h, index := host(t)
 	load(t, h, "table ip free { chain pre { type filter hook prerouting priority raw; iifname != lo ip daddr 127.0.0.1 tcp dport 8081 drop; }; }")
@@ -109,7 +109,7 @@ func TestForeignRuleInATableThatIsOwned(t *testing.T) {
 	}
 }
 
-// A rule that closes a port without a word of 127.0.0.1 stays in force.
+// A rule that closes a port without naming 127.0.0.1 stays in force.
 func TestClosedPortStaysClosed(t *testing.T) {
 	h, index := host(t)
 	load(t, h, "table ip mine { chain pre { type filter hook prerouting priority raw; iifname != lo tcp dport 8002 drop; }; }")

@@ -9,26 +9,27 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// Mark is the bit of the packet mark by which a reply to Linux itself finds its
-// way, and in the connection mark the bit of a flow that began in Linux.
+// Mark is one bit. In the packet mark it marks a reply to Linux itself, so that an ip
+// rule can deliver it. In the connection mark it marks a flow that began in Linux.
 //
-// It keeps clear of who else marks packets: WSL compares the whole packet mark
-// of what leaves by ethN with 0x1 (but a packet that has our bit never leaves),
-// CNI and netavark use 0x2000, kube-proxy 0x4000 and 0x8000, Tailscale
-// 0xff0000, Cilium 0x0f00, Calico the upper half; wg-quick's 0xca6c and Istio's
-// 0x539, which are compared as a whole, do not have the bit either.
+// It must not collide with other marks. WSL compares the whole packet mark of packets
+// that leave through ethN with 0x1, but packets with our bit never leave. CNI and
+// netavark use 0x2000, kube-proxy 0x4000 and 0x8000, Tailscale 0xff0000, Cilium 0x0f00,
+// Calico the upper half. The marks of wg-quick (0xca6c) and Istio (0x539), which are
+// compared as a whole, do not contain the bit either.
 const Mark = 0x1000
 
-// output marks the flows of Linux's own clients, for their replies (see
-// flowmark), and sends those past the proxy the same way as Windows' rather than
-// by Windows and the proxy.
+// output marks the flows of Linux's own clients, for their replies (see flowmark). With
+// the path direct it sends them straight to the container, like those of Windows,
+// instead of through Windows and the proxy.
 //
-// It is a nat chain because the kernel asks those for the first packet of a flow
-// alone: the mark costs the others nothing.
+// It is a nat chain because the kernel evaluates these only for the first packet of a
+// flow. Later packets pay nothing for the mark.
 func (s Spec) output() ruleset.Chain {
 	c := ruleset.Chain{
 		Name: "output", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
-		// One step before the engines. Nft does not take the name dstnat here.
+		// One step before the engines. Nft does not accept the name dstnat at this
+		// hook.
 		Priority: *nftables.ChainPriorityNATDest - 1,
 		Rules: append(s.leftAlone(nil, loadPort()),
 			ruleset.Rule{Comment: fromLinux, Exprs: append(matchLoopbackNet(ipSaddr), markFlow()...)}),
@@ -45,30 +46,30 @@ func (s Spec) output() ruleset.Chain {
 	return c
 }
 
-// markFlow counts a flow and gives it the mark.
+// markFlow counts a flow and sets its mark.
 func markFlow() []expr.Any {
 	return append([]expr.Any{&expr.Counter{}}, setMark(
 		&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})...)
 }
 
-// flowmark marks the replies of containers to Linux's own clients, which an ip
-// rule then delivers here. Without it, WSL's table 127 would send them to
-// Windows, as it does with everything for 127.0.0.1.
+// flowmark marks replies of containers to Linux's own clients. An ip rule then delivers
+// them locally. Without it, WSL's table 127 would send them to Windows like every
+// packet for 127.0.0.1.
 //
-// The flows are those that output has marked when they began. Others are left
-// alone, whatever they are: replies to Windows must go to Windows, also those of
-// flows that began before there was a table.
+// Only flows that output marked when they began are affected. All others are left
+// alone: replies to Windows must go to Windows, even if their flows are older than the
+// table.
 //
-// What Linux sends to a server of its own goes by Windows and comes back by
-// loopback0, with the mark of its flow; it is no reply of a container.
+// Packets from Linux to its own server go through Windows and come back on loopback0,
+// with the mark of their flow. They are not replies of a container.
 func (s Spec) flowmark() ruleset.Chain {
 	return ruleset.Chain{
 		Name: "flowmark", Type: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting,
 		Priority: *nftables.ChainPriorityMangle,
 		Rules: []ruleset.Rule{{
 			Comment: "a reply to Linux itself",
-			// What costs least, and fails for all that goes to servers of Linux, comes
-			// first.
+			// The cheapest condition comes first. It fails for all packets to servers
+			// in Linux.
 			Exprs: slices.Concat(s.elsewhere(expr.MetaKeyIIF), []expr.Any{
 				&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
 				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: word(Mark), Xor: word(0)},
@@ -79,7 +80,7 @@ func (s Spec) flowmark() ruleset.Chain {
 	}
 }
 
-// setMark is mark set mark | Mark, of what load loads and store stores.
+// setMark is mark set mark | Mark. load loads the mark, store stores it.
 func setMark(load, store expr.Any) []expr.Any {
 	return []expr.Any{load, &expr.Bitwise{
 		SourceRegister: 1, DestRegister: 1, Len: 4,
@@ -87,14 +88,14 @@ func setMark(load, store expr.Any) []expr.Any {
 	}, store}
 }
 
-// masquerade gives a packet that the kernel serves a source address that the
-// container can answer. The engines mark such packets at the hook output to
-// have them masqueraded, and WSL's chain WSLOUTPUT then overwrites the mark. It
-// comes after the engines': a flow that has its NAT does not get here.
+// masquerade gives packets that were translated to a container a source address to which
+// the container can reply. The engines mark such packets at the hook output to masquerade
+// them, but WSL's chain WSLOUTPUT then overwrites the mark. This chain comes after those
+// of the engines: flows that already have NAT do not reach it.
 func (s Spec) masquerade() ruleset.Chain {
 	return ruleset.Chain{
-		// Not "masquerade": that is a word of nft's language, and a ruleset that was
-		// saved with such a chain in it could not be loaded again.
+		// Not "masquerade": that is a keyword of nft, and a saved ruleset with a chain
+		// of that name could not be loaded again.
 		Name: "postrouting", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
 		Priority: *nftables.ChainPriorityNATSource + 1,
 		Rules: append(s.leftAloneAfterNAT(), ruleset.Rule{
@@ -105,8 +106,9 @@ func (s Spec) masquerade() ruleset.Chain {
 	}
 }
 
-// leftAloneAfterNAT is leftAlone by the port that the client of a flow asked for. Nft
-// cannot read a set of these together with their protocol.
+// leftAloneAfterNAT is leftAlone for the original destination port of a flow. It needs
+// a rule for each range: nft cannot read a set of these ports together with their
+// protocol.
 func (s Spec) leftAloneAfterNAT() (rules []ruleset.Rule) {
 	for first, last := range s.Except.Ranges() {
 		port := func(p ruleset.Port) []byte { return []byte{byte(p.Number >> 8), byte(p.Number)} }

@@ -24,7 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// host is a machine of the bench with a link loopback0, and its index.
+// host returns a machine of the bench with a link loopback0, and the link's index.
 func host(t *testing.T) (*lab.Host, int) {
 	b := labtest.New(t, lab.Options{})
 	link, err := b.WSL.Net.LinkByName("loopback0")
@@ -34,7 +34,7 @@ func host(t *testing.T) (*lab.Host, int) {
 	return b.WSL, link.Attrs().Index
 }
 
-// in runs fn inside h, where it may not call t.Fatal.
+// in runs fn inside h. fn must not call t.Fatal.
 func in(t testing.TB, h *lab.Host, fn func() error) {
 	t.Helper()
 	if err := h.Do(fn); err != nil {
@@ -57,7 +57,7 @@ func install(t testing.TB, h *lab.Host, table Table) *TableOwner {
 	return owner
 }
 
-// look has analyse look at the ruleset of h.
+// look calls analyse with the ruleset of h.
 func look(t testing.TB, h *lab.Host, analyse func(*ruleset.Reader, *ruleset.Ruleset) error) (generation uint32) {
 	t.Helper()
 	in(t, h, func() error {
@@ -82,15 +82,15 @@ func read(t testing.TB, h *lab.Host) (ours OurTable) {
 	return ours
 }
 
-// mirror is the table of the path proxy, for the link of that index.
+// mirror is the table for the path proxy and the link with that index.
 func mirror(index int) Table { return Spec{Index: index, Repair: true, Refuse: true}.Table() }
 
-// direct is the table of the path direct.
+// direct is the table for the path direct.
 func direct(index int, targets Targets) Table {
 	return Spec{Index: index, Repair: true, Replies: true, Direct: targets, Guarded: []string{"docker0"}}.Table()
 }
 
-// everything is the table with all that it can have.
+// everything is a table with all features.
 func everything(index int) Table {
 	return Spec{
 		Index: index, Repair: true, Replies: true, Refuse: true, Direct: twoTargets,
@@ -115,10 +115,10 @@ var twoTargets = Targets{
 	{Proto: unix.IPPROTO_UDP, Number: 5353}: netip.MustParseAddrPort("172.17.0.3:53"),
 }
 
-// nft also prints which program owns a table.
+// nft also prints the name of the program that owns a table.
 var progname = regexp.MustCompile(` # progname .*`)
 
-// The table as the nft program sees it.
+// The table as nft prints it.
 func TestMirrorGolden(t *testing.T) { testGolden(t, "mirror.nft", mirror) }
 
 func TestDirectGolden(t *testing.T) {
@@ -150,8 +150,8 @@ func testGolden(t *testing.T, name string, table func(index int) Table) {
 	}
 }
 
-// What was installed is what is read, to the letter: if it were not, the daemon
-// would replace its table for ever.
+// The table that is read equals the one that was installed, in every detail. Otherwise
+// the daemon would replace its table again and again.
 func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	h, index := host(t)
 	if s := read(t, h); s.Present || s.Owner != 0 || len(s.Table.Chains) != 0 {
@@ -166,7 +166,7 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 		t.Error("the table for another link counts as equal")
 	}
 
-	// Ranges of ports, of which some change.
+	// Ranges of ports, some of which change.
 	for _, served := range []ruleset.Ports{ports(1, 65535), ports(80, 90), ports(80, 95), nil} {
 		spec := Spec{Index: index, Repair: true, EngineServed: served}
 		in(t, h, func() error { return owner.Install(spec.Table(), s) })
@@ -180,13 +180,13 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 		t.Errorf("with everything: read %+v, want %+v", s.Table, everything(index))
 	}
 
-	// Another table in its place, and none.
+	// Replace the table, then remove it.
 	in(t, h, func() error { return owner.Install(mirror(index+1), s) })
 	if s = read(t, h); !s.Table.Equal(mirror(index + 1)) {
 		t.Errorf("after replacing: %+v", s)
 	}
 	in(t, h, owner.Remove)
-	in(t, h, owner.Remove) // there is nothing left to do
+	in(t, h, owner.Remove) // a missing table is not an error
 	if s = read(t, h); s.Present {
 		t.Errorf("after removing: %+v", s)
 	}
@@ -196,7 +196,7 @@ func TestReadGivesBackWhatWasInstalled(t *testing.T) {
 	}
 }
 
-// ports are the ports of TCP from first to last.
+// ports are the TCP ports from first to last.
 func ports(first, last uint16) ruleset.Ports {
 	var list []ruleset.Port
 	for p := int(first); p <= int(last); p++ {
@@ -245,7 +245,7 @@ func TestOwnership(t *testing.T) {
 	}
 }
 
-// A ruleset that was saved and loaded again contains our table without owner.
+// A ruleset that was saved and loaded again contains our table without an owner.
 func TestReplaceTakesATableThatNobodyOwns(t *testing.T) {
 	h, index := host(t)
 	saved, err := filepath.Abs("testdata/mirror.nft")
@@ -264,8 +264,8 @@ func TestReplaceTakesATableThatNobodyOwns(t *testing.T) {
 	}
 }
 
-// What nft prints of our table is what nft can read again, but for the owner: a ruleset
-// that was saved with our table in it can be loaded.
+// nft can load what it prints about our table, except for the owner. So a saved ruleset
+// that contains our table can be loaded.
 func TestGoldenFilesCanBeLoaded(t *testing.T) {
 	h, _ := host(t)
 	files, err := filepath.Glob("testdata/*.nft")
@@ -306,10 +306,10 @@ func TestCheckLeavesNothing(t *testing.T) {
 	}
 }
 
-// Kernels that this machine does not have, by what they answer.
+// Kernels that this machine does not have, simulated by their answers.
 func TestCheckNamesWhatIsMissing(t *testing.T) {
 	tests := map[string]struct {
-		list, add unix.Errno // the answers to the two things that Check tries
+		list, add unix.Errno // the answers to the two requests of Check
 		want      error
 	}{
 		"all is there":              {0, 0, nil},
@@ -323,7 +323,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 			answer := unix.Errno(0)
 			kernel := func(req []mdl.Message) ([]mdl.Message, error) {
 				switch len(req) {
-				case 0: // it is read: an answer is given once
+				case 0: // receive: each answer is given once
 					errno := answer
 					answer = 0
 					if errno != 0 {
@@ -356,7 +356,7 @@ func TestTooOld(t *testing.T) {
 	}
 }
 
-// This kernel lacks nothing, and to find that out leaves nothing behind.
+// This kernel lacks nothing, and the check leaves nothing behind.
 func TestLacksNothing(t *testing.T) {
 	h, index := host(t)
 	owner := install(t, h, mirror(index))
@@ -375,11 +375,11 @@ func TestLacksNothing(t *testing.T) {
 	}
 }
 
-// Kernels that lack an expression, and such that have other troubles.
+// Kernels that lack an expression, and kernels with other faults.
 func TestLacking(t *testing.T) {
 	all := Features{Repair: true, Direct: true, Refuse: true, ToWindows: true}
 	tests := map[string]struct {
-		expression string // that the kernel refuses
+		expression string // the one that the kernel refuses
 		errno      unix.Errno
 		lacking    Features
 		err        error
@@ -405,7 +405,7 @@ func TestLacking(t *testing.T) {
 				if len(req) > 0 || !refused {
 					return nil, nil
 				}
-				refused = false // an answer is given once
+				refused = false // each answer is given once
 				return nil, &mdl.OpError{Op: "receive", Err: test.errno}
 			}
 			conn, sock, err := dial(nftables.WithTestDial(kernel))
@@ -420,7 +420,7 @@ func TestLacking(t *testing.T) {
 	}
 }
 
-// A change that came too late has lost its socket, also where it was carried out.
+// A change that came too late has lost its socket, even if the kernel made the change.
 func TestTooLate(t *testing.T) {
 	h, _ := host(t)
 	in(t, h, func() error {

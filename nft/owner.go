@@ -14,22 +14,22 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// ErrOwned says that the table belongs to another process: another wslmirror,
-// in this distribution or in another one of the same VM.
+// ErrOwned says that another process owns the table: another wslmirror, in this
+// distribution or in another one of the same VM.
 var ErrOwned = errors.New("table " + TableName + " is owned by another process")
 
 // A TableOwner is the netlink socket that owns the table.
 type TableOwner struct {
 	conn   *nftables.Conn
-	sock   *netlink.Conn // conn's
+	sock   *netlink.Conn // the socket of conn
 	portID uint32
-	// Serving, if it is not nil, returns the ports of 127.0.0.1 at which somebody serves.
-	// It is asked where a table is made that refuses closed ports, which has seen none
-	// answer by then.
+	// Serving, if not nil, returns the ports of 127.0.0.1 on which servers listen. It
+	// is called when a table that refuses closed ports is created, because a new table
+	// has not seen any port answer yet.
 	Serving func() []uint16
 }
 
-// Open makes a TableOwner that owns nothing yet.
+// Open returns a TableOwner that owns no table yet.
 func Open() (*TableOwner, error) {
 	conn, sock, err := dial()
 	if err != nil {
@@ -41,16 +41,16 @@ func Open() (*TableOwner, error) {
 	return &TableOwner{conn: conn, sock: sock, portID: sock.PID()}, nil
 }
 
-// PortID is the netlink port ID that OurTable.Owner has for a table of ours. It is
-// unique in the network namespace, also among processes that cannot see one
+// PortID is the netlink port ID that OurTable.Owner reports for the table that o owns.
+// It is unique in the network namespace, also among processes that cannot see one
 // another.
 func (o *TableOwner) PortID() uint32 { return o.portID }
 
-// Install makes the kernel hold t, in one transaction: a packet sees the old
-// table or the new one. Where only elements of sets differ, or chains come or go,
-// only they change, and the counters go on; otherwise the whole table is replaced,
-// as is one of our name that nobody owns. It returns ErrOwned if somebody else owns
-// the table.
+// Install puts t into the kernel in one transaction: a packet sees either the old table
+// or the new one. If only elements of sets or the presence of chains differ, Install
+// changes only these and the counters go on. Otherwise it replaces the whole table. It
+// also replaces a table with our name that nobody owns. It returns ErrOwned if somebody
+// else owns the table.
 func (o *TableOwner) Install(t Table, old OurTable) error {
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	if old.Owner == o.portID && t.sameBut(old.Table) {
@@ -83,7 +83,7 @@ func (o *TableOwner) Install(t Table, old OurTable) error {
 	return o.flush("install table", installTimeout)
 }
 
-// add adds a table with all that is in it.
+// add adds a table with everything in it.
 func (o *TableOwner) add(table *nftables.Table, t Table, serving func() []uint16) error {
 	o.conn.AddTable(table)
 	for _, s := range t.Sets {
@@ -125,8 +125,8 @@ func (o *TableOwner) addChain(table *nftables.Table, c ruleset.Chain) {
 	}
 }
 
-// keyTypes are the types of the keys of our sets, those of a concatenation in their
-// order.
+// keyTypes are the key types of our sets, for concatenations in the order of their
+// fields.
 var keyTypes = map[string][]nftables.SetDatatype{
 	addressesSet:  {nftables.TypeIPAddr},
 	answeredSet:   {nftables.TypeInetService},
@@ -148,21 +148,21 @@ func keyType(set string) nftables.SetDatatype {
 	return nftables.MustConcatSetType(types...)
 }
 
-// lifetimes are for how long the sets that packets fill have an element.
+// lifetimes say how long an element stays in a dynamic set.
 var lifetimes = map[string]time.Duration{
-	// A port that has answered is open for as long as a program takes to start again,
-	// however long that is.
+	// A port that has answered counts as open while its program restarts, even if that
+	// takes long.
 	answeredSet: time.Hour,
-	// A SYN is sent again one second after the first, and three. A client that comes
-	// later is another one.
+	// The kernel repeats a SYN one second and three seconds after the first. A later
+	// SYN is from another client.
 	askedSet: 3500 * time.Millisecond,
 }
 
-// mostElements is how many elements such a set has at most: there are as many ports.
-// Nobody is refused when a set is full.
+// mostElements is the maximum size of such a set: there are as many ports. When a set
+// is full, nobody is refused.
 const mostElements = 1 << 16
 
-// asSet is the set as the library has it.
+// asSet converts a set to the library's type.
 func asSet(s ruleset.Set, table *nftables.Table) *nftables.Set {
 	set := &nftables.Set{
 		Table: table, Name: s.Name, KeyType: keyType(s.Name), Concatenation: len(keyTypes[s.Name]) > 1,
@@ -201,10 +201,10 @@ func (o *TableOwner) Remove() error {
 	if err := o.flush("remove table", answerTimeout); !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	return nil // it is gone: nothing is left to do
+	return nil // a missing table is not an error
 }
 
-// Close closes the socket; the kernel removes the table with it.
+// Close closes the socket, and with it the kernel removes the table.
 func (o *TableOwner) Close() error { return closed(o.conn.CloseLasting()) }
 
 func (o *TableOwner) flush(what string, limit time.Duration) error {

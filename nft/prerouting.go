@@ -10,18 +10,16 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// prerouting makes Windows' 127.0.0.1 reach what Linux serves on its own.
+// prerouting makes Windows' 127.0.0.1 reach what Linux itself serves.
 //
-// The rule "dnat to 127.0.0.1" changes no address. It completes NAT for the
-// flow, and the kernel then passes over all later nat chains at this hook, the
-// container engine's among them (nf_nat_inet_fn in net/netfilter/nf_nat_core.c
-// asks a chain only for flows that have no NAT yet). Accept or return would
-// only end this one chain. So the packet is delivered locally, to the engine's
-// userland proxy or to whoever listens.
+// The rule "dnat to 127.0.0.1" changes no address. It completes NAT for the flow, so
+// the kernel skips all later nat chains at this hook, including the container engine's:
+// nf_nat_inet_fn in net/netfilter/nf_nat_core.c calls the chains only for flows without
+// NAT. Accept or return would end only this chain. The packet is then delivered
+// locally, to the engine's userland proxy or to another listener.
 //
-// The engine-served ports are left alone: there the engine's DNAT is what serves
-// localhost, and nothing of worth listens. Those in the map direct
-// go to the container itself.
+// Engine-served ports are left alone: there the engine's DNAT serves localhost, and no
+// useful listener exists. Ports in the map direct go straight to the container.
 func (s Spec) prerouting() ruleset.Chain {
 	forLocalhost := slices.Concat(s.fromWindows(), matchAddr(ipDaddr, loopback))
 	c := ruleset.Chain{
@@ -32,7 +30,7 @@ func (s Spec) prerouting() ruleset.Chain {
 		Priority: *nftables.ChainPriorityNATDest - 1,
 		Rules: append(s.leftAlone(nil, loadPort()), ruleset.Rule{
 			Comment: served,
-			// Accept ends this chain only: the engine's comes next.
+			// Accept ends only this chain: the engine's chain comes next.
 			Exprs: slices.Concat(forLocalhost, inPortSet(servedSet), []expr.Any{
 				&expr.Counter{},
 				&expr.Verdict{Kind: expr.VerdictAccept},
@@ -46,8 +44,8 @@ func (s Spec) prerouting() ruleset.Chain {
 	return c
 }
 
-// toTarget is counter dnat ip to meta l4proto . th dport map @direct. For a port
-// that is not in the map, the rule ends before it counts.
+// toTarget is counter dnat ip to meta l4proto . th dport map @direct. If the port is
+// not in the map, the rule ends before the counter.
 func toTarget() []expr.Any {
 	return slices.Concat(loadPort(), []expr.Any{
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: directMap},

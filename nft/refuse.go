@@ -10,34 +10,34 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// refuse has a closed port of 127.0.0.1 refuse Linux's clients, which would wait for two
-// minutes otherwise, because Windows' refusal does not reach them
+// refuse makes closed ports of 127.0.0.1 refuse Linux's clients. Without it they would
+// wait for two minutes, because Windows' refusal does not reach them
 // (microsoft/WSL#10855).
 //
-// On localhost no SYN is ever lost. So one that has to be sent again, which the kernel
-// does after a second (TCP_TIMEOUT_INIT), is for a port that is closed, or for a server
-// that has no room for more connections. Such a server has answered others lately:
-// ports that have done so are never refused, nor are those that served somebody when
-// the table was made (see TableOwner.Serving). The refusal is an ICMP message, which
-// stays in Linux, since WSL sends to Windows only TCP and UDP. A socket takes it for
-// ECONNREFUSED (tcp_v4_err in net/ipv4/tcp_ipv4.c).
+// On localhost no SYN is lost. The kernel repeats a SYN after a second
+// (TCP_TIMEOUT_INIT). So a repeated SYN means that the port is closed or that its
+// server has no room for more connections. Such a server has answered other clients
+// recently. Ports that have answered are never refused, nor are ports on which somebody
+// listened when the table was created (see TableOwner.Serving). The refusal is an ICMP
+// message, which stays in Linux because WSL sends only TCP and UDP to Windows. A socket
+// reports it as ECONNREFUSED (tcp_v4_err in net/ipv4/tcp_ipv4.c).
 //
-// Chains of nat are asked for the first packet of a flow alone, so this costs all the
-// others nothing. Conntrack forgets the flow of an unanswered SYN after a second, by the
-// policy of the object asked: then the SYN that is sent again is the first packet of a
-// flow once more. It is recognized by its source and its port, for a few seconds.
+// The kernel evaluates nat chains only for the first packet of a flow, so later packets
+// pay nothing. The object asked makes conntrack forget the flow of an unanswered SYN
+// after a second, so the repeated SYN is again the first packet of a flow. For a few
+// seconds it is recognized by its source address and its ports.
 //
-// What somebody's firewall drops has never left for Windows: see unanswered.
+// A SYN that a firewall drops never leaves for Windows: see unanswered.
 func (s Spec) refuse() ruleset.Chain {
 	return ruleset.Chain{
 		Name: "refuse", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookOutput,
-		// Before anybody's NAT, which ends the chains of nat.
+		// Before all other NAT, which would end the nat chains.
 		Priority: *nftables.ChainPriorityNATDest - 2,
 		Rules:    []ruleset.Rule{refusal(toWindows(s.Index))},
 	}
 }
 
-// refusal is the rule for a SYN that matches and was sent before.
+// refusal is the rule for a matching SYN that was sent before.
 func refusal(match []expr.Any) ruleset.Rule {
 	return ruleset.Rule{
 		Comment: refused,
@@ -50,12 +50,12 @@ func refusal(match []expr.Any) ruleset.Rule {
 	}
 }
 
-// unanswered remembers the SYNs that leave for Windows' 127.0.0.1, by the port that the
-// client has asked for.
+// unanswered remembers SYNs that leave for Windows' 127.0.0.1, with the port to which
+// the client connects.
 func (s Spec) unanswered() ruleset.Chain {
 	return ruleset.Chain{
 		Name: "unanswered", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
-		// Before anybody's NAT, as refuse.
+		// Before all other NAT, like refuse.
 		Priority: *nftables.ChainPriorityNATSource - 2,
 		Rules: append(s.leftAloneAfterNAT(), ruleset.Rule{
 			Comment: "asked once",
@@ -68,8 +68,8 @@ func (s Spec) unanswered() ruleset.Chain {
 	}
 }
 
-// firstOfUnanswered matches a SYN to a port that has not answered, and loads all of the
-// key of asked but the port.
+// firstOfUnanswered matches a SYN to a port that has not answered. It loads the key of
+// the set asked, except the port.
 func firstOfUnanswered() []expr.Any {
 	return append(tcpFlagsAre(syn),
 		loadTH(1, thDport),
@@ -78,18 +78,19 @@ func firstOfUnanswered() []expr.Any {
 		loadTH(unix.NFT_REG32_01, thSport))
 }
 
-// askedTimeout is the object of conntrack that unanswered names.
+// askedTimeout is the conntrack timeout object that unanswered uses.
 const askedTimeout = "asked"
 
-// forgetSYN is what it does. All but the first are the kernel's own timeouts, in seconds:
-// for a connection that is established the library has another one.
+// forgetSYN is the policy of that object, in seconds. Only the first timeout differs from
+// the kernel's. The second is the kernel's default: the library has another one for
+// established connections.
 var forgetSYN = expr.CtTimeout{
 	L3Proto: unix.NFPROTO_IPV4, L4Proto: unix.IPPROTO_TCP,
 	Policy: expr.CtStatePolicyTimeout{expr.CtStateTCPSYNSENT: 1, expr.CtStateTCPESTABLISHED: 432_000},
 }
 
-// answered is the rule for what answers a SYN of Linux: a server in Linux, which does so
-// by way of Windows, or in Windows.
+// answered is the rule for answers to SYNs from Linux. They come from a server in
+// Windows, or through Windows from a server in Linux.
 func (s Spec) answered() ruleset.Rule {
 	return ruleset.Rule{
 		Comment: "a port that answers",
@@ -100,7 +101,7 @@ func (s Spec) answered() ruleset.Rule {
 	}
 }
 
-// The flags of TCP.
+// The TCP flags.
 const (
 	fin = 1 << iota
 	syn

@@ -10,42 +10,41 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A Spec says what our table is for. Table makes it. Not every kernel takes all of it:
-// see Features.
+// A Spec says what our table should do. Table builds it. Some kernels do not support
+// all of it: see Features.
 type Spec struct {
-	// Index is the link on which the packets from Windows arrive.
+	// Index is the index of the link on which packets from Windows arrive.
 	Index int
-	// EngineServed are the ports that an engine serves on 127.0.0.1 by its rules.
+	// EngineServed are the ports that an engine's rules serve on 127.0.0.1.
 	EngineServed ruleset.Ports
-	// Direct are the ports that are sent past the engine's proxy, and where to.
-	// If it is nil, no port ever is: the path is proxy.
+	// Direct maps the ports that bypass the engine's proxy to their targets. Nil means
+	// that the path is proxy and never direct.
 	Direct Targets
-	// Repair has Linux's own clients reach the engine-served ports, and those of Direct.
+	// Repair lets Linux's own clients reach the engine-served ports and the Direct
+	// ports.
 	Repair bool
-	// Replies says that containers may have replies for them, which need a mark: see
-	// flowmark. Without need there is none, because all packets pay for it, also
-	// those to servers of Linux that are in no container.
+	// Replies says that containers may send replies to these clients. Such replies need
+	// a mark: see flowmark. The chain is left out when it is not needed, because every
+	// packet pays for it, including packets to servers outside containers.
 	Replies bool
-	// Own are the addresses of the LAN that WSL sends to Windows as it does with
-	// 127.0.0.1: the repair is for them too.
+	// Own are the LAN addresses that WSL sends to Windows as it does 127.0.0.1. The
+	// repair covers them too.
 	Own []netip.Addr
-	// Refuse has closed ports of 127.0.0.1 refuse Linux's clients, and those of Windows
-	// containers too.
+	// Refuse makes closed ports of 127.0.0.1 refuse connections from Linux, and closed
+	// ports of Windows refuse connections from containers.
 	Refuse bool
-	// ToWindows lets containers reach servers on Windows' 127.0.0.1. If it is nil,
-	// none ever does.
+	// ToWindows lets containers reach servers on Windows' 127.0.0.1. Nil means never.
 	ToWindows *ToWindows
 	// Except are the ports that the table leaves alone.
 	Except ruleset.Ports
-	// Guarded are the links from which no packet may have to do with
-	// 127.0.0.0/8.
+	// Guarded are the links whose packets may neither come from nor go to 127.0.0.0/8.
 	Guarded []string
 }
 
-// Targets are ports of 127.0.0.1 and where packets for them are sent.
+// Targets maps ports of 127.0.0.1 to where packets for them are sent.
 type Targets map[ruleset.Port]netip.AddrPort
 
-// Table is the table for s.
+// Table builds the table for s.
 func (s Spec) Table() Table {
 	t := Table{
 		Sets:   []ruleset.Set{linkSet(guardedSet, s.Guarded), portSet(servedSet, s.EngineServed)},
@@ -83,7 +82,7 @@ func (s Spec) Table() Table {
 	return t
 }
 
-// The names of the sets. Their types are in keyTypes.
+// The names of the sets. keyTypes has their types.
 const (
 	addressesSet  = "addresses"
 	answeredSet   = "answered"
@@ -97,8 +96,9 @@ const (
 	windowsSet    = "windows"
 )
 
-// leftAlone is the first rule of each chain that does something to a port: nothing to
-// those of Except. match and port are what is matched before, and what loads the port.
+// leftAlone is the first rule of each chain that acts on a port: it accepts the ports
+// of Except. match holds the conditions before it, port the expressions that load the
+// port.
 func (s Spec) leftAlone(match, port []expr.Any) []ruleset.Rule {
 	if s.Except.Empty() {
 		return nil

@@ -12,24 +12,24 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// The name of the table, in family ip, and of the chain that is the heart of
-// it. Users and tests know them: they do not change.
+// The name of the table, in family ip, and of its main chain. Users and tests rely on
+// these names, so they do not change.
 const (
 	TableName       = "wslmirror"
 	TableFamily     = "ip"
 	PreroutingChain = "WSLPREROUTING"
 )
 
-// A Table is the content of our table: what it should be, or what it is. All its
-// chains have the policy accept.
+// A Table is the content of our table, desired or actual. All its chains have the
+// policy accept.
 type Table ruleset.Table
 
-// Equal reports whether two tables do the same: whether they are the same but
-// for what their rules have counted.
+// Equal reports whether two tables are the same. The counters of rules are not
+// compared.
 func (t Table) Equal(u Table) bool { return reflect.DeepEqual(t, u) }
 
-// sameBut reports whether two tables are the same but for the elements of their
-// sets, and for chains that only one of them has.
+// sameBut reports whether two tables are the same, ignoring the elements of their sets
+// and chains that only one of them has.
 func (t Table) sameBut(u Table) bool {
 	return slices.EqualFunc(t.Sets, u.Sets, func(a, b ruleset.Set) bool {
 		return a.Name == b.Name && a.KeyLen == b.KeyLen && a.Map == b.Map && a.Interval == b.Interval && a.Dynamic == b.Dynamic
@@ -40,17 +40,17 @@ func (t Table) sameBut(u Table) bool {
 		})
 }
 
-// chain is where the chain of that name is, -1 if there is none.
+// chain returns the index of the chain with that name, -1 if there is none.
 func (t Table) chain(name string) int {
 	return slices.IndexFunc(t.Chains, func(c ruleset.Chain) bool { return c.Name == name })
 }
 
-// chainsBut are the chains of t that u has not.
+// chainsBut returns the chains of t that u does not have.
 func (t Table) chainsBut(u Table) []ruleset.Chain {
 	return slices.DeleteFunc(slices.Clone(t.Chains), func(c ruleset.Chain) bool { return u.chain(c.Name) >= 0 })
 }
 
-// minus is the elements of s that are not in u, or have another value there.
+// minus returns the elements of s that are not in u or have another value there.
 func minus(s, u ruleset.Set) (list []ruleset.Element) {
 	for _, e := range s.Elements {
 		at, found := slices.BinarySearchFunc(u.Elements, e, byKey)
@@ -63,14 +63,13 @@ func minus(s, u ruleset.Set) (list []ruleset.Element) {
 
 func byKey(e, f ruleset.Element) int { return strings.Compare(e.Key, f.Key) }
 
-// loopback is 127.0.0.1.
 var loopback = []byte{127, 0, 0, 1}
 
 // portKeyLen is the length of a portKey.
 const portKeyLen = 8
 
-// portKey is a port as the kernel has it in a set: each field of a concatenation
-// fills a word.
+// portKey encodes a port as a set key: each field of a concatenation fills a 32-bit
+// word.
 func portKey(p ruleset.Port) string {
 	return string([]byte{p.Proto, 0, 0, 0, byte(p.Number >> 8), byte(p.Number), 0, 0})
 }
@@ -107,7 +106,7 @@ func addrSet(name string, addrs []netip.Addr) ruleset.Set {
 	return s
 }
 
-// dynamicSet is a set that packets fill.
+// dynamicSet is a set to which packets add elements.
 func dynamicSet(name string) ruleset.Set {
 	return ruleset.Set{Name: name, KeyLen: int(keyType(name).Bytes), Dynamic: true}
 }
@@ -124,7 +123,7 @@ func linkSet(name string, links []string) ruleset.Set {
 	return s
 }
 
-// Guarded are the links that the table keeps from 127.0.0.0/8.
+// Guarded returns the links whose packets the table keeps out of 127.0.0.0/8.
 func (t Table) Guarded() (links []string) {
 	for _, e := range t.set(guardedSet).Elements {
 		links = append(links, unix.ByteSliceToString([]byte(e.Key)))
@@ -132,19 +131,20 @@ func (t Table) Guarded() (links []string) {
 	return links
 }
 
-// EngineServed are the ports that the table leaves to their engines.
+// EngineServed returns the ports that the table leaves to their engines.
 func (t Table) EngineServed() ruleset.Ports { return t.ports(servedSet) }
 
-// Except are the ports that the table leaves alone.
+// Except returns the ports that the table leaves alone.
 func (t Table) Except() ruleset.Ports { return t.ports(exceptSet) }
 
-// ToWindows are the ports that the table sends to Windows when containers ask for them,
-// and the addresses at which they do.
+// ToWindows returns the ports on which the table lets containers reach Windows, and the
+// addresses to which the containers connect.
 func (t Table) ToWindows() (ruleset.Ports, []netip.Addr) {
 	return t.ports(windowsSet), t.addrs(addressesSet)
 }
 
-// Own are the addresses of the LAN at which Linux reaches what it publishes itself.
+// Own returns the LAN addresses on which Linux reaches the ports that it publishes
+// itself.
 func (t Table) Own() []netip.Addr { return t.addrs(ownSet) }
 
 func (t Table) addrs(set string) (addrs []netip.Addr) {
@@ -164,7 +164,7 @@ func (t Table) ports(set string) ruleset.Ports {
 	return ruleset.UnionOf(spans...)
 }
 
-// Targets are the ports that the table sends past their proxies.
+// Targets returns the ports that the table sends past their proxies, and where to.
 func (t Table) Targets() Targets {
 	targets := Targets{}
 	for _, e := range t.set(directMap).Elements {
@@ -176,8 +176,8 @@ func (t Table) Targets() Targets {
 	return targets
 }
 
-// Closing is the table with no new flow by a bridge: no port is sent past its proxy or
-// to Windows.
+// Closing returns t without new flows through a bridge: it sends no port past its proxy
+// or to Windows.
 func (t Table) Closing() Table {
 	t.Sets = slices.Clone(t.Sets)
 	for i := range t.Sets {
@@ -188,7 +188,7 @@ func (t Table) Closing() Table {
 	return t
 }
 
-// SameLink reports whether both tables are for packets of one link.
+// SameLink reports whether both tables are for packets from the same link.
 func (t Table) SameLink(u Table) bool {
 	a, b := t.chain(PreroutingChain), u.chain(PreroutingChain)
 	return a >= 0 && b >= 0 && reflect.DeepEqual(last(t.Chains[a].Rules), last(u.Chains[b].Rules))
@@ -201,7 +201,7 @@ func last(rules []ruleset.Rule) ruleset.Rule {
 	return rules[len(rules)-1]
 }
 
-// set is the set of that name, without elements if there is none.
+// set returns the set with that name, without elements if there is none.
 func (t Table) set(name string) ruleset.Set {
 	for _, s := range t.Sets {
 		if s.Name == name {
@@ -211,7 +211,7 @@ func (t Table) set(name string) ruleset.Set {
 	return ruleset.Set{}
 }
 
-// portOfKey is the port of a key that portKey has made.
+// portOfKey decodes a key that portKey made.
 func portOfKey(key string) (p ruleset.Port) {
 	if len(key) == portKeyLen {
 		p.Proto, p.Number = key[0], uint16(key[4])<<8|uint16(key[5])

@@ -12,25 +12,26 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// ToWindows says which servers on Windows' 127.0.0.1 containers reach, by which of
-// Linux's addresses.
+// ToWindows says which servers on Windows' 127.0.0.1 containers can reach, and on which
+// of Linux's addresses.
 type ToWindows struct {
 	Ports ruleset.Ports
-	// Links are those on which packets of containers arrive.
+	// Links are those on which packets from containers arrive.
 	Links []string
-	// Addrs are Linux's own addresses: those of bridges, and of the LAN.
+	// Addrs are Linux's own addresses: those of bridges and of the LAN.
 	Addrs []netip.Addr
-	// First and Last are the source ports that such connections have in Windows, both
-	// ends inclusive. Windows sends back to Linux only what it knows as Linux's.
+	// First and Last are the range of source ports, inclusive, that such connections
+	// have in Windows. Windows returns packets to Linux only for ports that it knows as
+	// Linux's.
 	First, Last uint16
 }
 
-// prerouting sends what a container sends to one of Linux's addresses to 127.0.0.1
-// instead, which is Windows' by WSL's table 127.
+// prerouting redirects packets from containers to Linux's addresses to 127.0.0.1, which
+// WSL's table 127 routes to Windows.
 //
-// It comes after the engines' chains, and others': what somebody has published or
-// redirected stays as it is. The guard comes before. So a container that sends to
-// 127.0.0.1 itself reaches nothing, and no other ports than these.
+// It runs after the chains of the engines and others, so published and redirected ports
+// stay as they are. It runs after the guard, so a container that sends to 127.0.0.1
+// itself reaches nothing. No other ports are redirected.
 func (w ToWindows) prerouting(refuse bool) ruleset.Chain {
 	match := slices.Concat([]expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
@@ -47,13 +48,14 @@ func (w ToWindows) prerouting(refuse bool) ruleset.Chain {
 	return c
 }
 
-// postrouting has Windows see one of Linux's own ports of 127.0.0.1, to which it
-// returns its answers. It comes before the engines' masquerading, which would take an
-// address of the LAN.
+// postrouting gives connections a source of 127.0.0.1 and one of Linux's own ports, to
+// which Windows returns its answers. It runs before the engines' masquerading, which
+// would choose a LAN address.
 //
-// Where a client of Linux uses a port that a container's connection to the same port of
-// Windows has, or has had, the kernel would give that client any other, which Windows
-// does not know as Linux's.
+// The second rule keeps Linux's own clients within these ports. A client may use a
+// source port that a container's connection to the same port of Windows uses or has
+// used. The kernel would then give the client any other port, one that Windows does not
+// know as Linux's.
 func (w ToWindows) postrouting(index int) ruleset.Chain {
 	c := ruleset.Chain{
 		Name: "to_windows_source", Type: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting,
@@ -64,7 +66,7 @@ func (w ToWindows) postrouting(index int) ruleset.Chain {
 	elsewhere[1].(*expr.Cmp).Op = expr.CmpOpNeq
 	fromContainer := append(elsewhere, wasTranslated()...)
 	ownPort := append([]expr.Any{loadTH(1, thSport)}, matchRange(first, last)...)
-	// A rule for each protocol, because nft reads ports only after a single one.
+	// One rule for each protocol, because nft reads ports only after a single protocol.
 	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		snat := []expr.Any{
 			&expr.Immediate{Register: 1, Data: loopback},

@@ -22,53 +22,53 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A Traced is packets that a Tracer has the kernel trace: those to a port, and what comes
-// back from it.
+// A Traced selects packets that a Tracer traces: requests to a port and their answers.
 type Traced struct {
-	// Iif is the index of the link on which they arrive, 0 for those that start here.
+	// Iif is the index of the link on which requests arrive, 0 for requests from this
+	// machine.
 	Iif  int
 	Src  netip.Addr // not valid: any
 	Dst  netip.Addr
 	Port ruleset.Port
 }
 
-// A Tracer has the kernel trace packets, by a table of its own. The table is owned by the
-// Tracer's socket, so it goes with the process, however that ends.
+// A Tracer makes the kernel trace packets. It does so with a table of its own, which
+// its socket owns, so the table disappears with the process, however that ends.
 type Tracer struct {
 	conn   *nftables.Conn
-	sock   *netlink.Conn // conn's
+	sock   *netlink.Conn // the socket of conn
 	events *netlink.Conn
 	table  *nftables.Table
 }
 
-// The chains of the Tracer's table, in which each packet begins and ends.
+// The chains of the Tracer's table in which a packet begins and ends.
 const (
 	Arrives   = "arrives"   // at prerouting, before all others
-	Returned  = "returned"  // the same, for a packet that has started here
+	Returned  = "returned"  // the same, for a packet that was sent by this machine
 	Departs   = "departs"   // at output, before all others
 	Delivered = "delivered" // at input, after all others
 	Leaves    = "leaves"    // at postrouting, after all others
 )
 
-// startedSet has the sources of requests that started here: Windows sends them back, and
-// then they look like its own.
+// startedSet holds the sources of requests that this machine has sent. Windows sends
+// them back, and then they look like Windows' own.
 const startedSet = "started"
 
-// mostTraced is how many packets a second each rule has traced at most: each of them makes
-// a message for each rule that it meets.
+// mostTraced is the maximum number of packets a second that each rule traces. Each
+// packet causes a message for each rule that it meets.
 const mostTraced = 50
 
-// traceBuffer is the size of the buffer of messages.
+// traceBuffer is the size of the receive buffer for trace messages, in bytes.
 const traceBuffer = 8 << 20
 
-// OpenTracer begins to trace.
+// OpenTracer starts a Tracer.
 func OpenTracer(list []Traced) (*Tracer, error) {
 	conn, sock, err := dial()
 	if err != nil {
 		return nil, err
 	}
 	t := &Tracer{conn: conn, sock: sock, table: &nftables.Table{
-		// Two may trace at once. The port ID is unique in the network namespace.
+		// Two Tracers may run at once. The port ID is unique in the network namespace.
 		Name: fmt.Sprintf("%s%d", traceName, sock.PID()), Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner,
 	}}
 	t.events, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
@@ -84,13 +84,13 @@ func OpenTracer(list []Traced) (*Tracer, error) {
 	return t, nil
 }
 
-// The names of the tables begin so, and as the kernel tells of them.
+// The prefix of the Tracers' table names, alone and as the kernel reports it.
 const (
 	traceName   = TableName + "-trace-"
 	tracePrefix = TableFamily + " " + traceName
 )
 
-// Close ends the tracing.
+// Close stops tracing.
 func (t *Tracer) Close() error {
 	err := closed(t.conn.CloseLasting())
 	if t.events != nil {
@@ -124,11 +124,13 @@ func (t *Tracer) install(list []Traced) error {
 	chain(Delivered, nftables.ChainHookInput, math.MaxInt32)
 	chain(Leaves, nftables.ChainHookPostrouting, math.MaxInt32)
 	rule(returned, traceIt())
-	// What conntrack knows already has met this hook on a bridge (br_netfilter), or comes on
-	// lo. If it is traced it goes on, as another packet for the kernel.
+	// Packets that conntrack knows already have passed this hook on a bridge
+	// (br_netfilter) or arrive on lo. The kernel goes on tracing them under another
+	// packet ID.
 	rule(arrives, isTracked(), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})
 	source := []expr.Any{loadAddr(ipSaddr, 4), loadTH(unix.NFT_REG32_01, thSport)}
-	// Those that start here come first: what Windows sends back is not its own.
+	// Requests from this machine come first: when Windows sends them back, they are not
+	// Windows' own.
 	for _, m := range slices.SortedStableFunc(slices.Values(list), func(a, b Traced) int { return cmp.Compare(min(a.Iif, 1), min(b.Iif, 1)) }) {
 		request := slices.Concat(matchProto(m.Port.Proto), matchAddr(ipDaddr, m.Dst.AsSlice()), matchPort(thDport, m.Port))
 		if m.Src.IsValid() {
@@ -183,57 +185,57 @@ func traceIt() []expr.Any {
 	}
 }
 
-// A TraceEvent is what the kernel tells of a traced packet: what a rule does to it, or
-// the policy of a chain with a hook.
+// A TraceEvent is one report about a traced packet: the effect of a rule, or of the
+// policy of a base chain.
 type TraceEvent struct {
-	Packet uint32 // stands for the packet, and later for another
+	Packet uint32 // identifies the packet; IDs are reused
 	Table  string // as in "inet filter"
 	Chain  string
 	Handle uint64 // 0: the policy
 	Does   TraceVerdict
-	// Head is there in the first event of each chain with a hook.
+	// Head is set in the first event of each base chain.
 	Head *TraceHead
 }
 
-// A TraceVerdict is what becomes of a packet: NF_DROP and so on of netfilter.h, or if it
-// is negative NFT_CONTINUE and so on of nf_tables.h.
+// A TraceVerdict is NF_DROP and so on of netfilter.h, or if negative NFT_CONTINUE and
+// so on of nf_tables.h.
 type TraceVerdict int32
 
 const traceContinues TraceVerdict = -1 // NFT_CONTINUE
 
-// Ends reports whether the chain with the hook decides by it.
+// Ends reports whether the verdict ends the base chain.
 func (v TraceVerdict) Ends() bool { return v >= 0 }
 
-// Drops reports whether the packet ends by it.
-func (v TraceVerdict) Drops() bool { return v.Ends() && v&0xff == 0 } // the rest is a reason
+// Drops reports whether the verdict drops the packet.
+func (v TraceVerdict) Drops() bool { return v.Ends() && v&0xff == 0 } // the upper bits are a reason
 
-// Continues reports whether the next rule is asked.
+// Continues reports whether the next rule is evaluated.
 func (v TraceVerdict) Continues() bool { return v == traceContinues }
 
-// A TraceHead is the packet as it is then.
+// A TraceHead is the packet's header at that moment.
 type TraceHead struct {
 	Iif, Oif int
 	Proto    uint8
 	Src, Dst netip.AddrPort
-	// First says that it is a SYN of TCP, or its answer.
+	// First says that it is a TCP SYN, or the answer to one.
 	First bool
 }
 
-// Follow calls each with the events, until ctx is done. missed is how many of the packets
-// were not traced, because there were too many.
+// Follow calls each with every event until ctx is done. missed is how many packets were
+// not traced because there were too many.
 func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint64, err error) {
 	var counted, traced uint64
 	defer context.AfterFunc(ctx, func() {
 		counted = t.counted()
 		t.conn.DelTable(t.table)
-		_ = within(t.sock, answerTimeout, t.conn.Flush) // it goes with the socket as well
+		_ = within(t.sock, answerTimeout, t.conn.Flush) // the table also goes with the socket
 		_ = t.events.SetReadDeadline(time.Now().Add(lastWords))
 	})()
 	for {
 		messages, err := t.events.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			continue // which shows in what is missed
+			continue // counted in missed
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return max(counted, traced) - traced, nil
 		case err != nil:
@@ -245,7 +247,7 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 			}
 			e, err := decodeTrace(m.Data)
 			if err != nil || strings.HasPrefix(e.Table, tracePrefix) && !t.Owns(e) {
-				continue // the second is of another Tracer
+				continue // an event of another Tracer
 			}
 			if t.Owns(e) && e.Handle != 0 && e.Does.Continues() {
 				traced++
@@ -255,11 +257,10 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 	}
 }
 
-// lastWords is how long messages of packets are awaited that are on their way when the
-// tracing ends.
+// lastWords is how long Follow waits for messages that are under way when tracing ends.
 const lastWords = 50 * time.Millisecond
 
-// counted is how many packets the rules have met.
+// counted returns how many packets the rules have met.
 func (t *Tracer) counted() (packets uint64) {
 	r, err := ruleset.OpenReader(TableName)
 	if err != nil {
@@ -274,7 +275,7 @@ func (t *Tracer) counted() (packets uint64) {
 	return packets
 }
 
-// Owns reports whether an event is of the Tracer's own table.
+// Owns reports whether an event comes from the Tracer's own table.
 func (t *Tracer) Owns(e TraceEvent) bool { return e.Table == TableFamily+" "+t.table.Name }
 
 // decodeTrace decodes what nft_trace_notify (nf_tables_trace.c) sends.

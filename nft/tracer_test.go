@@ -9,7 +9,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// traceMessage is what the kernel sends of a packet that a rule drops.
+// traceMessage is what the kernel sends about a packet that a rule drops.
 func traceMessage() []byte {
 	b := []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}
 	b = nlconn.AppendUint32BE(b, unix.NFTA_TRACE_ID, 7)

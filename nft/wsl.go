@@ -15,21 +15,21 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// RestoredComment is by which people recognize a rule of WSL's that we have restored.
+// RestoredComment is the comment on rules of WSL that we have restored.
 const RestoredComment = "restored by wslmirror"
 
-// RestoreChains adds chains of WSL's again, with their tables if those have gone too, in
-// one transaction. It returns ErrChanged if the ruleset is of another generation by now:
-// somebody else may have restored them.
+// RestoreChains adds WSL's chains again, and their tables if these are missing, in one
+// transaction. It returns ErrChanged if the ruleset's generation has changed: somebody
+// else may have restored them.
 //
-// The messages are put together here, because the library cannot say "masquerade to
-// ports": it leaves out the flag without which the kernel lists the ports and does not
-// use them, so that Windows would drop what containers send.
+// The messages are built here because the library cannot express "masquerade to ports".
+// It leaves out a flag, and without it the kernel lists the ports but does not use
+// them. Then Windows would drop what containers send.
 func RestoreChains(chains []ruleset.WSLChain, generation uint32) error {
 	if len(chains) == 0 {
 		return nil
 	}
-	// struct nfgenmsg ends with what resource a batch is for.
+	// struct nfgenmsg ends with the subsystem of the batch.
 	batch := func(kind int, attrs []byte) netlink.Message {
 		return nfMessage(kind, 0, append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}, attrs...))
 	}
@@ -41,7 +41,7 @@ func RestoreChains(chains []ruleset.WSLChain, generation uint32) error {
 		}
 		msgs = append(msgs, of...)
 	}
-	msgs[len(msgs)-1].Header.Flags |= netlink.Acknowledge // what fails answers in any case
+	msgs[len(msgs)-1].Header.Flags |= netlink.Acknowledge // errors are reported in any case
 	msgs = append(msgs, batch(unix.NFNL_MSG_BATCH_END, nil))
 	conn, sock, err := dial()
 	if err != nil {
@@ -68,7 +68,7 @@ func nfMessage(kind int, flags netlink.HeaderFlags, data []byte) netlink.Message
 	return netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind), Flags: netlink.Request | flags}, Data: data}
 }
 
-// asMessages is a chain as messages: its table, the chain, and its rules.
+// asMessages encodes a chain: its table, the chain and its rules.
 func asMessages(w ruleset.WSLChain) (msgs []netlink.Message, err error) {
 	family := byte(unix.NFPROTO_IPV4)
 	if w.Family == "ip6" {
@@ -99,7 +99,7 @@ func asMessages(w ruleset.WSLChain) (msgs []netlink.Message, err error) {
 	return msgs, err
 }
 
-// asExpr is an expression as the kernel takes it.
+// asExpr encodes an expression.
 func asExpr(family byte, e expr.Any) ([]byte, error) {
 	masq, ok := e.(*expr.Masq)
 	if !ok || !masq.ToPorts {
@@ -112,16 +112,16 @@ func asExpr(family byte, e expr.Any) ([]byte, error) {
 	}), nil
 }
 
-// Restorable reports whether c is there as WSL makes it, so that it can be restored
-// when it is lost. A chain without rules was flushed, or WSL has only begun.
+// Restorable reports whether c is complete, as WSL creates it, so that it can be
+// restored later. A chain without rules was flushed, or WSL has not finished it.
 func Restorable(c ruleset.WSLChain) bool {
 	return len(c.Rules) > 0 && !slices.ContainsFunc(c.Rules, func(r ruleset.Rule) bool { return slices.Contains(r.Exprs, nil) })
 }
 
-// Relink is c with its rules for the links that are there now. A rule of WSL's names a
-// link by its index, which another link has when the first was removed and added
-// again. was is the names of the links when c was seen, is their indexes now. A rule
-// whose link is not there is left out.
+// Relink returns c with its rules adapted to the current links. A rule of WSL names a
+// link by its index, which changes when the link is removed and added again. was maps
+// indexes to names at the time c was read, is maps names to current indexes. A rule
+// whose link does not exist is left out.
 func Relink(c ruleset.WSLChain, was map[int]string, is map[string]int) ruleset.WSLChain {
 	var rules []ruleset.Rule
 	for _, r := range c.Rules {

@@ -7,8 +7,8 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// WSL's chains are restored as they were, down to the ports that they masquerade to; and
-// not if somebody has changed the rules since they were read.
+// WSL's chains are restored exactly, including the ports that they masquerade to. They
+// are not restored if somebody has changed the rules since they were read.
 func TestRestoreChains(t *testing.T) {
 	h, _ := host(t)
 	chains := func() (chains []ruleset.WSLChain, generation uint32) {

@@ -1,5 +1,5 @@
-// Package conntrack lists the flows of IPv4 that the kernel tracks, and evicts
-// some of them. It needs CAP_NET_ADMIN.
+// Package conntrack lists the IPv4 flows that the kernel tracks, and evicts some of
+// them. It needs CAP_NET_ADMIN.
 package conntrack
 
 import (
@@ -14,23 +14,23 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A Flow is what two ends send each other, as the packets look in both directions.
-// Where there is NAT, Reply is not the reverse of Original.
+// A Flow is the traffic between two ends, with the addresses of the packets in both
+// directions. With NAT, Reply is not the reverse of Original.
 type Flow struct {
 	Original, Reply Tuple
 	Mark            uint32
-	// Assured says that both ends have spoken: a connection of TCP is established.
+	// Assured says that both ends have sent packets: a TCP connection is established.
 	Assured bool
 }
 
-// A Tuple is the packets of one direction. The ports are 0 where the protocol has
+// A Tuple describes the packets of one direction. The ports are 0 if the protocol has
 // none.
 type Tuple struct {
 	Src, Dst netip.AddrPort
 	Proto    uint8 // one of unix.IPPROTO_*
 }
 
-// The messages and attributes of nfnetlink_conntrack.h.
+// Messages and attributes of nfnetlink_conntrack.h.
 const (
 	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
@@ -48,13 +48,12 @@ const (
 // ipv4 is a struct nfgenmsg.
 var ipv4 = [header]byte{unix.AF_INET, unix.NFNETLINK_V0}
 
-// Each calls each with the flows in the network namespace of the calling thread,
-// until it returns false. A kernel without nf_conntrack_netlink answers EINVAL or
-// ENOENT, and EPERM means that CAP_NET_ADMIN is missing.
+// Each calls each with the flows in the network namespace of the calling thread, until
+// it returns false. A kernel without nf_conntrack_netlink answers EINVAL or ENOENT.
+// EPERM means that CAP_NET_ADMIN is missing.
 //
-// A dump that the kernel calls interrupted is no error here, and is not repeated.
-// Flows begin and end with any packet, so the list is out of date in any case when
-// it has been read.
+// An interrupted dump is not an error here and is not repeated. Flows begin and end all
+// the time, so the list is out of date anyway when it has been read.
 func Each(each func(Flow) bool) error {
 	c, err := nlconn.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -64,12 +63,12 @@ func Each(each func(Flow) bool) error {
 	return list(c, func(f Flow, _ []byte) bool { return each(f) })
 }
 
-// list calls each with the flows and the attributes that describe them, which are
-// valid until each returns.
+// list calls each with the flows and their encoded attributes, which are valid until
+// each returns.
 func list(c *nlconn.Conn, each func(f Flow, attrs []byte) bool) error {
 	err := c.Each(msgGet, ipv4[:], func(msg []byte) bool {
 		f, err := decode(msg)
-		// What cannot be understood is left alone: it is one flow of many.
+		// A flow that cannot be decoded is skipped: it is one of many.
 		return err != nil || each(f, msg[header:])
 	})
 	if err != nil && !errors.Is(err, nlconn.ErrInterrupted) {
@@ -78,9 +77,9 @@ func list(c *nlconn.Conn, each func(f Flow, attrs []byte) bool) error {
 	return nil
 }
 
-// Evict deletes the entries of the flows that match, in the network namespace of
-// the calling thread, and returns how many there were. The next packet of such a
-// flow is a new flow, and meets the rules of nat again. For errors see Each.
+// Evict deletes the entries of the flows that match, in the network namespace of the
+// calling thread, and returns how many there were. The next packet of such a flow
+// begins a new flow and meets the nat rules again. For errors see Each.
 func Evict(match func(Flow) bool) (n int, err error) {
 	c, err := nlconn.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -98,20 +97,20 @@ func Evict(match func(Flow) bool) (n int, err error) {
 		return 0, err
 	}
 	for _, entry := range found {
-		// The whole entry is sent back, because its ID is in it: a younger flow of the
-		// same tuples is another one.
+		// The whole entry is sent back because it contains the ID: a younger flow with
+		// the same tuples is a different flow.
 		switch err := c.Do(msgDelete, 0, entry); {
 		case err == nil:
 			n++
-		case !errors.Is(err, unix.ENOENT): // ENOENT: it has ended by itself
+		case !errors.Is(err, unix.ENOENT): // ENOENT: the flow has already ended
 			return n, fmt.Errorf("delete a conntrack entry: %w", err)
 		}
 	}
 	return n, nil
 }
 
-// decode decodes a message. It allocates nothing, because of a hundred thousand
-// flows few are of interest.
+// decode decodes a message. It allocates nothing, because few of perhaps a hundred
+// thousand flows are of interest.
 func decode(msg []byte) (f Flow, err error) {
 	if len(msg) < header {
 		return f, fmt.Errorf("a message of %d bytes", len(msg))
@@ -142,7 +141,7 @@ func decode(msg []byte) (f Flow, err error) {
 	return f, nil
 }
 
-// decodeTuple decodes what is in an attribute CTA_TUPLE_*.
+// decodeTuple decodes the content of an attribute CTA_TUPLE_*.
 func decodeTuple(b []byte) (t Tuple, err error) {
 	var src, dst netip.Addr
 	var from, to uint16

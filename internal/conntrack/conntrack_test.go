@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "record the flows of this machine's kern
 
 const flowsFile = "testdata/flows.hex"
 
-// recorded are messages of a kernel: see TestKernel.
+// recorded returns messages of a kernel: see TestKernel.
 func recorded(tb testing.TB) (msgs [][]byte) {
 	tb.Helper()
 	text, err := os.ReadFile(flowsFile)
@@ -41,12 +41,12 @@ func recorded(tb testing.TB) (msgs [][]byte) {
 	return msgs
 }
 
-// show is a flow in one line.
+// show formats a flow in one line.
 func show(f Flow) string {
 	return fmt.Sprintf("%d %v>%v %v>%v mark %#x assured %v", f.Original.Proto, f.Original.Src, f.Original.Dst, f.Reply.Src, f.Reply.Dst, f.Mark, f.Assured)
 }
 
-// The flows that the tests make, sorted.
+// The flows that the tests create, sorted.
 var flows = []string{
 	"1 127.0.0.1:0>127.0.0.1:0 127.0.0.1:0>127.0.0.1:0 mark 0x0 assured false",
 	"17 127.0.0.1:4000>127.0.0.1:9000 127.0.0.1:9000>127.0.0.1:4000 mark 0x0 assured false",
@@ -80,7 +80,7 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 	}
 }
 
-// What the kernel sends is trusted, and still no bytes may bring the daemon down.
+// Messages from the kernel are trusted, but no bytes may crash the daemon.
 func FuzzDecode(f *testing.F) {
 	for _, msg := range recorded(f) {
 		f.Add(msg)
@@ -99,8 +99,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// create makes an entry without any packet, as a container's connection that WSL
-// masquerades has it.
+// create makes an entry without sending a packet, like that of a container's connection
+// that WSL masquerades.
 func create(handle *netlink.Handle, proto uint8, src, dst, replyTo string) error {
 	s, d, r := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst), netip.MustParseAddrPort(replyTo)
 	ip := func(a netip.AddrPort) net.IP { return a.Addr().AsSlice() }
@@ -115,7 +115,7 @@ func create(handle *netlink.Handle, proto uint8, src, dst, replyTo string) error
 	return handle.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, f)
 }
 
-// tracker is a handle in WSL, where conntrack has no flows.
+// tracker returns a handle in WSL, where conntrack has no flows.
 func tracker(tb testing.TB) (b *lab.Bench, handle *netlink.Handle) {
 	tb.Helper()
 	b = labtest.New(tb, lab.Options{})
@@ -132,8 +132,8 @@ func tracker(tb testing.TB) (b *lab.Bench, handle *netlink.Handle) {
 	return b, handle
 }
 
-// A connection is assured when both ends have spoken, and a question without an answer is
-// not.
+// A connection is assured when both ends have sent packets. A request without an answer
+// is not.
 func TestAssured(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	if _, err := b.WSL.ServeEcho("tcp", "127.0.0.2:9000"); err != nil {
@@ -163,8 +163,8 @@ func TestAssured(t *testing.T) {
 	}
 }
 
-// Flows of the kernel are listed, and those that match are evicted, and no others.
-// With -update the messages are recorded.
+// The kernel's flows are listed. Flows that match are evicted, and no others. With
+// -update the messages are recorded.
 func TestKernel(t *testing.T) {
 	b, handle := tracker(t)
 	must := func(err error) {
@@ -173,7 +173,7 @@ func TestKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Three that packets have begun, one of them without ports, and one with NAT.
+	// Three that packets have started: one of them without ports, one with NAT.
 	must(b.WSL.Do(func() error {
 		for i := range 2 {
 			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4000 + i}, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9000 + i})
@@ -227,7 +227,7 @@ func TestKernel(t *testing.T) {
 	if *update {
 		must(b.WSL.Do(record))
 	}
-	must(b.WSL.Do(func() error { // the first is enough
+	must(b.WSL.Do(func() error { // stop after the first
 		n := 0
 		if err := Each(func(Flow) bool { n++; return false }); err != nil || n != 1 {
 			return fmt.Errorf("%d flows, %w", n, err)
@@ -243,7 +243,7 @@ func TestKernel(t *testing.T) {
 	expect()
 }
 
-// record writes the messages of the kernel to a file.
+// record writes the kernel's messages to a file.
 func record() error {
 	c, err := nlconn.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -261,8 +261,7 @@ func record() error {
 	return os.WriteFile(flowsFile, []byte(text.String()), 0o644)
 }
 
-// The time for each of many flows of which none is of interest, and that of the
-// library.
+// The time for each of many flows when none is of interest, compared with the library.
 func BenchmarkFlows(b *testing.B) {
 	const n = 10_000
 	bench, handle := tracker(b)

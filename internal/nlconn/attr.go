@@ -11,11 +11,11 @@ import (
 // attrHeader is the length of struct nlattr.
 const attrHeader = 4
 
-// aligned rounds up to NLMSG_ALIGNTO, which is NLA_ALIGNTO too.
+// aligned rounds up to NLMSG_ALIGNTO, which equals NLA_ALIGNTO.
 func aligned(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
 
-// Next splits off the first attribute of b, which must not be empty. Nothing is
-// copied or allocated: of a hundred thousand flows every allocation counts.
+// Next splits off the first attribute of b, which must not be empty. It does not copy
+// or allocate: with a hundred thousand flows every allocation counts.
 func Next(b []byte) (kind uint16, data, rest []byte, err error) {
 	if len(b) < attrHeader {
 		return 0, nil, nil, fmt.Errorf("%d bytes behind the last attribute", len(b))
@@ -29,8 +29,8 @@ func Next(b []byte) (kind uint16, data, rest []byte, err error) {
 }
 
 // An Attr is an attribute of a netlink message (struct nlattr). It refers to the
-// message, where the libraries' decoders copy: of a ruleset with thousands of
-// rules the copies cost more than all the rest.
+// message. The libraries' decoders copy instead, and for a ruleset with thousands of
+// rules the copies cost more than everything else.
 type Attr struct {
 	Kind uint16
 	Data []byte
@@ -54,8 +54,8 @@ func Attrs(b []byte, each func(a *Attr)) (err error) {
 // GenHeader is the length of struct nfgenmsg.
 const GenHeader = 4
 
-// GenAttrs calls each with the attributes of a message of nfnetlink, whose header
-// (struct nfgenmsg) begins with the family.
+// GenAttrs calls each with the attributes of an nfnetlink message. The family is the
+// first byte of its header (struct nfgenmsg).
 func GenAttrs(msg []byte, each func(a *Attr)) (family byte, err error) {
 	if len(msg) < GenHeader {
 		return 0, fmt.Errorf("a message of %d bytes", len(msg))
@@ -63,16 +63,16 @@ func GenAttrs(msg []byte, each func(a *Attr)) (family byte, err error) {
 	return msg[0], Attrs(msg[GenHeader:], each)
 }
 
-// Do goes on inside of the attribute. An error ends the iteration.
+// Do calls fn with the content of the attribute. An error ends the iteration.
 func (a *Attr) Do(fn func(b []byte) error) { a.err = fn(a.Data) }
 
-// Nested calls each with the attributes inside of a.
+// Nested calls each with the attributes inside a.
 func (a *Attr) Nested(each func(a *Attr)) { a.err = Attrs(a.Data, each) }
 
-// Text is a string that ends with its first zero byte.
+// Text returns a string that ends at its first zero byte.
 func (a *Attr) Text() string { return unix.ByteSliceToString(a.Data) }
 
-// Addr is an IP address.
+// Addr returns an IP address.
 func (a *Attr) Addr() netip.Addr {
 	addr, ok := netip.AddrFromSlice(a.Data)
 	if !ok {
@@ -81,8 +81,7 @@ func (a *Attr) Addr() netip.Addr {
 	return addr
 }
 
-// sized reports whether the attribute has so many bytes. Otherwise the iteration
-// ends.
+// sized reports whether the attribute has n bytes. Otherwise the iteration ends.
 func (a *Attr) sized(n int) bool {
 	if len(a.Data) != n {
 		a.err = fmt.Errorf("a number of %d bytes", len(a.Data))
@@ -90,7 +89,7 @@ func (a *Attr) sized(n int) bool {
 	return len(a.Data) == n
 }
 
-// Uint8 is a number of 8 bits.
+// Uint8 returns an 8-bit number.
 func (a *Attr) Uint8() uint8 {
 	if !a.sized(1) {
 		return 0
@@ -98,7 +97,7 @@ func (a *Attr) Uint8() uint8 {
 	return a.Data[0]
 }
 
-// Uint32 is a number of 32 bits in the byte order of this machine.
+// Uint32 returns a 32-bit number in the byte order of this machine.
 func (a *Attr) Uint32() uint32 {
 	if !a.sized(4) {
 		return 0
@@ -106,7 +105,7 @@ func (a *Attr) Uint32() uint32 {
 	return binary.NativeEndian.Uint32(a.Data)
 }
 
-// Uint32BE is a number of 32 bits in network byte order.
+// Uint32BE returns a 32-bit number in network byte order.
 func (a *Attr) Uint32BE() uint32 {
 	if !a.sized(4) {
 		return 0

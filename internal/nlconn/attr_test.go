@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is encoded is decoded.
+// Encoded attributes decode to the same.
 func TestAttrs(t *testing.T) {
 	b := AppendUint8(nil, 1, 7)
 	b = AppendUint16BE(b, 2, 0x1234)
@@ -53,7 +53,7 @@ func TestAttrs(t *testing.T) {
 	}
 }
 
-// What has the wrong size, however deep, is an error and ends the iteration.
+// An attribute of the wrong size, at any depth, is an error and ends the iteration.
 func TestAttrsOfTheWrongSize(t *testing.T) {
 	b := AppendNested(nil, 1, func(b []byte) []byte { return Append(b, 2, []byte{1, 2, 3}) })
 	b = AppendUint8(b, 3, 0)

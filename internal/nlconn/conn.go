@@ -1,6 +1,6 @@
-// Package nlconn asks the kernel questions over netlink. It encodes and decodes
-// the attributes of messages, bounds the kernel's silence, and repeats dumps that
-// were interrupted.
+// Package nlconn sends requests to the kernel over netlink. It encodes and decodes the
+// attributes of messages, limits how long the kernel may be silent, and repeats
+// interrupted dumps.
 package nlconn
 
 import (
@@ -13,42 +13,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Silence is how long the kernel may say nothing before a question fails. A dump
-// may take longer in all, because each of its parts starts the time again. What
-// waits for a lock of the kernel inside sendto(2) is not bounded by it.
+// Silence is how long the kernel may be silent before a request fails. A dump may take
+// longer in total, because each of its parts restarts the time. Silence does not limit
+// the time spent waiting for a kernel lock inside sendto(2).
 const Silence = 2 * time.Second
 
 // ErrSilent says that the kernel did not answer within Silence.
 var ErrSilent = fmt.Errorf("the kernel did not answer within %v", Silence)
 
-// ErrInterrupted says that the objects changed while the kernel listed them
-// (NLM_F_DUMP_INTR). Some that were there all the time may be missing.
+// ErrInterrupted says that objects changed while the kernel listed them
+// (NLM_F_DUMP_INTR). Objects that existed all the time may be missing from the list.
 var ErrInterrupted = errors.New("the objects changed while the kernel listed them")
 
-// A Conn is a netlink socket. It answers one question at a time: it is not for
-// several goroutines at once.
+// A Conn is a netlink socket for one request at a time. It is not safe for concurrent
+// use.
 //
-// An error that the kernel answers with is a unix.Errno, and does no harm to the
-// socket. After any other error, and after a dump that was ended early, the rest
-// of the answer would be in the way. So the socket is closed then, and the next
-// question opens another, in the network namespace of its own thread. Therefore
-// a Conn is no owner for what lives as long as a socket, as an owned table does.
+// An error in the kernel's answer is a unix.Errno and does not harm the socket. After
+// any other error, and after a dump that was ended early, the rest of the answer would
+// get in the way. So the socket is closed, and the next request opens another one in
+// the network namespace of its own thread. Therefore a Conn must not own anything that
+// lives as long as its socket, such as an owned table.
 type Conn struct {
 	open func() (socket, error)
-	sock socket // nil: the next question opens one
+	sock socket // nil: the next request opens one
 	seq  uint32
 
 	request, answer []byte // buffers
 }
 
-// answerSize is what the kernel fills at most with a part of a dump, if whoever
-// reads has so much room (netlink_recvmsg in net/netlink/af_netlink.c), and twice
-// that, because a single message may be longer.
+// answerSize is twice what the kernel puts at most into one part of a dump if the
+// reader's buffer is that large (netlink_recvmsg in net/netlink/af_netlink.c). Twice,
+// because a single message may be longer.
 const answerSize = 64 << 10
 
-// Open opens a socket of a protocol, for example unix.NETLINK_ROUTE, in the
-// network namespace of the calling thread. options are of the level SOL_NETLINK, for
-// example unix.NETLINK_GET_STRICT_CHK, which has the kernel filter dumps.
+// Open opens a socket for a protocol, for example unix.NETLINK_ROUTE, in the network
+// namespace of the calling thread. options are of the level SOL_NETLINK, for example
+// unix.NETLINK_GET_STRICT_CHK, which makes the kernel filter dumps.
 func Open(protocol int, options ...int) (*Conn, error) {
 	c := &Conn{open: func() (socket, error) { return openSocket(protocol, options...) }}
 	if err := c.connect(); err != nil {
@@ -72,10 +72,10 @@ func (c *Conn) Close() {
 	}
 }
 
-// Each dumps all objects of a kind, for example unix.RTM_GETLINK, and calls each
-// with every message, until it returns false. A message is valid until each
-// returns: the next part of the dump overwrites it. If the dump was interrupted,
-// the error is ErrInterrupted, after all messages.
+// Each dumps all objects of a kind, for example unix.RTM_GETLINK, and calls each with
+// every message until it returns false. A message is valid until each returns: the next
+// part of the dump overwrites it. If the dump was interrupted, Each still delivers all
+// messages and then returns ErrInterrupted.
 func (c *Conn) Each(kind int, request []byte, each func(msg []byte) bool) error {
 	return c.execute(kind, unix.NLM_F_DUMP, request, each)
 }
@@ -94,13 +94,13 @@ func (c *Conn) Dump(kind int, request []byte) ([][]byte, error) {
 	})
 }
 
-// dumpTries bounds how often a dump is repeated of objects that never rest.
+// dumpTries limits how often a dump is read if the objects keep changing.
 const dumpTries = 4
 
 // List dumps all objects of a kind and decodes each message, which is valid until
-// decode returns. A dump that was interrupted may lack objects, so it is repeated.
-// The last of dumpTries counts in any case: whatever interrupts a dump is also an
-// event, so that who watches lists the objects once more.
+// decode returns. An interrupted dump may lack objects, so it is repeated. After
+// dumpTries the last result counts: whatever interrupts a dump also causes an event, so
+// a watcher lists the objects once more.
 func List[T any](c *Conn, kind int, request []byte, decode func(msg []byte) (T, error)) (list []T, err error) {
 	for range dumpTries {
 		list = list[:0]
@@ -125,7 +125,7 @@ func List[T any](c *Conn, kind int, request []byte, decode func(msg []byte) (T, 
 	return list, nil
 }
 
-// Ask asks for one object and returns the kernel's answer.
+// Ask requests one object and returns the kernel's answer.
 func (c *Conn) Ask(kind int, request []byte) (answer []byte, err error) {
 	err = c.execute(kind, 0, request, func(msg []byte) bool {
 		answer = append([]byte{}, msg...)
@@ -134,14 +134,14 @@ func (c *Conn) Ask(kind int, request []byte) (answer []byte, err error) {
 	return answer, err
 }
 
-// Do has the kernel change something, and waits until it has. flags are for
-// example unix.NLM_F_CREATE.
+// Do makes the kernel change something and waits for the result. flags are for example
+// unix.NLM_F_CREATE.
 func (c *Conn) Do(kind, flags int, request []byte) error {
 	return c.execute(kind, flags|unix.NLM_F_ACK, request, func([]byte) bool { return true })
 }
 
-// Send sends messages with their headers in one piece. It is for a batch of
-// nfnetlink, which the kernel carries out before it returns.
+// Send sends messages that have headers already, in one write. It is for an nfnetlink
+// batch, which the kernel executes before the write returns.
 func (c *Conn) Send(batch []byte) error {
 	if err := c.connect(); err != nil {
 		return err
@@ -175,8 +175,8 @@ func (c *Conn) execute(kind, flags int, request []byte, each func([]byte) bool) 
 	return silent(err)
 }
 
-// receive reads the answers to the last request. It reports whether it has read
-// the last of them.
+// receive reads the answers to the last request. It reports whether it has read all of
+// them.
 func (c *Conn) receive(flags int, each func([]byte) bool) (complete bool, err error) {
 	if c.answer == nil {
 		c.answer = make([]byte, answerSize)
@@ -199,7 +199,7 @@ func (c *Conn) receive(flags int, each func([]byte) bool) (complete bool, err er
 				return false, err
 			}
 			if m.seq != c.seq {
-				continue // a late answer to another question
+				continue // a late answer to another request
 			}
 			heard = true
 			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
@@ -232,7 +232,7 @@ type message struct {
 	data        []byte
 }
 
-// Message is a message with its header, for Send.
+// Message returns a message with its header, for Send.
 func Message(kind, flags uint16, data []byte) []byte {
 	return appendMessage(nil, message{kind: kind, flags: flags, data: data})
 }
@@ -264,7 +264,7 @@ func nextMessage(b []byte) (m message, rest []byte, err error) {
 	return m, b[min(aligned(int(n)), len(b)):], nil
 }
 
-// errno is the error in a message that ends an answer, nil if there is none.
+// errno returns the error in the last message of an answer, nil if there is none.
 func errno(data []byte) error {
 	if len(data) < 4 {
 		return nil
@@ -275,7 +275,7 @@ func errno(data []byte) error {
 	return nil
 }
 
-// silent names the timeout.
+// silent translates the timeout to ErrSilent.
 func silent(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return ErrSilent

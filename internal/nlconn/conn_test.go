@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernel answers what a test says. It is a socket.
+// A kernel gives the answers that a test defines. It is a socket.
 type kernel struct {
-	// answer returns the datagrams that answer the request that was sent as number n,
-	// beginning with 1. After them there is silence.
+	// answer returns the datagrams that answer request number n, counted from 1. After
+	// them the kernel is silent.
 	answer func(n int, request message) []datagram
 
 	asked, opened int
@@ -25,7 +25,7 @@ type kernel struct {
 	failSend      error
 }
 
-// A datagram is messages after a wait.
+// A datagram is a sequence of messages, sent after a wait.
 type datagram struct {
 	wait  time.Duration
 	bytes []byte
@@ -73,12 +73,12 @@ func reply(to message, kind, flags uint16, data string) []byte {
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, flags)
 	b = binary.NativeEndian.AppendUint32(b, to.seq)
-	b = binary.NativeEndian.AppendUint32(b, 4711) // the port of who asked
+	b = binary.NativeEndian.AppendUint32(b, 4711) // the requester's port
 	b = append(b, data...)
 	return append(b, make([]byte, aligned(len(b))-len(b))...)
 }
 
-// parts is a dump of the objects, each in a datagram of its own.
+// parts is a dump of the objects with one datagram for each.
 func parts(to message, flags uint16, objects ...string) (list []datagram) {
 	for _, o := range objects {
 		list = append(list, datagram{bytes: reply(to, unix.RTM_NEWLINK, unix.NLM_F_MULTI|flags, o)})
@@ -88,8 +88,8 @@ func parts(to message, flags uint16, objects ...string) (list []datagram) {
 
 func text(msg []byte) (string, error) { return string(msg), nil }
 
-// An object that was there all the time is not missed because others came and
-// went, and objects that never rest are no reason to ask for ever.
+// An object that existed all the time is not missed because others were added or
+// removed. Objects that keep changing do not cause endless repetition.
 func TestInterruptedDump(t *testing.T) {
 	for interrupted, want := range map[int]struct {
 		names []string
@@ -113,8 +113,8 @@ func TestInterruptedDump(t *testing.T) {
 	}
 }
 
-// Whoever looks at each message is told of the interruption, once it is over.
-// That only the message at the end tells of it is enough.
+// Each reports an interruption after the last message, even if only the final message
+// is marked.
 func TestEachTellsOfTheInterruption(t *testing.T) {
 	k := &kernel{answer: func(_ int, request message) []datagram {
 		list := parts(request, 0, "lo", "loopback0")
@@ -128,7 +128,7 @@ func TestEachTellsOfTheInterruption(t *testing.T) {
 	}
 }
 
-// Dump keeps the messages, though the parts overwrite one another.
+// Dump keeps the messages, although the parts overwrite one another.
 func TestDumpKeepsMessages(t *testing.T) {
 	var want []string
 	for i := range 2000 {
@@ -145,7 +145,7 @@ func TestDumpKeepsMessages(t *testing.T) {
 	}
 }
 
-// What is left of an earlier question is not taken for an answer.
+// Messages left over from an earlier request are not taken for an answer.
 func TestStrangeAnswers(t *testing.T) {
 	k := &kernel{answer: func(_ int, request message) []datagram {
 		late := request
@@ -162,8 +162,8 @@ func TestStrangeAnswers(t *testing.T) {
 	}
 }
 
-// A kernel that says nothing ends the question, and the next one is answered. A
-// dump that takes long, but goes on, is not silence.
+// If the kernel is silent, the request fails, and the next request works. A dump that
+// takes long but makes progress is not silence.
 func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := false
@@ -199,7 +199,7 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// Others' messages do not prolong the time for which the kernel may be silent.
+// Unrelated messages do not extend the time for which the kernel may be silent.
 func TestNoiseIsSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &kernel{answer: func(_ int, request message) (list []datagram) {
@@ -216,7 +216,7 @@ func TestNoiseIsSilence(t *testing.T) {
 	})
 }
 
-// An error of the kernel's is told, and the socket goes on.
+// An error from the kernel is returned, and the socket stays usable.
 func TestErrno(t *testing.T) {
 	refused := binary.NativeEndian.AppendUint32(nil, ^uint32(unix.EPERM)+1)
 	k := &kernel{answer: func(_ int, request message) []datagram {
@@ -244,8 +244,7 @@ func TestErrno(t *testing.T) {
 	}
 }
 
-// What is left of a dump that was ended early is not in the way of the next
-// question.
+// The rest of a dump that was ended early does not disturb the next request.
 func TestEndedEarly(t *testing.T) {
 	k := &kernel{answer: func(_ int, request message) []datagram { return parts(request, 0, "lo", "loopback0") }}
 	c := k.conn()
@@ -260,7 +259,7 @@ func TestEndedEarly(t *testing.T) {
 	}
 }
 
-// The kernel itself: one answer, a dump, an error, and the same socket for all.
+// The real kernel: one answer, a dump and an error, all on the same socket.
 func TestKernel(t *testing.T) {
 	c, err := Open(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -299,7 +298,7 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-// What other processes send does not arrive, though they may send to any port.
+// Messages of other processes do not arrive, although these may send to any port.
 func TestForged(t *testing.T) {
 	victim, err := openSocket(unix.NETLINK_ROUTE)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket is a netlink socket, or a test's kernel. Each Read reads one datagram,
-// which holds one or more messages.
+// A socket is a netlink socket, or the kernel of a test. Each Read reads one datagram,
+// which contains one or more messages.
 type socket interface {
 	io.ReadWriteCloser
 	SetReadDeadline(time.Time) error
@@ -18,10 +18,10 @@ type socket interface {
 
 // openSocket opens a socket in the network namespace of the calling thread.
 //
-// It connects the socket to the kernel: then others, who may send to any socket if
-// they have CAP_NET_ADMIN, cannot send to this one (netlink_getsockbyportid in
-// net/netlink/af_netlink.c). It does not call bind(2), which WSL intercepts and
-// which takes 11 ms there: connect(2) chooses a port as well.
+// It connects the socket to the kernel. Other processes with CAP_NET_ADMIN, which may
+// send to any netlink socket, then cannot send to this one (netlink_getsockbyportid in
+// net/netlink/af_netlink.c). It does not call bind(2), which WSL intercepts and which
+// takes 11 ms there: connect(2) also assigns a port.
 //
 // options are of the level SOL_NETLINK.
 func openSocket(protocol int, options ...int) (socket, error) {

@@ -16,51 +16,52 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// A Range is a range of ports, both ends inclusive.
+// A Range is an inclusive range of ports.
 type Range = status.PortRange
 
 func between(first, last uint16) Range { return Range{First: first, Last: last} }
 
-// A Block is the range from which Linux takes the source ports of its own
+// A Block is the range from which Linux chooses the source ports of its own
 // connections. In mirrored mode WSL has reserved it in Windows.
 type Block struct {
 	Range
-	// Reserved are the ports in it that are never chosen
+	// Reserved are ports in the range that the kernel never chooses
 	// (net.ipv4.ip_local_reserved_ports).
 	Reserved []Range
-	// Usable is how many connections to one destination the block is good for;
-	// FirstPass how many of them are found in the first pass of the search, over
-	// the ports of the low end's parity. The second pass takes longer.
+	// Usable is the number of connections to one destination that the block allows.
+	// FirstPass is how many of them the first pass of the kernel's search finds, among
+	// the ports with the parity of the low end. The second pass takes longer.
 	Usable, FirstPass int
-	// UsableUDP is how many sockets of UDP it is good for, to all destinations.
+	// UsableUDP is the number of UDP sockets that the block allows, for all
+	// destinations together.
 	UsableUDP int
-	// TCP and UDP are how many of its ports are in use, those in TIME_WAIT included
-	// that the kernel does not give again.
+	// TCP and UDP are the numbers of ports in use. They include ports in TIME_WAIT that
+	// the kernel does not reuse.
 	TCP, UDP int
-	// Containers says that the flows of containers are among them: only who has
-	// CAP_NET_ADMIN sees these. Unseen is why they are not.
+	// Containers says that these numbers include the flows of containers, which only a
+	// process with CAP_NET_ADMIN can see. Unseen is why they do not.
 	Containers bool
 	Unseen     error
-	// Worst is the destination that has taken the most.
+	// Worst is the destination that uses the most ports.
 	Worst Load
-	// Windows is the range that is reserved in Windows, as WSL's own masquerade
-	// rule has it, and zero if that is unknown.
+	// Windows is the range reserved in Windows, according to WSL's masquerade rule;
+	// zero if unknown.
 	Windows Range
 }
 
-// A Load is how much of the block has been taken to one destination.
+// A Load is how much of the block one destination uses.
 type Load struct {
 	Proto string
-	// Destination is not valid for UDP, whose sockets take a port for all
+	// Destination is not valid for UDP: a UDP socket uses its port for all
 	// destinations.
 	Destination netip.AddrPort
 	Used, Of    int
 }
 
-// NearlyFull is the share from which on there is a warning.
+// NearlyFull is the share at which warnings start.
 const NearlyFull = 0.8
 
-// Share is the part of the block that is taken, from 0 to 1.
+// Share returns the used part of the block, from 0 to 1.
 func (l Load) Share() float64 {
 	if l.Of == 0 {
 		return 0
@@ -68,8 +69,8 @@ func (l Load) Share() float64 {
 	return float64(l.Used) / float64(l.Of)
 }
 
-// Widened reports whether the block reaches beyond what is reserved in Windows:
-// then all of Linux's own connections to localhost hang (WSL#41227).
+// Widened reports whether the block extends beyond the range reserved in Windows. All
+// of Linux's own connections to localhost then hang (WSL#41227).
 func (b Block) Widened() bool {
 	if b.Windows == (Range{}) {
 		return false
@@ -82,12 +83,12 @@ func (b Block) Widened() bool {
 	return false
 }
 
-// MostReserved is the largest block that a version of WSL is known to reserve:
-// 4096 ports by now, and in between one more (WSL#12228).
+// MostReserved is the largest block that any known version of WSL reserves: 4096 ports
+// now, and for a time one more (WSL#12228).
 const MostReserved = 4097
 
-// OfWSL is what WSL has reserved in Windows for Linux: what is known of it, or
-// else the block, unless somebody has changed that. Zero: unknown.
+// OfWSL returns the range that WSL has reserved in Windows for Linux. If that is
+// unknown, it returns the block, unless somebody has changed it. Zero means unknown.
 func (b Block) OfWSL() Range {
 	switch {
 	case b.Windows != (Range{}):
@@ -98,17 +99,17 @@ func (b Block) OfWSL() Range {
 	return b.Range
 }
 
-// IsReserved reports whether port is never chosen.
+// IsReserved reports whether the kernel never chooses port.
 func (b Block) IsReserved(port uint16) bool {
 	return slices.ContainsFunc(b.Reserved, func(r Range) bool { return r.Contains(port) })
 }
 
-// FirstPassLeft is how many connections to the worst destination are found in
-// the first pass, from now on.
+// FirstPassLeft returns how many more connections to the worst destination the first
+// pass finds.
 func (b Block) FirstPassLeft() int { return max(0, b.FirstPass-b.Worst.Used) }
 
-// ReadBlock reads the block and what of it is in use. windows is the range that
-// is reserved in Windows, zero if that is unknown.
+// ReadBlock reads the block and how much of it is in use. windows is the range reserved
+// in Windows, zero if unknown.
 func ReadBlock(windows Range) (Block, error) {
 	sockets, err := sockdiag.Sockets()
 	if err != nil && !errors.Is(err, sockdiag.ErrNoUDP) {
@@ -118,7 +119,7 @@ func ReadBlock(windows Range) (Block, error) {
 	if err != nil {
 		return Block{}, err
 	}
-	// Without the flows, the rest is still worth knowing: a kernel may have no
+	// The rest is useful without the flows: the kernel may not have
 	// nf_conntrack_netlink.
 	flows, err := Flows()
 	b := measure(r, reserved, readReuse(), sockets, flows)
@@ -126,7 +127,7 @@ func ReadBlock(windows Range) (Block, error) {
 	return b, nil
 }
 
-// unseen says for people why the flows are not known.
+// unseen explains why the flows are not known, for people.
 func unseen(err error) error {
 	switch {
 	case err == nil:
@@ -139,7 +140,7 @@ func unseen(err error) error {
 	return err
 }
 
-// readReuse reads what becomes of connections in TIME_WAIT.
+// readReuse reads whether ports in TIME_WAIT are reused.
 func readReuse() reuse {
 	number := func(name string) int {
 		b, _ := os.ReadFile("/proc/sys/net/ipv4/" + name)
@@ -147,12 +148,12 @@ func readReuse() reuse {
 		return n
 	}
 	if number("tcp_timestamps") == 0 {
-		return never // it tells the new connection's packets from the old one's by them
+		return never // the kernel tells old packets from new ones by their timestamps
 	}
 	return reuse(number("tcp_tw_reuse"))
 }
 
-// readRange reads the range and the ports in it that are reserved.
+// readRange reads the range and the reserved ports in it.
 func readRange() (Range, []Range, error) {
 	const dir = "/proc/sys/net/ipv4/"
 	b, err := os.ReadFile(dir + "ip_local_port_range")
@@ -181,7 +182,7 @@ func readRange() (Range, []Range, error) {
 	return r, reserved, nil
 }
 
-// parseReserved reads a list as "8080,9000-9010".
+// parseReserved parses a list such as "8080,9000-9010".
 func parseReserved(s string) (list []Range, err error) {
 	for item := range strings.SplitSeq(strings.TrimSpace(s), ",") {
 		if item == "" {

@@ -1,5 +1,5 @@
-// Package ports knows what Linux's ports are used for, and explains why one of
-// them cannot be had. It only reads, and opens no connection.
+// Package ports finds out what Linux's ports are used for, and explains why a port is
+// not available. It only reads and opens no connection.
 package ports
 
 import (
@@ -11,14 +11,15 @@ import (
 	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
-// Facts are what is known of the ports of one protocol.
+// Facts are what is known about the ports of one protocol.
 type Facts struct {
 	Proto string // tcp or udp
-	// Mirrored says that the network is mirrored, as far as one can see.
+	// Mirrored says that the network is mirrored, as far as that is known.
 	Mirrored bool
-	// Consomme says that Windows listens for Linux on localhost, as in that mode.
+	// Consomme says that WSL runs in the mode consomme, in which Windows listens on
+	// localhost on behalf of Linux.
 	Consomme bool
-	// Version is WSL's, "" if it is unknown.
+	// Version is the WSL version, "" if unknown.
 	Version   string
 	Block     Block
 	Listeners []Listener // of both protocols
@@ -26,43 +27,43 @@ type Facts struct {
 	Windows   windows.Ports
 }
 
-// A State says whether a program in Linux can have a port.
+// A State says whether a program in Linux can use a port.
 type State string
 
 // The states.
 const (
 	Free    State = "free"
-	Taken   State = "taken"   // somebody has it
-	Blocked State = "blocked" // nobody has it, and yet it is of no use
-	Unknown State = "unknown" // Linux does not have it, and Windows could not be asked
+	Taken   State = "taken"   // in use
+	Blocked State = "blocked" // not in use, but not usable
+	Unknown State = "unknown" // not in use in Linux, and Windows could not be asked
 )
 
-// A Verdict says who has a port, or why it cannot be had.
+// A Verdict says who uses a port, or why it is not available.
 type Verdict struct {
 	Proto string `json:"proto"`
 	Port  uint16 `json:"port"`
 	State State  `json:"state"`
-	// Reasons say why, Notes what else is good to know.
+	// Reasons explain the state, Notes give further information.
 	Reasons []string `json:"reasons"`
 	Notes   []string `json:"notes"`
-	// Linux and Windows are commands that help, in their order: for a shell here,
-	// and for an administrator's console in Windows.
+	// Linux and Windows are commands that help, in order: for a shell in Linux, and for
+	// an administrator's console in Windows.
 	Linux   []string `json:"fix"`
 	Windows []string `json:"fix_windows"`
-	// Next is the next port that is free, 0 if there is none. Where Windows could not be
-	// asked, it is one that Linux does not have.
+	// Next is the next free port, 0 if there is none. If Windows could not be asked, it
+	// is the next one that Linux does not use.
 	Next uint16 `json:"next_port"`
-	// Asked says that Windows has told which ports it keeps.
+	// Asked says that Windows has reported which ports it keeps.
 	Asked bool `json:"-"`
-	// InUse says that a program or a container of Linux has the port, and nothing is
+	// InUse says that a Linux program or container uses the port, and that nothing is
 	// wrong with that.
 	InUse bool `json:"-"`
 }
 
-// Explain says what is known of a port. It is a pure function.
+// Explain returns what is known about a port. It is a pure function.
 func Explain(f Facts, port uint16) Verdict {
 	v := f.explain(port)
-	// Upwards first: 8080 is mostly wanted because it is not 80.
+	// Search upwards first: people mostly want 8080 because it is not 80.
 	if port < 65535 {
 		for _, next := range f.Free(port+1, 1) {
 			v.Next = next
@@ -76,8 +77,8 @@ func Explain(f Facts, port uint16) Verdict {
 	return v
 }
 
-// Free are the first n ports from one on that may be proposed, fewer if there are not
-// so many. Where Windows could not be asked, they are those that Linux does not have.
+// Free returns up to n ports, starting at from, that can be recommended. If Windows
+// could not be asked, these are ports that Linux does not use.
 func (f Facts) Free(from uint16, n int) (list []uint16) {
 	for p := int(from); p <= 65535 && len(list) < n; p++ {
 		if f.good(uint16(p)) {
@@ -87,24 +88,24 @@ func (f Facts) Free(from uint16, n int) (list []uint16) {
 	return list
 }
 
-// Asked reports whether Windows has told which ports it keeps.
+// Asked reports whether Windows has reported which ports it keeps.
 func (f Facts) Asked() bool {
 	return f.Windows.ExcludedErr == nil && f.Windows.ListenersErr == nil && f.Windows.DynamicErr == nil
 }
 
-// firstUser is the first port that takes no right to bind
+// firstUser is the first port that needs no privilege to bind
 // (net.ipv4.ip_unprivileged_port_start).
 const firstUser = 1024
 
-// Silent is what becomes of a port that Windows refuses in consomme
-// (ConsommeNetworking.cpp returns an HRESULT, which is no errno).
+// Silent explains what happens with a port that Windows refuses in consomme
+// (ConsommeNetworking.cpp returns an HRESULT, which is not an errno).
 const Silent = "in the mode consomme bind() of a port that Windows refuses returns 2147014848 with errno 0, not -1: many programs believe that they have the port, and wait in vain"
 
-// neverWorks is a port to which connections over localhost never come
-// (WSL#12891, WSL#41135).
+// neverWorks is a port on which connections over localhost never arrive (WSL#12891,
+// WSL#41135).
 const neverWorks = 5004
 
-// good reports whether a port may be proposed: it is free, and nothing speaks
+// good reports whether a port can be recommended: it is free, and there is nothing
 // against it.
 func (f Facts) good(port uint16) bool {
 	v := f.explain(port)
@@ -114,7 +115,7 @@ func (f Facts) good(port uint16) bool {
 
 func (f Facts) explain(port uint16) Verdict {
 	v := Verdict{Proto: f.Proto, Port: port, State: Free, Asked: f.Asked(),
-		Reasons: []string{}, Notes: []string{}, Linux: []string{}, Windows: []string{}} // never null
+		Reasons: []string{}, Notes: []string{}, Linux: []string{}, Windows: []string{}} // never null in JSON
 	f.inLinux(&v)
 	f.inBlock(&v)
 	f.inWindows(&v)
@@ -138,7 +139,7 @@ func (f Facts) explain(port uint16) Verdict {
 	return v
 }
 
-// because adds a reason. That somebody has a port is the stronger word.
+// because adds a reason. The state Taken has precedence.
 func (v *Verdict) because(state State, format string, args ...any) {
 	if v.State != Taken {
 		v.State = state
@@ -150,7 +151,7 @@ func (v *Verdict) note(format string, args ...any) {
 	v.Notes = append(v.Notes, fmt.Sprintf(format, args...))
 }
 
-// inLinux adds who has the port in Linux.
+// inLinux adds who uses the port in Linux.
 func (f Facts) inLinux(v *Verdict) {
 	var nameless, held, dead bool
 	for _, p := range f.Published {
@@ -202,10 +203,10 @@ func (f Facts) inLinux(v *Verdict) {
 	}
 }
 
-// inBlock adds that the port is one of those for outgoing connections. WSL lets
-// programs bind its block (OnPortAllocationRequest of its
-// WslCoreGuestNetworkService.cpp), which is not all of them if somebody has widened
-// the range.
+// inBlock adds that the port is in the range for outgoing connections. WSL lets
+// programs bind the ports of its own block (OnPortAllocationRequest of its
+// WslCoreGuestNetworkService.cpp). If somebody has widened the range, that is only a
+// part of it.
 func (f Facts) inBlock(v *Verdict) {
 	switch b, ofWSL := f.Block, f.Block.OfWSL(); {
 	case !b.Contains(v.Port):
@@ -222,24 +223,24 @@ func (f Facts) inBlock(v *Verdict) {
 	}
 }
 
-// The ports of DNS. WSL never asks Windows for the first, and shares the others.
+// DNS ports. WSL never asks Windows for the first and shares the others.
 const (
 	dns   = 53
 	mdns  = 5353
 	llmnr = 5355
 )
 
-// notAsked reports whether WSL lets Linux have a port without asking Windows.
+// notAsked reports whether WSL gives Linux a port without asking Windows.
 func (f Facts) notAsked(port uint16) bool {
 	return f.Mirrored && (port == dns || f.Block.OfWSL().Contains(port))
 }
 
-// shared reports whether Linux and Windows may both have a port.
+// shared reports whether Linux and Windows may both use a port.
 func (f Facts) shared(port uint16) bool {
 	return f.Mirrored && (port == dns || f.Proto == "udp" && (port == mdns || port == llmnr))
 }
 
-// span names the ports of a range.
+// span formats a range of ports.
 func span(r windows.Range) string {
 	if r.First == r.Last {
 		return strconv.Itoa(int(r.First))
@@ -247,7 +248,7 @@ func span(r windows.Range) string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
-// Who names the program.
+// Who describes the program.
 func (l Listener) Who() string {
 	if l.Program == "" {
 		return "a program"

@@ -15,7 +15,7 @@ func listener(proto, addr, program string) Listener {
 	return Listener{Proto: proto, Addr: netip.MustParseAddrPort(addr), Program: program, PID: 42}
 }
 
-// A mirrored network with a bit of everything.
+// A mirrored network with some of everything.
 func facts() Facts {
 	return Facts{
 		Proto: "tcp", Mirrored: true, Version: "2.9.5.0",
@@ -50,7 +50,7 @@ func TestExplain(t *testing.T) {
 	const add = "netsh int ipv4 add excludedportrange protocol=tcp startport=%d numberofports=1 store=persistent"
 	exclusion := func(port string) string { return strings.Replace(add, "%d", port, 1) }
 	nat := func(f *Facts) { f.Mirrored = false }
-	// Windows lists WSL's own block as well.
+	// Windows also lists WSL's own block.
 	reserved := func(f *Facts) {
 		f.Windows.Excluded = append(f.Windows.Excluded, windows.Range{First: 60700, Last: 60999})
 	}
@@ -78,7 +78,7 @@ func TestExplain(t *testing.T) {
 		state   State
 		says    string // in the reasons and notes
 		linux   string
-		windows string // all lines, by "; "
+		windows string // all lines, joined with "; "
 		next    uint16
 	}{
 		"free":                   {port: 3000, state: Free, next: 3001},
@@ -160,8 +160,8 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// Nothing is wrong with a port that a program or a container of Linux has, where
-// Windows learns of it and does not have it too.
+// A port is fine if a Linux program or container uses it, Windows learns about it, and
+// Windows does not use it too.
 func TestInUse(t *testing.T) {
 	f := facts()
 	f.Listeners = append(f.Listeners, listener("tcp", "0.0.0.0:9001", "node"), listener("tcp", "0.0.0.0:5004", "node"))
@@ -199,7 +199,7 @@ func TestFree(t *testing.T) {
 	}
 }
 
-// Whatever the port, what is proposed instead is free.
+// The recommended port is free, for every port.
 func TestNextIsFree(t *testing.T) {
 	f := facts()
 	for port := 1; port <= 65535; port += 991 {

@@ -9,17 +9,17 @@ import (
 	"github.com/wslmirror/wslmirror/internal/conntrack"
 )
 
-// A Flow is a connection of a container whose source port the kernel has put
-// into the block of ports of Linux (WSL's masquerade): no socket here has it.
+// A Flow is a container's connection whose source port the kernel has translated to one
+// of the block (WSL's masquerade). No socket in this network namespace has that port.
 type Flow struct {
 	Proto         string
-	Local, Remote netip.AddrPort // as they are outside
+	Local, Remote netip.AddrPort // after translation
 }
 
 var protocols = map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}
 
-// Flows are the connections that are masqueraded. It needs CAP_NET_ADMIN: the
-// error is EPERM without.
+// Flows returns the masqueraded connections. It needs CAP_NET_ADMIN and returns EPERM
+// without it.
 func Flows() ([]Flow, error) {
 	var flows []Flow
 	err := conntrack.Each(func(f conntrack.Flow) bool {

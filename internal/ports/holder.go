@@ -10,31 +10,31 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// What the Holder of a status.Port may be.
+// Possible values of a status.Port's Holder.
 const (
 	ByEngine  = "engine"
 	ByProgram = "program"
 	ByHolder  = "wslmirror"
-	ByUnknown = "unknown" // a socket whose program this user may not see
+	ByUnknown = "unknown" // a socket of a program that this user may not see
 	ByNobody  = "nobody"
 )
 
-// engines are the programs by which engines hold their ports, as /proc has them.
+// engines are the programs with which engines listen on their ports, named as in /proc.
 var engines = []string{"docker-proxy", "dockerd", "conmon", "rootlessport", "rootlesskit", "containerd-shim", "podman", "kube-proxy", "k3s-server"}
 
-// Hold is what a holder has told, or why that is not known.
+// Hold is the state of a holder, or why it is not known.
 type Hold struct {
 	status.Hold
 	Err error
 }
 
-// ReadHold reads what the holder tells that belongs to the daemon that publishes in dir.
+// ReadHold reads the state of the holder that belongs to the daemon publishing in dir.
 func ReadHold(dir string) Hold {
 	h, err := status.ReadHold(status.HoldDir(dir))
 	return Hold{h, err}
 }
 
-// Runs reports whether a holder runs here.
+// Runs reports whether a holder runs.
 func (h Hold) Runs() bool { return h.Err == nil }
 
 // Refused reports whether Windows has refused one of the ports.
@@ -42,8 +42,8 @@ func (h Hold) Refused() bool {
 	return slices.ContainsFunc(h.Hold.Refused, func(r status.Refusal) bool { return r.Windows })
 }
 
-// Holder says by whose socket Windows learns of a published port, and why by nobody's.
-// windows says why Windows refuses a port, and may be nil.
+// Holder returns whose socket tells Windows about a published port, or ByNobody and
+// why. windows returns why Windows refuses a port. It may be nil.
 func (h Hold) Holder(p status.Port, listeners []Listener, windows func(port uint16, proto string) string) (who, why string) {
 	for _, l := range listeners {
 		if !l.Announces(p.Proto, p.Port, p.Address) {
@@ -84,7 +84,8 @@ func (h Hold) Holder(p status.Port, listeners []Listener, windows func(port uint
 	return ByNobody, ""
 }
 
-// Refused says in one line why Windows refuses a port, as Explain does.
+// Refused explains in one line why Windows refuses a port, using the reasons of
+// Explain.
 func (f Facts) Refused(port uint16) string {
 	v := Verdict{Proto: f.Proto, Port: port, State: Free}
 	f.inWindows(&v)

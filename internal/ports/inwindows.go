@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// inWindows adds what Windows has to do with the port.
+// inWindows adds how Windows uses the port.
 func (f Facts) inWindows(v *Verdict) {
 	var winnat, reserve bool
 	if !f.notAsked(v.Port) {
@@ -25,13 +25,13 @@ func (f Facts) inWindows(v *Verdict) {
 	}
 }
 
-// exclusion keeps the port for who binds it by name.
+// exclusion returns a command that keeps the port for programs that bind it explicitly.
 func exclusion(v *Verdict) string {
 	return fmt.Sprintf("netsh int ipv4 add excludedportrange protocol=%s startport=%d numberofports=1 store=persistent", v.Proto, v.Port)
 }
 
-// excluded adds which of Windows' ranges the port lies in. winnat says that one is
-// a program's, reserve that an exclusion of its own would keep the port free.
+// excluded adds the ranges of Windows that contain the port. winnat says that one
+// belongs to a program, reserve that an exclusion of its own would keep the port free.
 func (f Facts) excluded(v *Verdict) (winnat, reserve bool) {
 	var starred bool
 	for _, r := range f.Windows.Excluded {
@@ -70,7 +70,7 @@ func (f Facts) excluded(v *Verdict) (winnat, reserve bool) {
 	return winnat, reserve
 }
 
-// listensInWindows adds who has the port in Windows.
+// listensInWindows adds who uses the port in Windows.
 func (f Facts) listensInWindows(v *Verdict) {
 	taken := v.State == Taken
 	for _, l := range f.Windows.Listeners {
@@ -78,7 +78,7 @@ func (f Facts) listensInWindows(v *Verdict) {
 		if l.Addr.Port() != v.Port || on.Is6() && !on.IsUnspecified() {
 			continue
 		}
-		// In NAT mode Windows itself listens on what Linux listens on.
+		// In NAT mode Windows itself listens on the ports on which Linux listens.
 		if !f.Mirrored && taken {
 			continue
 		}
@@ -92,11 +92,11 @@ func (f Facts) listensInWindows(v *Verdict) {
 	}
 }
 
-// usualDynamic is where Windows' dynamic range begins unless it was changed.
+// usualDynamic is the default start of Windows' dynamic range.
 const usualDynamic = 49152
 
-// DeniesDynamic reports whether that version of WSL refuses Windows' dynamic
-// range to Linux: WSL pull request 40597 brought it, 41085 took it back.
+// DeniesDynamic reports whether that version of WSL refuses Windows' dynamic range to
+// Linux. WSL pull request 40597 introduced this, 41085 reverted it.
 func DeniesDynamic(version string) (denied, known bool) {
 	var number int
 	for i, part := range strings.SplitN(version, ".", 4) {

@@ -17,11 +17,10 @@ import (
 	"github.com/wslmirror/wslmirror/internal/ports"
 )
 
-// The LAN of the bench.
+// A server on the bench's LAN.
 const server = "192.0.2.1:7000"
 
-// newBench makes a bench with servers on the LAN, whose block of source ports is
-// as given.
+// newBench makes a bench with servers on the LAN and the given block of source ports.
 func newBench(t *testing.T, first, last uint16, reserved string) *lab.Bench {
 	t.Helper()
 	b := labtest.New(t, lab.Options{})
@@ -43,13 +42,13 @@ func newBench(t *testing.T, first, last uint16, reserved string) *lab.Bench {
 	return b
 }
 
-// connect opens a connection from h that stays open until the test ends, and
-// returns its source port, or 0 if there is none left.
+// connect opens a connection from h that stays open until the test ends. It returns the
+// source port, or 0 if there is none left.
 func connect(t *testing.T, h *lab.Host, proto, to string) (port uint16) {
 	t.Helper()
 	err := h.Do(func() error {
 		c, err := net.Dial(proto+"4", to)
-		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAGAIN) { // what connect() says of TCP, and of UDP
+		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAGAIN) { // the errors of connect() for TCP and UDP
 			return nil
 		}
 		if err != nil {
@@ -77,9 +76,9 @@ func readBlock(t *testing.T, h *lab.Host) (b ports.Block) {
 	return b
 }
 
-// The headroom that is shown is what the kernel gives: connections to one
-// destination get the ports of the low end's parity first, all of them, then the
-// others, never a reserved one, and then none.
+// The reported headroom is what the kernel really provides. Connections to one
+// destination first get all ports with the parity of the low end, then the others,
+// never a reserved one, and then none.
 func TestHeadroom(t *testing.T) {
 	tests := map[string]struct {
 		first, last uint16
@@ -117,8 +116,8 @@ func TestHeadroom(t *testing.T) {
 					t.Fatalf("after %d ports: %+v", n, now)
 				}
 			}
-			// In which pass each was found. Of an odd size, the port that a search
-			// leaves out may come later or never.
+			// Check in which pass each port was found. With an odd size, the port that
+			// a search leaves out may come later or never.
 			odd := empty.Size() > 1 && empty.Size()%2 == 1
 			for i, port := range came {
 				firstPass := port%2 == test.first%2
@@ -130,7 +129,7 @@ func TestHeadroom(t *testing.T) {
 			if n := len(came) - empty.Usable; n != 0 && !(odd && n == 1) {
 				t.Errorf("%d ports are shown as usable, and %d came: %d", empty.Usable, len(came), came)
 			}
-			// Another destination has a block of its own.
+			// Another destination can use all ports again.
 			if port := connect(t, b.WSL, "tcp", "192.0.2.1:7001"); port == 0 {
 				t.Error("no port to another destination")
 			}
@@ -138,7 +137,7 @@ func TestHeadroom(t *testing.T) {
 	}
 }
 
-// UDP takes a port for all destinations.
+// UDP uses a port for all destinations.
 func TestHeadroomUDP(t *testing.T) {
 	b := newBench(t, 60700, 60710, "60704")
 	empty := readBlock(t, b.WSL)
@@ -157,7 +156,7 @@ func TestHeadroomUDP(t *testing.T) {
 	}
 }
 
-// What a container sends takes a port of the block that no socket has.
+// A container's connection uses a port of the block that no socket has.
 func TestContainersAreCounted(t *testing.T) {
 	b := newBench(t, 60700, 60999, "")
 	engine, err := b.StartStandIn()
@@ -235,9 +234,9 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-// A port in TIME_WAIT counts if, and only if, connect() does not take it again.
+// A port in TIME_WAIT counts exactly if connect() does not reuse it.
 func TestTimeWait(t *testing.T) {
-	for reuse, again := range map[string]bool{"0": false, "1": true, "2": false} { // 2: over loopback alone
+	for reuse, again := range map[string]bool{"0": false, "1": true, "2": false} { // 2: only over loopback
 		t.Run(reuse, func(t *testing.T) {
 			b := newBench(t, 60700, 60700, "")
 			if err := b.WSL.Sysctl("ipv4/tcp_tw_reuse", reuse); err != nil {

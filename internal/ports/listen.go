@@ -15,33 +15,34 @@ import (
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 )
 
-// A Listener is a socket of Linux that waits for clients, or holds a port.
+// A Listener is a Linux socket that waits for clients or holds a port.
 type Listener struct {
 	Proto string // tcp or udp
 	Addr  netip.AddrPort
-	// OnlyV6 says that it takes nothing of IPv4.
+	// OnlyV6 says that it accepts no IPv4.
 	OnlyV6 bool
-	// Bound says that it holds the port and does not listen; ss does not show it.
+	// Bound says that it holds the port without listening; ss does not show it.
 	Bound bool
-	// Holder says that it is a socket by which wslmirror holds the port for Windows. It
-	// waits for nobody.
+	// Holder says that wslmirror holds the port for Windows with this socket. It waits
+	// for no clients.
 	Holder bool
-	// MPTCP says that Windows never learns of it: WSL's port tracker cannot handle it.
+	// MPTCP says that Windows never learns about it: WSL's port tracker does not
+	// support MPTCP.
 	MPTCP bool
-	// Program is the name of the program, and PID its number; both are zero where
-	// /proc does not tell: it belongs to another user or another distribution.
+	// Program is the name of the program, and PID its process ID. Both are zero if
+	// /proc does not show it: it belongs to another user or another distribution.
 	Program string
 	PID     int
 }
 
-// TakesIPv4 reports whether nobody else may have its port for IPv4.
+// TakesIPv4 reports whether it prevents others from using its port for IPv4.
 func (l Listener) TakesIPv4() bool {
 	return l.Addr.Addr().Is4() || l.Addr.Addr().IsUnspecified() && !l.OnlyV6
 }
 
-// Announces reports whether Windows learns by l of a port that an engine publishes
-// on an address, and passes on what comes for it. One that is only bound, as of
-// Podman 6, is seen here where WSL sees it as well, since Linux 6.8 (WSL#41204).
+// Announces reports whether l tells Windows about a port that an engine publishes on an
+// address, and accepts the connections to it. A socket that is only bound, as with
+// Podman 6, is visible here exactly when WSL sees it too, since Linux 6.8 (WSL#41204).
 func (l Listener) Announces(proto string, port uint16, on string) bool {
 	if l.Proto != proto || l.Addr.Port() != port {
 		return false
@@ -58,12 +59,13 @@ func (l Listener) Announces(proto string, port uint16, on string) bool {
 
 var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// HoldsIPv6 reports whether l keeps a program from listening on [::] that does so
-// for both families, as most do by default. What takes IPv4 does anyway.
+// HoldsIPv6 reports whether l does not take IPv4, but prevents programs from listening on
+// [::] for both families, as most do by default. A socket that takes IPv4 prevents that
+// anyway.
 func (l Listener) HoldsIPv6() bool { return !l.TakesIPv4() }
 
-// Listeners are the sockets that wait for clients, sorted by port. Beside them may
-// come sockdiag.ErrNoUDP.
+// Listeners returns the sockets that wait for clients, sorted by port. It may return
+// sockdiag.ErrNoUDP together with the TCP sockets.
 func Listeners() ([]Listener, error) {
 	sockets, err := sockdiag.Sockets()
 	if err != nil && !errors.Is(err, sockdiag.ErrNoUDP) {
@@ -72,7 +74,7 @@ func Listeners() ([]Listener, error) {
 	return listeners(sockets, programs("/proc")), err
 }
 
-// listeners are those among sockets, with the programs that have them.
+// listeners returns the listeners among sockets, with their programs.
 func listeners(sockets []sockdiag.Socket, programs map[uint32]process) []Listener {
 	var list []Listener
 	for _, s := range sockets {
@@ -97,18 +99,18 @@ func listeners(sockets []sockdiag.Socket, programs map[uint32]process) []Listene
 			cmp.Compare(a.Addr.Port(), b.Addr.Port()), cmp.Compare(a.Proto, b.Proto),
 			a.Addr.Compare(b.Addr), cmp.Compare(a.PID, b.PID))
 	})
-	return slices.Compact(list) // with SO_REUSEPORT one program has several
+	return slices.Compact(list) // with SO_REUSEPORT one program may have several
 }
 
-// A process is a program that runs.
+// A process is a running program.
 type process struct {
 	pid  int
 	name string
 }
 
-// programs are the processes by the inodes of their sockets, as far as this user
-// may see them. Of several that share a socket it is the one with the lowest
-// number, which mostly is the parent.
+// programs returns the processes by the inodes of their sockets, as far as this user
+// may see them. If several share a socket, it returns the one with the lowest PID,
+// mostly the parent.
 func programs(proc string) map[uint32]process {
 	dirs, _ := os.ReadDir(proc) // without /proc there are no names
 	found := map[uint32]process{}
@@ -120,7 +122,7 @@ func programs(proc string) map[uint32]process {
 		dir := filepath.Join(proc, d.Name())
 		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
-			continue // another user's, or it has ended
+			continue // belongs to another user, or has ended
 		}
 		var name string
 		for _, fd := range fds {

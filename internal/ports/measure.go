@@ -6,16 +6,15 @@ import (
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
 )
 
-// measure counts what of a range is in use.
+// measure counts how much of a range is in use.
 //
-// connect() looks for a source port in two passes (__inet_hash_connect in the
-// kernel's net/ipv4/inet_hashtables.c): first over the ports that are even or odd
-// as the low end is, all of them, then over the others; reserved ports are passed
-// over, and a port in use is good for another destination. A range of an odd
-// size is searched in pairs, so that a search leaves out one of the two ends:
-// which one is chance, and that port is not counted on.
+// connect() searches for a source port in two passes (__inet_hash_connect in the
+// kernel's net/ipv4/inet_hashtables.c): first among all ports with the parity of the
+// low end, then among the others. It skips reserved ports. A port in use can be used
+// again for another destination. A range of odd size is searched in pairs, so a search
+// leaves out one of the two ends, chosen at random. That port is not counted.
 //
-// UDP takes a port from all destinations, in any order.
+// UDP uses a port for all destinations, and chooses in any order.
 func measure(r Range, reserved []Range, again reuse, sockets []sockdiag.Socket, flows []Flow) Block {
 	b := Block{Range: r, Reserved: reserved}
 	for port := int(r.First); port <= int(r.Last); port++ {
@@ -48,7 +47,7 @@ func measure(r Range, reserved []Range, again reuse, sockets []sockdiag.Socket, 
 		if proto == "udp" {
 			d.addr = netip.AddrPort{}
 		} else if remote.Port() == 0 {
-			return // listens: in use, but not to anywhere
+			return // a listener: in use, but without a destination
 		}
 		if taken[d] == nil {
 			taken[d] = map[uint16]bool{}
@@ -77,19 +76,19 @@ func measure(r Range, reserved []Range, again reuse, sockets []sockdiag.Socket, 
 	return b
 }
 
-// reuse is net.ipv4.tcp_tw_reuse: whether connect() takes the port of a connection
-// that is closed and still in TIME_WAIT, to the same destination (tcp_twsk_unique
-// in net/ipv4/tcp_ipv4.c). It does from a second after its end on; which of them
-// are younger nobody tells.
+// reuse is net.ipv4.tcp_tw_reuse: whether connect() reuses the port of a closed connection
+// in TIME_WAIT to the same destination (tcp_twsk_unique in net/ipv4/tcp_ipv4.c). The kernel
+// does so from one second after the end of the connection. It does not show which
+// connections are younger.
 type reuse int
 
 const (
-	never        reuse = iota // also where there are no timestamps
+	never        reuse = iota // also without timestamps
 	always                    //
-	overLoopback              // the default: only where an end is a loopback address
+	overLoopback              // the default: only if one end is a loopback address
 )
 
-// gives reports whether s is nothing but such a remainder.
+// gives reports whether s is only a TIME_WAIT remainder whose port the kernel reuses.
 func (r reuse) gives(s sockdiag.Socket) bool {
 	if s.Proto != "tcp" || s.State != sockdiag.TimeWait {
 		return false
@@ -97,7 +96,7 @@ func (r reuse) gives(s sockdiag.Socket) bool {
 	return r == always || r == overLoopback && (s.Local.Addr().IsLoopback() || s.Remote.Addr().IsLoopback())
 }
 
-// before orders loads of one size, so that the same is shown each time.
+// before orders loads of equal size, so that the result is always the same.
 func (l Load) before(m Load) bool {
 	if l.Proto != m.Proto {
 		return l.Proto < m.Proto

@@ -27,7 +27,7 @@ func TestMeasure(t *testing.T) {
 		socket("tcp", 1, local(60700), one),
 		socket("tcp", 6 /* TIME_WAIT */, local(60702), one),
 		socket("tcp", 1, local(60700), other), // the same port again
-		socket("tcp", 1, local(60710), one),   // not of the block
+		socket("tcp", 1, local(60710), one),   // not in the block
 		socket("tcp", sockdiag.Listening, "0.0.0.0:60701", any),
 		socket("udp", sockdiag.Closed, "0.0.0.0:60705", any),
 	}
@@ -144,7 +144,7 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// Why the flows are not known is said, and nothing else fails for it.
+// The reason why the flows are unknown is reported, and everything else still works.
 func TestUnseen(t *testing.T) {
 	for err, want := range map[error]string{
 		unix.EPERM: "only root", unix.EINVAL: "nf_conntrack_netlink", unix.ENOENT: "nf_conntrack_netlink", unix.EIO: "input/output",
@@ -196,7 +196,7 @@ func TestOfWSL(t *testing.T) {
 	}
 }
 
-// Whatever a range is read from, it is one.
+// A parsed range is always valid.
 func FuzzParseRange(f *testing.F) {
 	for _, s := range [][2]string{{"32768", "60999"}, {"9", "8"}, {"", ""}, {"0", "65535"}, {"65536", "1"}, {"-1", "+2"}} {
 		f.Add(s[0], s[1])

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// pages are all Markdown files, by their path from the root.
+// pages returns all Markdown files by their path from the root.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	texts := map[string]string{}
@@ -44,7 +44,7 @@ var (
 	sentence = regexp.MustCompile(`[.!?:](\s|$)`)
 )
 
-// anchors are those that GitHub gives the headings of a page.
+// anchors returns the anchors that GitHub gives the headings of a page.
 func anchors(page string) (list []string) {
 	for _, h := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
 		list = append(list, strings.ReplaceAll(unslug.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-"))
@@ -52,13 +52,13 @@ func anchors(page string) (list []string) {
 	return list
 }
 
-// A link leads to a file that is there, and to a heading in it.
+// A link leads to an existing file, and to an existing heading in it.
 func TestLinks(t *testing.T) {
 	texts := pages(t)
 	for name, page := range texts {
 		for _, l := range link.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
 			to, anchor, _ := strings.Cut(l[1], "#")
-			// GitHub's own pages lie beside the files.
+			// These pages of GitHub are not files of the repository.
 			if strings.Contains(to, "://") || strings.HasSuffix(to, "../issues") || strings.HasSuffix(to, "../releases") {
 				continue
 			}
@@ -76,7 +76,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// The README is for somebody who has two minutes.
+// The README is for a reader who has two minutes.
 func TestREADMEIsShort(t *testing.T) {
 	const most = 150
 	if n := strings.Count(pages(t)["README.md"], "\n"); n > most {
@@ -84,7 +84,7 @@ func TestREADMEIsShort(t *testing.T) {
 	}
 }
 
-// prose are the paragraphs and the points of lists of a page, without code and tables.
+// prose returns the paragraphs and list items of a page, without code and tables.
 func prose(page string) (paragraphs []string) {
 	page = fence.ReplaceAllString(page, "\n")
 	page = regexp.MustCompile(`(?s)<!--.*?-->|<[a-z/][^>]*>`).ReplaceAllString(page, "")
@@ -100,7 +100,7 @@ func prose(page string) (paragraphs []string) {
 	return paragraphs
 }
 
-// lengths are those of the sentences of a page, in words, sorted.
+// lengths returns the lengths of a page's sentences in words, sorted.
 func lengths(page string) (words []int) {
 	for _, p := range prose(page) {
 		for _, s := range sentence.Split(p, -1) {
@@ -139,10 +139,10 @@ func TestSentencesAreShort(t *testing.T) {
 
 var translations = []string{"docs/ja.md", "docs/ko.md", "docs/zh-CN.md"}
 
-// ours are commands of this repository, in code of any kind.
+// ours matches commands of this repository in code.
 var ours = regexp.MustCompile("(?m)(?:^|`)(?:\\$ )?(?:sudo )?(?:bin/)?((?:wslmirror|mirrorlab|make) [a-z][^`\n#&|]*)")
 
-// code is all code of a page.
+// code returns all code of a page.
 func code(page string) string {
 	var b strings.Builder
 	for _, f := range fence.FindAllStringSubmatch(page, -1) {
@@ -154,7 +154,7 @@ func code(page string) string {
 	return b.String()
 }
 
-// Each command in a page exists, with its flags.
+// Each command in a page exists, and so do its flags.
 func TestCommandsExist(t *testing.T) {
 	bin := t.TempDir()
 	goCommand(t, "build", "-o", bin, "./cmd/...")
@@ -201,7 +201,7 @@ func TestCommandsExist(t *testing.T) {
 	}
 }
 
-// The translations have the README's commands and options, and no others.
+// The translations contain exactly the commands and options of the README.
 func TestTranslationsKeepStep(t *testing.T) {
 	texts := pages(t)
 	readme := texts["README.md"]
@@ -225,7 +225,7 @@ func TestTranslationsKeepStep(t *testing.T) {
 	}
 }
 
-// commandLines are the lines of the blocks of code.
+// commandLines returns the lines of the code blocks.
 func commandLines(page string) (lines []string) {
 	for _, f := range fence.FindAllStringSubmatch(page, -1) {
 		for l := range strings.Lines(f[2]) {
@@ -241,8 +241,8 @@ func between(s, from, to string) string {
 	return s
 }
 
-// Each check of doctor has its heading, to which doctor leads its readers, and no other
-// has one.
+// Each check of doctor has a heading, which doctor refers to, and no other heading
+// exists.
 func TestEachCheckIsExplained(t *testing.T) {
 	source, err := os.ReadFile(filepath.Join(root, "internal/doctor/doctor.go"))
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// What only the owner of the repository can fill in stands in MAINTAINERS.md, and
-// nothing else is left to fill in.
+// MAINTAINERS.md lists the placeholders that only the owner of the repository can fill
+// in. Nothing else is left to fill in.
 func TestPlaceholdersAreNamedInOnePlace(t *testing.T) {
 	_, section, found := strings.Cut(read(t, "MAINTAINERS.md"), "\n## Only the owner can fill these in\n")
 	var named []string
@@ -23,7 +23,7 @@ func TestPlaceholdersAreNamedInOnePlace(t *testing.T) {
 	}
 	var (
 		unfilled = regexp.MustCompile(`\b(TODO|FIXME|TBD|CHANGEME|YOUR[-_]\w+)\b`)
-		address  = regexp.MustCompile(`[\w.+-]+@[a-z-]+(?:\.[a-z-]+)+\b`) // not a version of a module
+		address  = regexp.MustCompile(`[\w.+-]+@[a-z-]+(?:\.[a-z-]+)+\b`) // not the version of a module
 		project  = regexp.MustCompile(`github\.com/[\w-]+/wslmirror\b`)
 		used     = map[string]bool{}
 	)

@@ -1,5 +1,5 @@
-// Package repo polices the repository: what the compiler does not know, but
-// whoever reads the code relies on.
+// Package repo checks the repository for properties that the compiler does not check
+// but readers of the code rely on.
 package repo
 
 import (
@@ -61,7 +61,7 @@ func TestEveryDirectDependencyHasItsReason(t *testing.T) {
 	}
 }
 
-// What a package must know nothing of, as CONTRIBUTING.md has it.
+// What each package must not depend on, according to CONTRIBUTING.md.
 func TestLayers(t *testing.T) {
 	const (
 		nftables = "github.com/google/nftables"
@@ -74,8 +74,8 @@ func TestLayers(t *testing.T) {
 	tests := []struct {
 		pkg    string
 		direct []string // may not import these itself
-		never  []string // may not import these by whatever way
-		except []string // of never
+		never  []string // may not import these, directly or indirectly
+		except []string // exceptions from never
 	}{
 		{"cmd/wslmirror", []string{netlink, nftables}, []string{module + "/internal/lab", "testing"}, nil},
 		{"internal/nlconn", nil, []string{module, netlink, byHand}, nil},
@@ -113,8 +113,9 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// The end-to-end tests judge the program by what its users see: they import nothing of
-// what decides. What is not a test there would be built by nobody, and nothing imports it.
+// The end-to-end tests judge the program by what its users see, so they do not import
+// the packages that decide. The package contains only tests: nothing would build other
+// code in it, and no package imports it.
 func TestEndToEndIsOnlyTests(t *testing.T) {
 	const e2e = module + "/internal/e2e"
 	var pkg struct{ GoFiles, Imports, TestImports, XTestImports []string }
@@ -129,7 +130,7 @@ func TestEndToEndIsOnlyTests(t *testing.T) {
 			t.Errorf("the tests of internal/e2e import %s", path)
 		}
 	}
-	// With the tests of all packages, and with each build tag that there is.
+	// Including the tests of all packages and all build tags.
 	for line := range strings.Lines(string(goCommand(t, "list", "-tags", "clock", "-f", "{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImports}}", "./..."))) {
 		importer, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if slices.Contains(strings.FieldsFunc(imports, func(r rune) bool { return strings.ContainsRune(" []", r) }), e2e) {

@@ -18,8 +18,8 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// Nobody can run the workflows before they are on GitHub. So each of their steps is a
-// command of the Makefile, which runs anywhere, or one of few others.
+// Nobody can run the workflows before they are on GitHub. So each step is a command of
+// the Makefile, which runs anywhere, or one of a few others.
 func TestWorkflowsRunTheMakefile(t *testing.T) {
 	makefile := read(t, "Makefile")
 	makeCommand := regexp.MustCompile(`^(?:sudo env "PATH=\$PATH" CI=true )?make (?:--silent )?([a-z]+)(?: >\S+)?$`)
@@ -46,7 +46,7 @@ func TestWorkflowsRunTheMakefile(t *testing.T) {
 	}
 }
 
-// The workflows build with the Go that go.mod asks for, or a later patch of it.
+// The workflows use the Go version that go.mod requires, or a later patch of it.
 func TestWorkflowsUseTheGoOfGoMod(t *testing.T) {
 	m := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "go.mod"))
 	if m == nil {
@@ -61,8 +61,8 @@ func TestWorkflowsUseTheGoOfGoMod(t *testing.T) {
 	}
 }
 
-// The notes of a release are the section of its version, and only a tag of the version
-// that the source has gets any.
+// The release notes are the changelog section of the version. Only a tag that matches
+// the version in the source gets notes.
 func TestReleaseNotes(t *testing.T) {
 	m := regexp.MustCompile(`(?m)^- semver: ([\d.]+)-`).FindStringSubmatch(read(t, "packaging/changelog.yaml"))
 	if m == nil {

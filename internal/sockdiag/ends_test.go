@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The end of what held a port is told, and that of a connection is not.
+// The end of a socket that held a port is reported, the end of a connection is not.
 func TestEnds(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
 			t.Fatal("not root")
 		}
-		t.Skip("not root") // for a network of its own
+		t.Skip("not root") // needs a network namespace of its own
 	}
-	// A network in which nobody else has sockets.
-	runtime.LockOSThread() // and never unlocked, so that the thread ends
+	// A network namespace without other sockets.
+	runtime.LockOSThread() // and never unlock, so that the thread ends
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestEnds(t *testing.T) {
 		}
 	}
 	var plain net.ListenConfig
-	plain.SetMultipathTCP(false) // a connection of it ends as several sockets
+	plain.SetMultipathTCP(false) // an MPTCP connection ends as several sockets
 	l, err := plain.Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestEnds(t *testing.T) {
 	select {
 	case <-next:
 		t.Error("the end of a connection is told")
-	case <-time.After(100 * time.Millisecond): // what does not come cannot be waited for
+	case <-time.After(100 * time.Millisecond): // an event that must not come can only be waited for briefly
 	}
 	l.Close()
 	heard("a listener")

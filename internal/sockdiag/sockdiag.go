@@ -1,4 +1,4 @@
-// Package sockdiag asks the kernel for the sockets of TCP and UDP (sock_diag(7)).
+// Package sockdiag asks the kernel for TCP and UDP sockets (sock_diag(7)).
 package sockdiag
 
 import (
@@ -18,16 +18,16 @@ type Socket struct {
 	Proto         string // tcp or udp
 	State         uint8  // as in the kernel's net/tcp_states.h
 	Local, Remote netip.AddrPort
-	// OnlyV6 says that a socket of IPv6 takes nothing of IPv4.
+	// OnlyV6 says that an IPv6 socket accepts no IPv4.
 	OnlyV6 bool
-	// MPTCP says that it is a part of one of MPTCP.
+	// MPTCP says that the socket is part of an MPTCP connection.
 	MPTCP bool
-	Inode uint32 // 0: it belongs to no process any more
+	Inode uint32 // 0: no process has it any more
 }
 
-// The states that are told apart here. A socket of TCP that has a port and
-// neither listens nor is connected is closed: it holds the port, and ss does not
-// show it. Linux 6.8 and later show it to who asks for TCP_BOUND_INACTIVE.
+// The states that matter here. A TCP socket that has a port but neither listens nor is
+// connected is closed: it holds the port, and ss does not show it. Linux 6.8 and later
+// list it if the request includes TCP_BOUND_INACTIVE.
 const (
 	Established   = 1
 	synSent       = 2
@@ -38,26 +38,27 @@ const (
 	boundInactive = 13
 )
 
-// The parts of struct inet_diag_req_v2 and struct inet_diag_msg in the kernel's
-// uapi/linux/inet_diag.h. The library's functions cannot be used: they do not
-// ask for bound sockets nor for what tells IPv6 and both apart.
+// Parts of struct inet_diag_req_v2 and struct inet_diag_msg in the kernel's
+// uapi/linux/inet_diag.h. The library's functions are not enough: they do not request
+// bound sockets or the attribute that distinguishes IPv6 only from both families.
 const (
 	requestLen = 56
 	messageLen = 72
 	allStates  = 1<<(boundInactive+1) - 1
-	// The kernel finds these without a look at the connections.
+	// The kernel finds these without going through the connections.
 	waitingStates = 1<<Listening | 1<<Closed | 1<<boundInactive
 	onlyV6        = 11 // INET_DIAG_SKV6ONLY
 	ulpInfo       = 19 // INET_DIAG_ULP_INFO
 	ulpName       = 1  // INET_ULP_INFO_NAME
 )
 
-// ErrNoUDP says that this kernel does not list the sockets of UDP
-// (CONFIG_INET_UDP_DIAG). What comes with it is all that there is of TCP.
+// ErrNoUDP says that this kernel does not list UDP sockets (CONFIG_INET_UDP_DIAG). The
+// result is then complete for TCP.
 var ErrNoUDP = errors.New("this kernel does not list the sockets of UDP: it has no udp_diag")
 
-// Sockets are all sockets of TCP and UDP in this network namespace, whoever they
-// belong to: all distributions of a VM share one. Beside them may come ErrNoUDP.
+// Sockets returns all TCP and UDP sockets in this network namespace, whoever owns them:
+// all distributions of a VM share one. It may return ErrNoUDP together with the TCP
+// sockets.
 func Sockets() ([]Socket, error) {
 	c, err := nlconn.Open(unix.NETLINK_INET_DIAG)
 	if err != nil {
@@ -67,7 +68,7 @@ func Sockets() ([]Socket, error) {
 	return sockets(func(family, proto byte, each func(Socket)) error { return dump(c, family, proto, allStates, each) })
 }
 
-// A Conn asks who takes a packet. It keeps its socket.
+// A Conn looks up sockets. It keeps its netlink socket open.
 type Conn struct{ nl *nlconn.Conn }
 
 // Open opens the socket, in the network namespace of the calling thread.
@@ -82,31 +83,31 @@ func Open() (*Conn, error) {
 // Close closes the socket.
 func (c *Conn) Close() { c.nl.Close() }
 
-// Waiting are the sockets of TCP that listen or only hold a port, and all of UDP. What
-// it costs does not depend on how many connections there are. Beside them may come
-// ErrNoUDP.
+// Waiting returns the TCP sockets that listen or only hold a port, and all UDP sockets.
+// The cost does not depend on the number of connections. It may return ErrNoUDP
+// together with the TCP sockets.
 func (c *Conn) Waiting() ([]Socket, error) {
 	return sockets(func(family, proto byte, each func(Socket)) error {
 		return dump(c.nl, family, proto, waitingStates, each)
 	})
 }
 
-// Takes reports whether a socket takes the first packet of a client of IPv4 to an
-// address and port: one of TCP that listens, or one of UDP that is not connected to
-// another. A socket that is bound to a link takes only what arrives on that: link is
-// its index, or 0. What it costs does not depend on how many sockets there are.
+// Takes reports whether a socket accepts the first packet of an IPv4 client to an
+// address and port: a TCP socket that listens, or a UDP socket that is not connected to
+// somebody else. A socket bound to a link accepts only packets that arrive on that
+// link: link is its index, or 0. The cost does not depend on the number of sockets.
 func (c *Conn) Takes(proto uint8, at netip.AddrPort, link int) (bool, error) {
 	request := make([]byte, requestLen)
 	request[0], request[1] = unix.AF_INET, proto
 	port, addr := request[8:], request[12:] // idiag_sport, idiag_src
 	if proto == unix.IPPROTO_UDP {
-		// udp_dump_one in net/ipv4/udp_diag.c takes them the other way round.
+		// udp_dump_one in net/ipv4/udp_diag.c expects source and destination swapped.
 		port, addr = request[10:], request[28:] // idiag_dport, idiag_dst
 	}
 	binary.BigEndian.PutUint16(port, at.Port())
 	copy(addr, at.Addr().AsSlice())
 	binary.NativeEndian.PutUint32(request[44:], uint32(link))
-	binary.NativeEndian.PutUint64(request[48:], ^uint64(0)) // INET_DIAG_NOCOOKIE: whichever socket it is
+	binary.NativeEndian.PutUint64(request[48:], ^uint64(0)) // INET_DIAG_NOCOOKIE: any socket
 	_, err := c.nl.Ask(unix.SOCK_DIAG_BY_FAMILY, request)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
@@ -138,8 +139,8 @@ func sockets(dump func(family, proto byte, each func(Socket)) error) ([]Socket, 
 	return all, missing
 }
 
-// Serving are the ports of 127.0.0.1 at which somebody serves, in Linux or in Windows:
-// those on which a program listens, and those to which one is connected.
+// Serving returns the ports of 127.0.0.1 that a server uses, in Linux or in Windows:
+// ports on which a program listens, and ports to which one is connected.
 func (c *Conn) Serving() (ports []uint16, err error) {
 	on := func(a netip.Addr) bool { return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
 	var connected []Socket
@@ -159,7 +160,7 @@ func (c *Conn) Serving() (ports []uint16, err error) {
 	}
 	listening := len(ports)
 	for _, s := range connected {
-		// The other end of a server's connection is a client.
+		// The remote port of a server's own connection is a client's.
 		if !slices.Contains(ports[:listening], s.Local.Port()) {
 			ports = append(ports, s.Remote.Port())
 		}
@@ -168,15 +169,15 @@ func (c *Conn) Serving() (ports []uint16, err error) {
 	return slices.Compact(ports), err
 }
 
-// dump calls each with the sockets of one family and protocol that are in these states.
+// dump calls each with the sockets of one family and protocol in these states.
 func dump(c *nlconn.Conn, family, proto byte, states uint32, each func(Socket)) error {
 	body := make([]byte, requestLen)
-	// With INET_DIAG_INFO the kernel tells of MPTCP as well (inet_diag.c).
+	// With INET_DIAG_INFO the kernel also reports MPTCP (inet_diag.c).
 	const inetDiagInfo = 2
 	body[0], body[1], body[2] = family, proto, 1<<(inetDiagInfo-1)
 	binary.NativeEndian.PutUint32(body[4:], states)
-	// Sockets come and go all the time, and a dump that was interrupted may lack
-	// some that were there before: it is repeated.
+	// Sockets come and go all the time. An interrupted dump may lack sockets that
+	// existed before, so List repeats it.
 	list, err := nlconn.List(c, unix.SOCK_DIAG_BY_FAMILY, body, func(msg []byte) (Socket, error) {
 		return parseSocket(proto, msg)
 	})
@@ -186,7 +187,7 @@ func dump(c *nlconn.Conn, family, proto byte, states uint32, each func(Socket)) 
 	return err
 }
 
-// parseSocket reads a struct inet_diag_msg and the attributes behind it.
+// parseSocket decodes a struct inet_diag_msg and its attributes.
 func parseSocket(proto byte, msg []byte) (s Socket, err error) {
 	if len(msg) < messageLen {
 		return s, fmt.Errorf("a message of %d bytes", len(msg))

@@ -16,7 +16,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// What takes the first packet of a client of IPv4, by the kernel itself.
+// Which sockets accept the first packet of an IPv4 client, according to the kernel.
 func TestTakes(t *testing.T) {
 	const bridge, lan, local = "172.17.0.1", "192.0.2.2", "127.0.0.1"
 	all := []string{bridge, lan, local}
@@ -28,7 +28,7 @@ func TestTakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var server net.Listener // of which clients are connected
+	var server net.Listener // with clients connected to it
 	if err := b.WSL.Do(func() (err error) {
 		server, err = net.Listen("tcp4", lan+":8000")
 		return err
@@ -57,7 +57,7 @@ func TestTakes(t *testing.T) {
 	for name, test := range map[string]struct {
 		network, addr string
 		config        func(*net.ListenConfig)
-		device        bool // it takes only what arrives on docker0
+		device        bool // accepts only what arrives on docker0
 		at            []string
 	}{
 		"TCP, nothing":                 {},
@@ -134,7 +134,7 @@ func TestTakes(t *testing.T) {
 				for _, at := range all {
 					for _, link := range []int{0, docker0.Attrs().Index} {
 						if test.device && at == local {
-							continue // where nothing arrives on docker0
+							continue // nothing arrives on docker0 there
 						}
 						want := strings.HasPrefix(test.network, name) && slices.Contains(test.at, at) && (!test.device || link != 0)
 						got, err := conn.Takes(proto, netip.AddrPortFrom(netip.MustParseAddr(at), 9000), link)
@@ -148,7 +148,7 @@ func TestTakes(t *testing.T) {
 	}
 }
 
-// What the kernel sends is not trusted blindly either.
+// Messages from the kernel are not trusted blindly.
 func FuzzParseSocket(f *testing.F) {
 	f.Add(byte(6), make([]byte, messageLen))
 	f.Add(byte(17), append(make([]byte, messageLen), 5, 0, onlyV6, 0, 1, 0, 0, 0))
@@ -161,7 +161,7 @@ func FuzzParseSocket(f *testing.F) {
 	})
 }
 
-// A kernel without a part of what is asked for.
+// Kernels that lack a part of what is requested.
 func TestSocketsOfALesserKernel(t *testing.T) {
 	for name, test := range map[string]struct {
 		lacks func(family, proto byte) error
@@ -194,7 +194,7 @@ func when(is bool, err error) error {
 	return nil
 }
 
-// A port of 127.0.0.1 serves if a program listens there, or is connected to it.
+// A port of 127.0.0.1 is served if a program listens there or is connected to it.
 func TestServing(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	for addr, h := range map[string]*lab.Host{

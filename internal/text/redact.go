@@ -11,34 +11,34 @@ import (
 	"unicode"
 )
 
-// A Redactor replaces what is private in a text that will be published: names of
-// users (of Linux and of Windows, their full names too) and of hosts, public
-// addresses of IPv4 and IPv6, and MAC addresses of hardware. The same one is
-// replaced by the same words throughout, so that a reader can tell them apart.
+// A Redactor replaces private data in a text that will be published: names of users (of
+// Linux and Windows, including full names) and of hosts, public IPv4 and IPv6
+// addresses, and MAC addresses of hardware. The same item always gets the same
+// replacement, so that a reader can tell them apart.
 //
-// It keeps what says nothing of anybody and much of the fault: private, shared,
-// link-local, loopback and multicast addresses, and those for documentation.
+// It keeps what identifies nobody and helps to find the fault: private, shared,
+// link-local, loopback, multicast and documentation addresses.
 //
-// It rather replaces too much: what looks like an address is one.
+// When in doubt it replaces: what looks like an address is treated as one.
 type Redactor struct {
 	kinds map[string]string // "user" or "host", by the name in lower case
 	kept  map[netip.Addr]bool
-	seen  map[string]string // what was replaced, and by what
+	seen  map[string]string // the replacements, by kind and original
 	count map[string]int
 }
 
-// ordinary are names that say nothing of anybody. To replace them would make
-// the rest hard to read.
+// ordinary are names that identify nobody. Replacing them would make the text hard to
+// read.
 var ordinary = strings.Split("root,nobody,user,admin,localhost,localdomain,linux,windows,wsl,wslmirror,"+
 	"ubuntu,debian,fedora,docker,podman,public,default,default user,all users", ",")
 
-// NewRedactor makes a Redactor that knows no names yet.
+// NewRedactor returns a Redactor that knows no names yet.
 func NewRedactor() *Redactor {
 	return &Redactor{kinds: map[string]string{}, kept: map[netip.Addr]bool{}, seen: map[string]string{}, count: map[string]int{}}
 }
 
-// Add adds names of a kind, "user" or "host". A single letter is replaced in paths
-// only.
+// Add adds names of a kind, "user" or "host". Single letters are replaced only in
+// paths.
 func (r *Redactor) Add(kind string, words ...string) {
 	for _, w := range words {
 		w = strings.ToLower(strings.TrimSpace(w))
@@ -48,8 +48,8 @@ func (r *Redactor) Add(kind string, words ...string) {
 	}
 }
 
-// Keep keeps what looks like an address in a text that has none: versions such as
-// 2.9.4.0.
+// Keep keeps everything in text that looks like an address but is not one: versions
+// such as 2.9.4.0.
 func (r *Redactor) Keep(text string) {
 	addresses(text, func(a netip.Addr) string {
 		r.kept[a] = true
@@ -57,7 +57,7 @@ func (r *Redactor) Keep(text string) {
 	})
 }
 
-// Redact replaces what is private in text.
+// Redact replaces the private data in text.
 func (r *Redactor) Redact(text string) string {
 	text = homes.ReplaceAllStringFunc(text, func(s string) string {
 		m := homes.FindStringSubmatch(s)
@@ -75,11 +75,11 @@ func (r *Redactor) Redact(text string) string {
 		}
 		name := strings.ToLower(text[m[2]:m[3]])
 		out.WriteString(text[:m[2]] + r.alias(r.kinds[name], name))
-		text = text[m[3]:] // with what ends the name, which may be ahead of another
+		text = text[m[3]:] // keep the character after the name: it may precede another name
 	}
 	text = macs.ReplaceAllStringFunc(out.String()+text, func(mac string) string {
 		first, _ := strconv.ParseUint(mac[:2], 16, 8)
-		const local = 2 // made up, as of containers
+		const local = 2 // locally administered, as for containers
 		if lower := strings.ToLower(mac); first&local == 0 && !slices.ContainsFunc(wsl, func(own string) bool { return strings.HasPrefix(lower, own) }) {
 			return r.alias("mac", lower)
 		}
@@ -93,7 +93,7 @@ func (r *Redactor) Redact(text string) string {
 	})
 }
 
-// pattern finds a name as a word.
+// pattern matches a name as a whole word.
 func (r *Redactor) pattern() *regexp.Regexp {
 	var all []string
 	for w := range r.kinds {
@@ -104,7 +104,7 @@ func (r *Redactor) pattern() *regexp.Regexp {
 	return regexp.MustCompile(`(?i)(?:^|[^\pL\pN])(` + strings.Join(all, "|") + `)(?:$|[^\pL\pN])`)
 }
 
-// alias is what stands for something private.
+// alias returns the replacement for a private item.
 func (r *Redactor) alias(kind, of string) string {
 	key := kind + " " + of
 	if r.seen[key] == "" {
@@ -115,27 +115,27 @@ func (r *Redactor) alias(kind, of string) string {
 }
 
 var (
-	// homes are the folders in which each user has one, known or not. Windows' are
-	// also written with the backslash doubled, in JSON, and a name there may have
-	// spaces, if a separator follows.
+	// homes matches home folders, including those of unknown users. In JSON the
+	// backslashes of Windows paths are doubled. A Windows name may contain spaces if a
+	// separator follows.
 	homes = regexp.MustCompile(`(?i)(/home/)([^/\\"':;|<>\n\t ,)]+)|` +
 		`((?:/|\\{1,2})users(?:/|\\{1,2}))([^/\\"':;|<>\n\t]{1,64})[/\\]|((?:/|\\{1,2})users(?:/|\\{1,2}))([^/\\"':;|<>\n\t ,)]+)`)
 	macs = regexp.MustCompile(`(?i)\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b`)
-	// wsl are the MAC addresses of Hyper-V, and of the gateway behind loopback0.
+	// wsl are the MAC addresses of Hyper-V and of the gateway behind loopback0.
 	wsl = []string{"00:15:5d:", "00:11:22:33:44:55"}
 
 	sixes = regexp.MustCompile(`[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*`)
 	fours = regexp.MustCompile(`\d+(?:\.\d+){3,}|\d+(?:-\d+){3,}`) // host-8-8-8-8
 )
 
-// addresses has by replace the addresses in text; "" keeps one.
+// addresses replaces the addresses in text by what by returns; "" keeps one.
 func addresses(text string, by func(netip.Addr) string) string {
 	text = sixes.ReplaceAllStringFunc(text, func(run string) string {
 		var out strings.Builder
 		const longest = 45
 	next:
 		for i := 0; i < len(run); i++ {
-			for end := min(len(run), i+longest); end > i+2; end-- { // the longest counts
+			for end := min(len(run), i+longest); end > i+2; end-- { // the longest match counts
 				if a, err := netip.ParseAddr(run[i:end]); err == nil && a.Is6() {
 					out.WriteString(cmp.Or(by(a), run[i:end]))
 					i = end - 1
@@ -148,8 +148,8 @@ func addresses(text string, by func(netip.Addr) string) string {
 	})
 	return fours.ReplaceAllStringFunc(text, func(run string) string {
 		numbers := strings.FieldsFunc(run, func(r rune) bool { return r == '.' || r == '-' })
-		// Of more than four nobody knows which are meant, so if any are public, they
-		// stand for all.
+		// In a run of more than four numbers it is unclear which of them form an
+		// address. So one public address replaces the whole run.
 		for i := 0; i+4 <= len(numbers); i++ {
 			var b [4]byte
 			valid := true
@@ -168,12 +168,12 @@ func addresses(text string, by func(netip.Addr) string) string {
 	})
 }
 
-// special are addresses that nobody has to himself: shared ones, those for
-// documentation and benchmarks, reserved ones and masks. What netip tells is not
-// among them.
+// special are addresses that do not belong to anybody: shared, documentation,
+// benchmarking and reserved addresses, and masks. Those that netip recognizes are not
+// listed.
 var special = prefixes("0.0.0.0/8 100.64.0.0/10 192.0.0.0/24 192.0.2.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 2001:db8::/32 3fff::/20")
 
-// embedding have an address of IPv4 at their end.
+// embedding are prefixes whose addresses end with an IPv4 address.
 var embedding = prefixes("::ffff:0:0/96 64:ff9b::/96 ::/96")
 
 func prefixes(list string) (all []netip.Prefix) {
@@ -183,7 +183,7 @@ func prefixes(list string) (all []netip.Prefix) {
 	return all
 }
 
-// public reports whether an address leads to somebody.
+// public reports whether an address can identify somebody.
 func public(a netip.Addr) bool {
 	has := func(p netip.Prefix) bool { return p.Contains(a) }
 	if a = a.WithZone(""); a.Is4In6() || slices.ContainsFunc(embedding, has) {

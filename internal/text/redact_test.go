@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// Whatever is around them, none of the secrets gets through, and what is there
-// twice stays so.
+// No secret remains, whatever surrounds it.
 func FuzzRedact(f *testing.F) {
 	f.Add("", "")
 	f.Add("x", ":")
@@ -20,7 +19,7 @@ func FuzzRedact(f *testing.F) {
 		r.Add("user", "zaphod")
 		r.Add("host", "heart-of-gold")
 		for _, secret := range []string{"zaphod", "heart-of-gold", "8.8.8.8", "2a00:1450:4001:81b::200e"} {
-			// A letter or a digit that joins on makes another word of it.
+			// An adjacent letter or digit would make it another word.
 			got := r.Redact(before + " " + secret + " " + after)
 			if strings.Contains(got, " "+secret+" ") {
 				t.Errorf("%q in %q", secret, got)

@@ -2,8 +2,8 @@ package text
 
 import "strings"
 
-// Setting is the value of a key in a section of an INI or TOML file. Upper and
-// lower case are the same, as they are to WSL.
+// Setting returns the value of a key in a section of an INI or TOML file. It ignores
+// case, like WSL.
 func Setting(lines []string, section, key string) (value string, found bool) {
 	in := false
 	for _, l := range lines {

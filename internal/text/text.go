@@ -1,5 +1,5 @@
-// Package text makes what came from elsewhere fit for a terminal, a shell, JSON or
-// the public: names of links, chains and processes, and what programs print.
+// Package text makes foreign text safe for a terminal, a shell, JSON or publication:
+// names of links, chains and processes, and the output of programs.
 package text
 
 import (
@@ -12,12 +12,12 @@ import (
 	"unicode/utf8"
 )
 
-// Visible reports whether r can be seen. Control characters cannot, which command a
-// terminal, nor those that turn the direction of writing, so that one reads what is
-// not there.
+// Visible reports whether r is visible. Not visible are control characters, which can
+// command a terminal, and characters that change the direction of writing, which can
+// make text look different from what it is.
 func Visible(r rune) bool { return unicode.IsPrint(r) }
 
-// Line is s as one line, in which what cannot be seen is a question mark.
+// Line returns s as one line. Characters that are not visible become question marks.
 func Line(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !Visible(r) {
@@ -27,7 +27,7 @@ func Line(s string) string {
 	}, s)
 }
 
-// Lines is Line for a text of several lines, which may end as in Windows.
+// Lines is Line for several lines, which may have Windows line endings.
 func Lines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
@@ -36,8 +36,8 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Escaped is s with escapes as in Go's strings for what cannot be seen, if there is
-// any.
+// Escaped returns s with Go escapes for characters that are not visible. If there are
+// none, it returns s unchanged.
 func Escaped(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool { return !Visible(r) || r == utf8.RuneError }) < 0 {
 		return s
@@ -46,8 +46,8 @@ func Escaped(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// JSON writes what cannot be seen in a JSON document with escapes. encoding/json
-// does so for the control characters of ASCII only.
+// JSON escapes characters in a JSON document that are not visible. encoding/json does
+// so only for ASCII control characters.
 func JSON(b []byte) []byte {
 	visible := func(r rune) bool { return r == '\n' || Visible(r) }
 	if !bytes.ContainsFunc(b, func(r rune) bool { return !visible(r) }) {
@@ -67,11 +67,11 @@ func JSON(b []byte) []byte {
 	return out
 }
 
-// plain are the characters, beside letters and digits of ASCII, that mean nothing
-// to a shell.
+// plain are the characters, besides ASCII letters and digits, that mean nothing to a
+// shell.
 const plain = "_-+.,:/@%"
 
-// Word is s as one word of a shell.
+// Word returns s as one word for a shell.
 func Word(s string) string {
 	special := func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune(plain, r))

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// hostile is a name that would command a terminal, in ASCII and in C1, turn what
-// follows, begin a new line of a log, and is not UTF-8.
+// hostile is a name that contains terminal commands (ASCII and C1), a change of
+// direction, a new log line and invalid UTF-8.
 const hostile = "\x1b]0;x\a\u009b2J\u202e\nlevel=info\xff"
 
 func TestLine(t *testing.T) {
@@ -20,7 +20,7 @@ func TestLine(t *testing.T) {
 		"\t\r\x7f\u0085":       "????",
 		"\u2066a\u2069\u200fb": "?a??b",
 		"a\u2028b":             "a?b",
-		"\U000e0041":           "?", // a tag, which no terminal shows
+		"\U000e0041":           "?", // a tag, which terminals do not show
 	} {
 		if got := Line(in); got != want {
 			t.Errorf("Line(%q) is %q, want %q", in, got, want)
@@ -28,7 +28,7 @@ func TestLine(t *testing.T) {
 	}
 }
 
-// Whatever the system that has written a text, its lines end as lines do.
+// Line endings are normalized, whichever system wrote the text.
 func TestLines(t *testing.T) {
 	if got := Lines("one\r\ntwo\tx\r\n\r\x1b\n"); got != "one\ntwo    x\n??\n" {
 		t.Errorf("%q", got)
@@ -61,7 +61,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// The shell itself must take a quoted word for one word, the same one.
+// A real shell must read a quoted word as one word, unchanged.
 func TestWord(t *testing.T) {
 	for _, s := range []string{"eth0", "", "a'b", "';reboot;'", "$(id)", "`id`", "x y", "*", "~", "#", "\\", "\"", "a=b", "ünal", "-n"} {
 		out, err := exec.Command("sh", "-c", "printf '%s' "+Word(s)).Output()

@@ -12,23 +12,24 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// A Config is what of a Windows user's .wslconfig matters here.
+// A Config is the part of a Windows user's .wslconfig that matters here.
 type Config struct {
-	Mode         string // networkingMode in lower case, "" if it is not there
+	Mode         string // networkingMode in lower case, "" if absent
 	HostLoopback bool   // hostAddressLoopback
-	Ignored      string // ignoredPorts, as it is written
+	Ignored      string // ignoredPorts, unchanged
 }
 
-// Ignores reports whether mirrored mode leaves out a port: that of DNS, and those
-// of ignoredPorts.
+// Ignores reports whether mirrored mode leaves out a port: the DNS port, and those in
+// ignoredPorts.
 func (c Config) Ignores(port uint16) bool {
 	return port == 53 || slices.ContainsFunc(strings.Split(c.Ignored, ","), func(s string) bool {
 		return strings.TrimSpace(s) == strconv.Itoa(int(port))
 	})
 }
 
-// ReadConfig reads the .wslconfig of the users in a folder as /mnt/c/Users. Whose WSL
-// this is nobody tells; mostly there is one. It may hang, as drives of Windows do.
+// ReadConfig reads the .wslconfig of the users in a folder such as /mnt/c/Users. It is
+// not known which user runs this WSL, but mostly only one has the file. It may hang, as
+// Windows drives can.
 func ReadConfig(users string) (c Config, err error) {
 	if _, err := os.Stat(users); err != nil {
 		return c, errors.New("drive C: of Windows is not at /mnt/c")
@@ -56,8 +57,8 @@ func ReadConfig(users string) (c Config, err error) {
 	return c, nil
 }
 
-// plain is the text of a file that Windows' Notepad may have written: UTF-8 or
-// UTF-16, with a byte order mark.
+// plain returns the text of a file that Windows' Notepad may have written: UTF-8 or
+// UTF-16 with a byte order mark.
 func plain(b []byte) string {
 	if len(b) >= 2 && b[0] == 0xff && b[1] == 0xfe {
 		var units []uint16

@@ -11,7 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// users makes the folder of users of Windows. A file "x/" is a folder.
+// users makes a folder of Windows users. A file "x/" is a folder.
 func users(t *testing.T, content map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -53,8 +53,8 @@ func TestReadConfig(t *testing.T) {
 	}
 }
 
-// What Windows' Notepad or anybody else has written is a text, and a value of it has
-// no other line in it.
+// A file from Windows' Notepad or another editor is decoded as text, and no value
+// contains a line break.
 func FuzzSetting(f *testing.F) {
 	f.Add([]byte("[wsl2]\r\nnetworkingMode=mirrored\r\n"))
 	f.Add([]byte("\ufeff[Experimental]\nhostAddressLoopback = \"true\" # on\n"))

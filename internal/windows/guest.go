@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Guest is what tells whether this Linux runs in WSL, and how its network works.
+// A Guest says whether this Linux runs in WSL, and in which networking mode.
 type Guest struct {
 	Release string // of the kernel
 	WSL     bool
@@ -17,13 +17,13 @@ type Guest struct {
 	ModeErr error
 }
 
-// LookAtGuest asks the kernel and wslinfo. It ends with ctx.
+// LookAtGuest asks the kernel and wslinfo. It gives up when ctx is done.
 func LookAtGuest(ctx context.Context) Guest {
 	g := Guest{Release: KernelRelease()}
 	g.Mode, g.ModeErr = NetworkingMode(ctx)
 	release := strings.ToLower(g.Release)
 	g.WSL = strings.Contains(release, "microsoft") || strings.Contains(release, "wsl")
-	// A kernel of one's own may have any name.
+	// A custom kernel may have any name.
 	var e *Error
 	if !errors.As(g.ModeErr, &e) || e.Problem != Absent {
 		g.WSL = true
@@ -31,7 +31,7 @@ func LookAtGuest(ctx context.Context) Guest {
 	return g
 }
 
-// KernelRelease is what uname -r prints.
+// KernelRelease returns what uname -r prints.
 func KernelRelease() string {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {

@@ -1,6 +1,6 @@
-// Package windows asks Windows about its ports and WSL about its network, by
-// programs: netsh.exe and netstat.exe, which WSL's interop runs, and wslinfo.
-// It only reads, and opens no connection. The daemon must not use it.
+// Package windows asks Windows about its ports and WSL about its network. It runs
+// programs: netsh.exe and netstat.exe through WSL's interop, and wslinfo. It only reads
+// and opens no connection. The daemon must not use it.
 package windows
 
 import (
@@ -12,20 +12,19 @@ import (
 	"strconv"
 )
 
-// What these programs print is in Windows' language and in the code page of its
-// console (CP437, CP932, CP949…), and neither is known here. So nothing is read
-// but decimal numbers, addresses, and an asterisk. Their bytes are those of
-// ASCII in all of these code pages, and none is the second byte of another
-// character.
+// These programs print in Windows' language and in the code page of its console (CP437,
+// CP932, CP949…), and neither is known here. So only decimal numbers, addresses and
+// asterisks are read. In all these code pages their bytes are those of ASCII, and none
+// is the second byte of another character.
 
-// A Range is a range of ports, both ends inclusive.
+// A Range is an inclusive range of ports.
 type Range struct {
 	First uint16 `json:"first"`
 	Last  uint16 `json:"last"`
-	// Administered is an exclusion that an administrator has added: it only
-	// keeps Windows from choosing these ports by itself, and any program may bind
-	// them. The others are reservations of a program (Hyper-V, WinNAT), and
-	// nobody else may bind those (CreatePersistentTcpPortReservation).
+	// Administered marks an exclusion that an administrator has added. It only keeps
+	// Windows from choosing these ports itself, and any program may bind them. The
+	// other ranges are reservations of a program (Hyper-V, WinNAT), and nobody else may
+	// bind those (CreatePersistentTcpPortReservation).
 	Administered bool `json:"administered"`
 }
 
@@ -38,13 +37,13 @@ type Listener struct {
 	PID  uint32
 }
 
-// errNonsense says that nothing could be made of what a program printed.
+// errNonsense says that a program's output could not be understood.
 var errNonsense = errors.New("it printed something unexpected")
 
-// ParseExcluded reads what "netsh int ipv4 show excludedportrange" prints: lines
-// of a first port, a last port, and "*" if it is administered. Lines that are
-// something else are passed over; it is an error if there is neither a range
-// nor the table's rule of dashes.
+// ParseExcluded parses the output of "netsh int ipv4 show excludedportrange": lines
+// with a first port, a last port, and "*" if the range is administered. Other lines are
+// skipped. It is an error if the output contains neither a range nor the table's line
+// of dashes.
 func ParseExcluded(out []byte) ([]Range, error) {
 	var ranges []Range
 	var table bool
@@ -78,8 +77,8 @@ func ParseExcluded(out []byte) ([]Range, error) {
 	return slices.Compact(ranges), nil
 }
 
-// ParseDynamic reads what "netsh int ipv4 show dynamicportrange" prints: two
-// lines that end in a number, the first port and how many there are.
+// ParseDynamic parses the output of "netsh int ipv4 show dynamicportrange": two lines
+// that end in a number, the first port and the number of ports.
 func ParseDynamic(out []byte) (Range, error) {
 	var numbers []uint64
 	for line := range bytes.Lines(out) {
@@ -97,10 +96,10 @@ func ParseDynamic(out []byte) (Range, error) {
 	return Range{First: uint16(numbers[0]), Last: uint16(numbers[0] + numbers[1] - 1)}, nil
 }
 
-// ParseListeners reads what "netstat -ano" prints for TCP or UDP: lines of the
-// protocol, the own address, the foreign one, for TCP the state in words, and the
-// process. What waits for clients has no foreign port. Other lines are passed
-// over; it is an error if no line is of a socket.
+// ParseListeners parses the output of "netstat -ano" for TCP or UDP: lines with the
+// protocol, the local address, the foreign address, for TCP the state in words, and the
+// process ID. A socket that waits for clients has no foreign port. Other lines are
+// skipped. It is an error if no line describes a socket.
 func ParseListeners(out []byte) ([]Listener, error) {
 	var listeners []Listener
 	var sockets bool
@@ -131,9 +130,10 @@ func ParseListeners(out []byte) ([]Listener, error) {
 
 func dashes(b []byte) bool { return len(bytes.Trim(b, "-")) == 0 }
 
-// decimal is the number that b is, if it is nothing else and at most most.
+// decimal returns the value of b if b consists of digits only and is not larger than
+// most.
 func decimal(b []byte, most uint64) (uint64, bool) {
-	if len(b) > 10 { // not even a long one that begins with zeros
+	if len(b) > 10 { // even if it begins with zeros
 		return 0, false
 	}
 	for _, c := range b {

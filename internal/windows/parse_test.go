@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// testdata has output in the shape of the programs', with headings in several
-// languages and in the code pages of their consoles. Only what is not words was
-// seen in reports of users.
+// testdata returns output in the form that the programs print, with headings in several
+// languages and in the code pages of their consoles. Only the parts that are not words
+// come from users' reports.
 func testdata(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", name))
@@ -138,7 +138,7 @@ func TestParseHuge(t *testing.T) {
 	}
 }
 
-// seed adds the recorded outputs to a fuzzer, whole and cut.
+// seed adds the recorded outputs to a fuzzer, whole and truncated.
 func seed(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.*")
 	if err != nil || len(files) < 10 {
@@ -161,7 +161,7 @@ func FuzzParseExcluded(f *testing.F) {
 				t.Errorf("%v in %v", r, got)
 			}
 		}
-		// What was understood is understood again.
+		// What was parsed can be parsed again.
 		var again strings.Builder
 		for _, r := range got {
 			fmt.Fprintf(&again, "%d %d", r.First, r.Last)
@@ -199,7 +199,7 @@ func FuzzParseListeners(f *testing.F) {
 	})
 }
 
-// wslinfo's answer is a single word, or an error.
+// wslinfo's answer is a single word or an error.
 func FuzzParseWord(f *testing.F) {
 	for _, s := range []string{"mirrored", "nat\n", "2.9.5.0\r\n", "", "two words", "\xff", "\x1b[31m"} {
 		f.Add([]byte(s))

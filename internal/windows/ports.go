@@ -5,17 +5,16 @@ import (
 	"sync"
 )
 
-// Ports are what Windows tells of the ports of one protocol.
+// Ports are what Windows reports about the ports of one protocol.
 type Ports struct {
 	Excluded  []Range
 	Dynamic   Range // zero: unknown
 	Listeners []Listener
-	// Errors are those of Excluded, Dynamic and Listeners, nil where the answer
-	// is known.
+	// The errors of Excluded, Dynamic and Listeners, nil if the answer is known.
 	ExcludedErr, DynamicErr, ListenersErr error
 }
 
-// Ask asks for all of them at once, so that it takes no longer than the slowest.
+// Ask requests all of them at once, so that it takes no longer than the slowest.
 func Ask(ctx context.Context, proto string) (p Ports) {
 	var asking sync.WaitGroup
 	asking.Go(func() { p.Excluded, p.ExcludedErr = Excluded(ctx, proto) })
@@ -25,7 +24,7 @@ func Ask(ctx context.Context, proto string) (p Ports) {
 	return p
 }
 
-// Problems are the errors, in their order.
+// Problems returns the errors in this order.
 func (p Ports) Problems() (errs []error) {
 	for _, err := range []error{p.ExcludedErr, p.DynamicErr, p.ListenersErr} {
 		if err != nil {

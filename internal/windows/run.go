@@ -22,38 +22,38 @@ import (
 )
 
 const (
-	// system32 is where Windows' programs are when PATH does not lead to them, as
+	// system32 has Windows' programs. It is used if PATH does not contain them, as
 	// under sudo or with appendWindowsPath=false in /etc/wsl.conf.
 	system32 = "/mnt/c/Windows/System32"
 
-	// Timeout is how long a program may take. Interop answers within a fraction
-	// of it, or not at all.
+	// Timeout is how long a program may take. Interop answers much faster, or not at
+	// all.
 	Timeout = 3 * time.Second
-	// afterwards is how long a program's output may stay open when it has ended.
+	// afterwards is how long a program's output may stay open after its end.
 	afterwards = time.Second
 
 	// mostOutput is far more than a busy Windows prints.
 	mostOutput = 4 << 20
 )
 
-// A Problem is why a program could not be asked.
+// A Problem is why a program gave no answer.
 type Problem int
 
 // The problems.
 const (
-	Absent       Problem = iota // there is no such program
+	Absent       Problem = iota // the program does not exist
 	Disabled                    // WSL's interop is off
 	Slow                        // no answer in time
 	Failing                     // it ended with an error
-	Unexpected                  // it printed something else than expected
+	Unexpected                  // its output was not as expected
 	NotPermitted                // this user may not run it
 )
 
-// An Error says why a program could not be asked, in one line for people.
+// An Error says why a program gave no answer, in one line for people.
 type Error struct {
 	Program string // its file name, for example netsh.exe
 	Problem Problem
-	Detail  string // what more there is to say, may be hostile
+	Detail  string // more information, may be hostile
 }
 
 func (e *Error) Error() string {
@@ -76,8 +76,8 @@ func (e *Error) Error() string {
 	}
 }
 
-// Summary says each problem once: what several programs have in common is one
-// line that names them all.
+// Summary lists each problem once. If several programs have the same problem, one line
+// names them all.
 func Summary(errs ...error) []string {
 	type cause struct {
 		problem Problem
@@ -106,35 +106,36 @@ func Summary(errs ...error) []string {
 	return lines
 }
 
-// Excluded are the ranges that Windows keeps from its programs, sorted. proto is
-// "tcp" or "udp". The error is an *Error, as it is of all functions here.
+// Excluded returns the ranges that Windows keeps from its programs, sorted. proto is
+// "tcp" or "udp". The error is an *Error, as with all functions here.
 func Excluded(ctx context.Context, proto string) ([]Range, error) {
 	return ask(ctx, ParseExcluded, "netsh.exe", "int", "ipv4", "show", "excludedportrange", "protocol="+proto)
 }
 
-// Dynamic is the range from which Windows itself takes source ports.
+// Dynamic returns the range from which Windows itself chooses source ports.
 func Dynamic(ctx context.Context, proto string) (Range, error) {
 	return ask(ctx, ParseDynamic, "netsh.exe", "int", "ipv4", "show", "dynamicportrange", "protocol="+proto)
 }
 
-// Listeners are the sockets of Windows' programs that wait for clients, by IPv4,
-// sorted by port.
+// Listeners returns the IPv4 sockets of Windows programs that wait for clients, sorted
+// by port.
 func Listeners(ctx context.Context, proto string) ([]Listener, error) {
 	return ask(ctx, ParseListeners, "netstat.exe", "-ano", "-p", proto)
 }
 
-// NetworkingMode is WSL's, as wslinfo prints it: nat, mirrored, consomme…
+// NetworkingMode returns WSL's networking mode as wslinfo prints it: nat, mirrored,
+// consomme…
 func NetworkingMode(ctx context.Context) (string, error) {
 	return ask(ctx, parseWord, "wslinfo", "--networking-mode")
 }
 
-// Version is WSL's, for example 2.9.4.0.
+// Version returns the WSL version, for example 2.9.4.0.
 func Version(ctx context.Context) (string, error) {
-	// The option is --version by now, and the old one is still understood.
+	// The option is now called --version, but WSL still accepts the old name.
 	return ask(ctx, parseWord, "wslinfo", "--wsl-version")
 }
 
-// parseWord reads a single word.
+// parseWord parses a single word.
 func parseWord(out []byte) (string, error) {
 	word := string(bytes.TrimSpace(out))
 	hidden := func(r rune) bool { return unicode.IsSpace(r) || !text.Visible(r) }
@@ -144,7 +145,7 @@ func parseWord(out []byte) (string, error) {
 	return word, nil
 }
 
-// ask runs a program and has parse read what it prints.
+// ask runs a program and parses its output.
 func ask[T any](ctx context.Context, parse func([]byte) (T, error), program string, args ...string) (T, error) {
 	var answer T
 	out, err := run(ctx, program, args...)
@@ -157,7 +158,7 @@ func ask[T any](ctx context.Context, parse func([]byte) (T, error), program stri
 	return answer, nil
 }
 
-// run returns what a program prints.
+// run returns the output of a program.
 func run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
@@ -170,8 +171,8 @@ func run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.WaitDelay = afterwards
-	// Interop passes the directory on, and one that is in Linux makes Windows
-	// start a file server first.
+	// Interop passes on the working directory. If that is a Linux folder, Windows first
+	// starts a file server.
 	cmd.Dir = filepath.Dir(path)
 	out := &limited{most: mostOutput}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -184,7 +185,7 @@ func run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	case ctx.Err() != nil, errors.Is(err, exec.ErrWaitDelay):
 		return nil, &Error{program, Slow, ""}
 	case errors.Is(err, unix.ENOEXEC):
-		// No handler for Windows' programs is registered (binfmt_misc).
+		// No handler for Windows programs is registered (binfmt_misc).
 		return nil, &Error{program, Disabled, ""}
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &Error{program, NotPermitted, ""}
@@ -196,7 +197,7 @@ func run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	return nil, &Error{program, Failing, detail}
 }
 
-// findIn is find until ctx is done: PATH leads over drives of Windows, which may
+// findIn is find with a context: PATH may contain folders on Windows drives, which may
 // hang.
 func findIn(ctx context.Context, program string) (path string, err error) {
 	type place struct {
@@ -216,7 +217,7 @@ func findIn(ctx context.Context, program string) (path string, err error) {
 	}
 }
 
-// find looks a program up.
+// find looks up a program.
 func find(program string) (string, error) {
 	path, err := exec.LookPath(program)
 	if err == nil || !strings.HasSuffix(program, ".exe") {
@@ -227,8 +228,8 @@ func find(program string) (string, error) {
 	return path, err
 }
 
-// firstLine is the first line of out that has words in it, as far as it can be
-// printed. In another code page it cannot.
+// firstLine returns the first line of out that is not empty. It returns "" if that line
+// is not UTF-8, as in another code page.
 func firstLine(out []byte) string {
 	for line := range bytes.Lines(out) {
 		if line = bytes.TrimSpace(line); len(line) > 0 {
@@ -241,8 +242,8 @@ func firstLine(out []byte) string {
 	return ""
 }
 
-// limited keeps what is written to it, up to most bytes, and then fails, which
-// ends the program that writes.
+// limited keeps what is written to it, up to most bytes. Then it fails, which ends the
+// writing program.
 type limited struct {
 	bytes.Buffer
 	most int
@@ -257,7 +258,7 @@ func (l *limited) Write(b []byte) (int, error) {
 	return l.Buffer.Write(b)
 }
 
-// ReadFrom hides that of Buffer, which knows no limit.
+// ReadFrom hides Buffer's method, which ignores the limit.
 func (l *limited) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{l}, r)
 }

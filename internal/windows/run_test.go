@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// standIn puts a program on PATH, which has nothing else but the shell.
+// standIn puts a program on PATH, which otherwise contains only the shell.
 func standIn(t *testing.T, name, content string, mode os.FileMode) {
 	t.Helper()
 	dir := t.TempDir()
@@ -47,7 +47,7 @@ esac
 	}
 }
 
-// Whatever becomes of a program, the error is one line that says what.
+// Every failure of a program gives an error of one line that names the cause.
 func TestProblems(t *testing.T) {
 	tests := map[string]struct {
 		content string
@@ -56,7 +56,7 @@ func TestProblems(t *testing.T) {
 		problem Problem
 		text    string
 	}{
-		// A program of Windows, and nobody to run it.
+		// A Windows program, and nothing that can run it.
 		"disabled":      {"MZ\x90\x00\x03", 0o755, time.Minute, Disabled, "interop is off"},
 		"slow":          {"#!/bin/sh\nexec sleep 1000\n", 0o755, 50 * time.Millisecond, Slow, "no answer in time from netsh.exe"},
 		"slow children": {"#!/bin/sh\nsleep 90 & sleep 90\n", 0o755, 50 * time.Millisecond, Slow, "no answer in time"},

@@ -11,14 +11,14 @@ import (
 // Localhost is 127.0.0.1.
 var Localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// FromWindows is a packet from Windows to all ports of 127.0.0.1, when it arrives
-// on the link loopback.
+// FromWindows is a packet from Windows to all ports of 127.0.0.1 as it arrives on the
+// link loopback.
 func FromWindows(loopback Iface) Packet {
 	return Packet{Hook: *nftables.ChainHookPrerouting, Iif: loopback, Src: Localhost, Dst: Localhost, Ports: AllPorts}
 }
 
-// FromLinux is a packet from Linux to all ports of 127.0.0.1, when it leaves
-// through the link loopback.
+// FromLinux is a packet from Linux to all ports of 127.0.0.1 as it leaves through the
+// link loopback.
 func FromLinux(loopback Iface) Packet {
 	return Packet{Hook: *nftables.ChainHookOutput, Oif: loopback, Src: Localhost, Dst: Localhost, Ports: AllPorts}
 }
@@ -26,59 +26,59 @@ func FromLinux(loopback Iface) Packet {
 // Unnamed is a link that no rule names.
 var Unnamed = Iface{Name: "another", Index: 1 << 30}
 
-// A Published is a port of 127.0.0.1 that the rules send elsewhere: a port that
-// a container engine publishes.
+// A Published is a port of 127.0.0.1 that the rules send elsewhere: a port published by
+// a container engine.
 type Published struct {
 	Port Port
-	// Addr is the address on which it is published: 127.0.0.1 if the rules name
+	// Addr is the address on which the port is published: 127.0.0.1 if the rules name
 	// it, else 0.0.0.0.
 	Addr netip.Addr
-	// To is where it is sent; its parts are zero where a rule computes them.
+	// To is where the port is sent. A part is zero if a rule computes it.
 	To netip.AddrPort
-	// Engine is who published it, as far as the names of table and chain tell.
+	// Engine is the engine that published it, guessed from the names of table and
+	// chain.
 	Engine string
-	// EngineServed says that its engine means to serve Linux's own clients too, by
-	// the same rules. A rule of ours that keeps a packet from them does harm then.
-	// Otherwise a proxy of the engine listens.
+	// EngineServed says that the engine's rules are meant to serve Linux's own clients
+	// too. A rule of ours that keeps packets away from them would do harm. Otherwise
+	// the engine has a proxy that listens.
 	EngineServed bool
-	// Via is the bridge behind which To is, if it is known, and Obstacle why
-	// packets cannot be sent there past a proxy.
+	// Via is the bridge behind which To is, if known. Obstacle is why packets cannot
+	// bypass the proxy.
 	Via      Iface
 	Obstacle Obstacle
 
-	sure bool // that it goes to To
+	sure bool // the rules certainly send it to To
 	at   Place
 }
 
-// MostPorts bounds how many ports of one rule are listed one by one. A rule without
-// a port, "everything to that machine", is no published port.
+// MostPorts limits how many ports of one rule are listed one by one. A rule without a
+// port, "everything to that machine", does not publish a port.
 const MostPorts = 1024
 
 // An Analysis is what the rules do to packets for 127.0.0.1.
 type Analysis struct {
-	// EngineServed are the ports that an engine serves on 127.0.0.1 by rules: those
-	// that the rules at the hooks prerouting and output send to the same place. It
-	// is that, and not the name of an engine, which tells its kind; and it is what
-	// the engine intends that counts, not what becomes of a packet after everybody's
-	// rules. A redirect at the hook output alone, of a transparent proxy, says
-	// nothing of who serves the port; and a rule that keeps Linux's packets from the
-	// engine's leaves them to the rules at the hook prerouting, which must not be
-	// taken from them (moby#53553).
+	// EngineServed are the ports that an engine's rules serve on 127.0.0.1: those that
+	// the rules at the hooks prerouting and output send to the same place. The rules
+	// decide this, not the name of the engine. What counts is what the engine intends,
+	// not what happens to a packet after everybody's rules. A redirect at the hook
+	// output alone, as by a transparent proxy, does not tell who serves the port. If
+	// another rule keeps Linux's packets away from the engine's rules, the rules at the
+	// hook prerouting still serve them and must stay in effect (moby#53553).
 	EngineServed Ports
-	// Certain are those of them for which the rules leave no doubt.
+	// Certain are those EngineServed ports that the rules leave no doubt about.
 	Certain Ports
 	// Published are the ports that the rules send elsewhere.
 	Published []Published
 }
 
-// Analyse walks the packets to 127.0.0.1 through the rules: those from Windows,
-// which arrive on the link loopback, and those from Linux, which leave through it.
-// Where the containers may be, on the bridges, matters for the Obstacles alone;
-// without bridges the rules for what is forwarded are not read.
+// Analyse walks packets to 127.0.0.1 through the rules: packets from Windows, which
+// arrive on the link loopback, and packets from Linux, which leave through it. bridges
+// are the links behind which containers may be. They matter only for the Obstacles:
+// without bridges the rules for forwarded packets are not read.
 func (rs *Ruleset) Analyse(loopback Iface, bridges []Bridge) Analysis {
 	arriving := rs.Walk(FromWindows(loopback), Sight{})
-	// A Docker that knows of loopback0 lets it pass to its proxy. What it
-	// publishes shows in what it does to all others.
+	// A Docker that knows loopback0 lets its packets pass to the proxy. What it
+	// publishes shows in how it treats packets from other links.
 	arriving = append(arriving, rs.Walk(FromWindows(Unnamed), Sight{Chains: NAT})...)
 	leaving := rs.Walk(FromLinux(loopback), Sight{Chains: NAT})
 	intended := rs.Walk(FromLinux(loopback), Sight{Chains: Intended})
@@ -95,13 +95,13 @@ func (rs *Ruleset) Analyse(loopback Iface, bridges []Bridge) Analysis {
 	return a
 }
 
-// allOfOne is about as many ports as a protocol has.
+// allOfOne is about the number of ports of one protocol.
 const allOfOne = 60_000
 
-// sameWay is the ports that both translate to the same place: by the same rule, or
-// to the same address, or to one of several that is not told. What arrives and is
-// sent to another port of this machine needs nobody else's rule. Rules without a port
-// are no engine's.
+// sameWay returns the ports that both sides translate to the same place: by the same
+// rule, to the same address, or both to an unknown one of several addresses. Arriving
+// packets that are sent to another port of this machine need no second rule. Rules without
+// a port are not an engine's.
 func sameWay(arriving, leaving []Outcome) Ports {
 	type target struct {
 		to   netip.AddrPort
@@ -130,8 +130,8 @@ func sameWay(arriving, leaving []Outcome) Ports {
 	return Ports(same).normal()
 }
 
-// published are the ports that the outcomes translate, by the first of them that
-// says where to.
+// published returns the ports that the outcomes translate. For each port, the first
+// outcome with a known target counts.
 func published(outcomes []Outcome) (list []Published) {
 	byPort := map[Port]Published{}
 	for _, o := range outcomes {
@@ -164,7 +164,7 @@ func published(outcomes []Outcome) (list []Published) {
 	return list
 }
 
-// engine guesses, for people, who wrote a rule. Nothing depends on it.
+// engine guesses which engine wrote a rule, for display only. Nothing depends on it.
 func engine(table, chain string) string {
 	for _, known := range []struct{ prefix, name string }{
 		{"DOCKER", "docker"},
@@ -183,9 +183,9 @@ func engine(table, chain string) string {
 	return table + " " + chain
 }
 
-// Passes reports whether an engine lets what arrives on the link loopback for a
-// port that it publishes pass to its proxy, as Docker 27.3 and later do if they
-// find the link when they start, and whether there is such a port to tell by.
+// Passes reports whether an engine lets packets that arrive on the link loopback pass
+// to the proxy of a published port. Docker 27.3 and later do that if the link exists
+// when they start. known says whether there is a published port to judge by.
 func (rs *Ruleset) Passes(loopback Iface) (passes, known bool) {
 	translated := func(by Iface) Ports {
 		var spans []span

@@ -7,7 +7,7 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// User data is of whoever wrote the rule, up to 256 bytes (NFT_USERDATA_MAXLEN).
+// The author of a rule chooses its user data, up to 256 bytes (NFT_USERDATA_MAXLEN).
 func TestComment(t *testing.T) {
 	text := func(s string) []byte { return userdata.AppendString(nil, userdata.TypeComment, s) }
 	longest := strings.Repeat("x", 253)

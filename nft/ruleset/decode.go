@@ -11,7 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// The attributes of nf_tables.h that the libraries keep to themselves.
+// Attributes and flags of nf_tables.h that the libraries do not export.
 const (
 	tableOwner      = 7 // NFTA_TABLE_OWNER
 	setFlagInterval = 0x4
@@ -68,8 +68,8 @@ func decodeChain(msg []byte) (*chain, error) {
 	return c, err
 }
 
-// comment is the comment in the user data of a rule. What nft writes are types,
-// lengths and values; others write anything, and userdata.GetString panics.
+// comment returns the comment in a rule's user data. Nft writes types, lengths and
+// values. Others may write anything, and userdata.GetString panics on it.
 func comment(b []byte) string {
 	for len(b) >= 2 && len(b)-2 >= int(b[1]) {
 		value := b[2 : 2+int(b[1])]
@@ -81,7 +81,7 @@ func comment(b []byte) string {
 	return ""
 }
 
-// decodeRuleChain is the part of decodeRule that tells whose rule it is.
+// decodeRuleChain decodes only the chain to which a rule belongs.
 func decodeRuleChain(msg []byte) (id chainID, err error) {
 	id.table.family, err = nlconn.GenAttrs(msg, func(a *nlconn.Attr) {
 		switch a.Kind {
@@ -94,7 +94,7 @@ func decodeRuleChain(msg []byte) (id chainID, err error) {
 	return id, err
 }
 
-// decodeRule decodes all but the expressions of a rule, which refer to the message.
+// decodeRule decodes a rule except for its expressions, which keep referring to msg.
 func decodeRule(msg []byte) (id chainID, r *rule, err error) {
 	r = new(rule)
 	if len(msg) > 0 {
@@ -124,8 +124,8 @@ func decodeRule(msg []byte) (id chainID, r *rule, err error) {
 	return id, r, err
 }
 
-// expr is the expression of that number. Most rules of a large table fail at their
-// first match, so the rest of a rule is not decoded before a packet comes to it.
+// expr returns the expression at index i. Most rules of a large table fail at their
+// first match, so the rest of a rule is decoded only when a packet gets there.
 func (r *rule) expr(i int, known exprCache) (e namedExpr, ok bool, err error) {
 	for i >= len(r.exprs) && len(r.rest) > 0 {
 		var data []byte
@@ -153,7 +153,7 @@ func (r *rule) all(known exprCache) (exprs []namedExpr, err error) {
 	}
 }
 
-// content is what the rule does, without what it has counted.
+// content returns what the rule does, without its counter values.
 func (r *rule) content(known exprCache) (exprs []expr.Any, err error) {
 	all, err := r.all(known)
 	for _, e := range all {

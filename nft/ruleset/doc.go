@@ -1,14 +1,14 @@
-// Package ruleset reads the nftables rules that others wrote, and tells what they
-// do to a packet.
+// Package ruleset reads the nftables rules of other programs and tells what they do to
+// a packet.
 //
-// It follows packets of IPv4 through the tables of the families ip and inet, all
-// ports at once. Rules that iptables wrote are among them, but for those of
-// iptables-legacy, which nftables does not show.
+// It follows IPv4 packets through the tables of the families ip and inet, for all ports
+// at once. This includes rules written by iptables, except iptables-legacy: nftables
+// does not show its rules.
 //
-// Beware of these:
+// Pitfalls:
 //
-//   - A Ruleset reads as it is walked, and is good only inside of Reader.Read, which
-//     checks that the kernel's ruleset was the same all the time.
-//   - What a walk does not understand, cannot read or finds too large to read is
-//     "may": an Outcome that is not Sure.
+//   - A Ruleset reads from the kernel while it is walked. It is valid only inside
+//     Reader.Read, which checks that the kernel's ruleset did not change meanwhile.
+//   - If a walk does not understand something, cannot read it or finds it too large to
+//     read, the result is "may": an Outcome that is not Sure.
 package ruleset

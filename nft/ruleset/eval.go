@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A branch is the evaluation of a rule for some of its packets: the hit that it
-// may become, and the registers.
+// A branch is the evaluation of a rule for some of its packets: the hit that may
+// result, and the registers.
 type branch struct {
 	hit
 	regs registers
 }
 
-// eval evaluates one expression. It appends to next what goes on to the rule's
-// next expression, and to hits what the rule decides.
+// eval evaluates one expression. It appends to next the branches that go on to the
+// rule's next expression, and to hits what the rule decides.
 func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]branch, []hit) {
 	keep := func() { next = append(next, *b) }
 	switch x := e.expr.(type) {
@@ -42,12 +42,12 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 			b.regs.store(x.DestRegister, cells)
 			b.regs.daddr = x.Base == expr.PayloadBaseNetworkHeader && x.Offset == ipDaddr && x.Len == 4
 		} else {
-			w.strange = true // it may be another packet then
+			w.strange = true // from here on it may be another packet
 		}
 		keep()
 	case *expr.Ct:
-		// To mark a flow changes nothing for the packet, and each zone has the same nat
-		// chains. But the reply may not find the flow.
+		// Marking a flow does not change the packet, and all zones have the same nat
+		// chains. But with another zone the reply may not find the flow.
 		if x.SourceRegister && x.Key == expr.CtKeyZONE {
 			w.zone(b)
 		}
@@ -150,34 +150,34 @@ func (w *walker) eval(b *branch, e namedExpr, next []branch, hits []hit) ([]bran
 	return next, hits
 }
 
-// opaque is an expression that is not understood: it may be a match, write to
-// any register, or decide.
+// opaque handles an expression that is not understood: it may match, write to any
+// register, or decide.
 func (w *walker) opaque(b *branch, name string) {
 	switch name {
 	case "log", "dup", "last", "secmark":
-		return // they let every packet go on
+		return // these let every packet go on
 	case "byteorder":
-		b.regs = registers{} // it only computes
+		b.regs = registers{} // only computes
 		return
 	case "connlimit", "dynset", "exthdr", "hash", "inner", "limit", "numgen", "osf", "quota", "rt", "socket", "tunnel", "xfrm":
-		// They match or load. Dynset is among them for the limits that it takes,
-		// and because it fails where its set is full.
+		// These match or load. Dynset is here because it can contain limits, and
+		// because it fails when its set is full.
 	default:
-		// Notrack is here because it keeps the packet from all NAT.
+		// Notrack ends up here because it exempts the packet from all NAT.
 		w.lost(b.ports.Intersect(w.ports))
 	}
 	b.sure = false
 	b.regs = registers{}
 }
 
-// zone notes that the flow may be in a zone of its own.
+// zone records that the flow may be in another conntrack zone.
 func (w *walker) zone(b *branch) {
 	ports := b.ports.Intersect(w.ports)
 	w.zoned = w.zoned.Union(ports)
 	w.strange = w.strange || !ports.Empty()
 }
 
-// narrow leaves in b the packets for which m holds, or may.
+// narrow keeps in b the packets for which m holds or may hold.
 func (b *branch) narrow(m match, next []branch) []branch {
 	b.ports = b.ports.Intersect(m.ports)
 	if b.ports.Empty() {
@@ -187,12 +187,13 @@ func (b *branch) narrow(m match, next []branch) []branch {
 	return append(next, *b)
 }
 
-// lookup follows b into a set, or through a map: there each element is a branch
+// lookup follows b into a set or through a map. Each element of a map becomes a branch
 // of its own.
 func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([]branch, []hit) {
 	s := w.rs.sets[setID{w.base.table, x.SetName}]
 	if s != nil && s.dynamic && w.base.table == w.rs.own && w.packet.one != nil {
-		// Our own sets remember clients and servers. This client asks for the first time.
+		// Our own sets remember clients and servers. We assume that this is the
+		// client's first request.
 		return b.narrow(matches(x.Invert), next), hits
 	}
 	var entries []entry
@@ -249,7 +250,7 @@ func (w *walker) lookup(b *branch, x *expr.Lookup, next []branch, hits []hit) ([
 	return b.narrow(m, next), hits
 }
 
-// destination is where a nat expression sends a packet, as far as it is one
+// destination returns where a nat expression sends a packet, as far as that is one
 // value and not a range.
 func (r *registers) destination(x *expr.NAT) netip.AddrPort {
 	one := func(from, to uint32, n int) []byte {
@@ -273,8 +274,8 @@ func (r *registers) destination(x *expr.NAT) netip.AddrPort {
 	return netip.AddrPortFrom(addr, port)
 }
 
-// xtTarget is what a target of xtables does: whether it ends the rule, with
-// what outcome, and whether it is known to.
+// xtTarget returns what an xtables target does: its outcome, whether it ends the rule,
+// and whether the target is known.
 func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 	switch x.Name {
 	case "DNAT":
@@ -285,7 +286,8 @@ func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 	case "REJECT":
 		return &Outcome{Fate: Dropped}, true, true
 	case "CT":
-		// A zone or a helper is like any mark. Notrack keeps the packet from all NAT.
+		// A zone or a helper has no more effect than a mark. Notrack exempts the packet
+		// from all NAT.
 		return nil, false, !untracked(x.Info)
 	case "MASQUERADE", "SNAT", "MARK", "CONNMARK", "LOG", "NFLOG", "TRACE", "TEE", "SET", "TCPMSS", "DSCP", "TOS", "CLASSIFY", "CHECKSUM":
 		return nil, false, true
@@ -293,8 +295,9 @@ func xtTarget(x *expr.Target) (o *Outcome, ends, known bool) {
 	return nil, false, false
 }
 
-// xtRange is where a target of NAT sends a packet, as far as it is one address or
-// port. If base is not 0 it is the port for which that stands.
+// xtRange returns where an xtables NAT target sends a packet, as far as that is one
+// address or port. If base is not 0, it is the original port that the returned port
+// corresponds to.
 func xtRange(info xt.InfoAny) (_ netip.AddrPort, base uint16) {
 	var to xt.NatRange
 	switch info := info.(type) {
@@ -320,8 +323,8 @@ func xtRange(info xt.InfoAny) (_ netip.AddrPort, base uint16) {
 	return netip.AddrPortFrom(addr.Unmap(), to.MinPort), base
 }
 
-// untracked reports whether the target CT keeps a packet from conntrack, or may:
-// the first word of struct xt_ct_target_info and of its version 1 are the flags.
+// untracked reports whether the target CT exempts a packet from conntrack, or may. The
+// flags are the first word of struct xt_ct_target_info and of its version 1.
 func untracked(info xt.InfoAny) bool {
 	const notrack = 1 << 0 // XT_CT_NOTRACK of xt_CT.h
 	b, ok := info.(*xt.Unknown)

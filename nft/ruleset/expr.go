@@ -9,17 +9,17 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A namedExpr is an expression of a rule. The library silently leaves out
-// expressions that it does not know, and a match that is left out would count
-// as one that always holds; so they stand here without their content.
+// A namedExpr is an expression of a rule. The library silently omits expressions that
+// it does not know, and an omitted match would count as one that always holds. So such
+// expressions are kept here without content.
 type namedExpr struct {
 	name string
 	expr expr.Any // nil: not understood
 }
 
-// An exprCache keeps expressions by family and bytes. Of the thousands that an
-// engine writes most are the same, and to decode one takes longer than to find
-// it. They are never changed. A nil cache keeps nothing.
+// An exprCache caches expressions by family and bytes. An engine writes thousands of
+// them, most are equal, and decoding takes longer than a lookup. Cached expressions are
+// never changed. A nil cache keeps nothing.
 type exprCache map[byte]map[string]namedExpr
 
 func (known exprCache) decode(family byte, b []byte) (namedExpr, error) {
@@ -51,9 +51,9 @@ func decodeExpr(family byte, b []byte) (e namedExpr, err error) {
 	}
 	x := newExpr(e.name)
 	if x == nil || unmarshal(family, data, x) != nil {
-		return e, nil // not understood is no error
+		return e, nil // not understood: not an error
 	}
-	// An immediate for the register of verdicts is a verdict.
+	// An immediate for the verdict register is a verdict.
 	if imm, ok := x.(*expr.Immediate); ok && imm.Register == unix.NFT_REG_VERDICT {
 		x = new(expr.Verdict)
 		if unmarshal(family, data, x) != nil {
@@ -64,8 +64,8 @@ func decodeExpr(family byte, b []byte) (e namedExpr, err error) {
 	return e, nil
 }
 
-// unmarshal is expr.Unmarshal, which trusts the lengths inside of what xtables
-// extensions send, without its panics.
+// unmarshal is expr.Unmarshal without its panics: that trusts the lengths inside the
+// data of xtables extensions.
 func unmarshal(family byte, data []byte, e expr.Any) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -75,8 +75,8 @@ func unmarshal(family byte, data []byte, e expr.Any) (err error) {
 	return expr.Unmarshal(family, data, e)
 }
 
-// newExpr makes the expressions that the walk understands, or that our own
-// table has.
+// newExpr returns an empty expression if the walk understands it or our own table uses
+// it.
 func newExpr(name string) expr.Any {
 	switch name {
 	case "bitwise":

@@ -7,41 +7,44 @@ import (
 	"github.com/google/nftables"
 )
 
-// A Single is what is known of one packet, where a Packet stands for those to many
-// ports. The one port of its Packet is the destination's, or of a reply the source's.
+// A Single describes one packet in more detail than a Packet, which stands for packets
+// to many ports. The only port of its Packet is the destination port, or for a reply
+// the source port.
 type Single struct {
-	// Reply says that the server sends the packet, Later that its direction has had
-	// one before, and the other too.
+	// Reply says that the server sends the packet. Later says that both directions of
+	// the flow have had packets before.
 	Reply, Later bool
 	Flow         Flow
 	Mark         Mark // of the packet
-	// Reroute says that a chain of the type route has changed what the routes look at.
+	// Reroute says that a chain of type route has changed something that routing
+	// depends on.
 	Reroute bool
-	// Local reports whether an address is one of this machine.
+	// Local reports whether an address belongs to this machine.
 	Local func(netip.Addr) bool
-	// Own is the address that redirect and masquerade take at this hook. If it is not
+	// Own is the address that redirect and masquerade use at this hook. If it is not
 	// valid, the kernel drops the packet.
 	Own netip.Addr
-	// client is the client's port, and sawClient says that a rule has asked for it.
+	// client is the client's port. sawClient says that a rule has looked at it.
 	client    uint16
 	sawClient bool
-	// Pass, if it is not nil, reports whether the packet shall pass a chain all the same.
+	// Pass, if not nil, reports whether the packet should pass a chain anyway.
 	Pass func(Step) bool
 }
 
-// A Flow is what conntrack knows of the flow of a packet: Src and Dst are those of the
-// client, From and To what NAT has made of them.
+// A Flow is what conntrack knows about the flow of a packet. Src and Dst are as the
+// client sent them, From and To are the addresses after NAT.
 type Flow struct {
 	Src, From netip.Addr
 	Dst, To   netip.AddrPort
-	// SrcDone and DstDone say that NAT is settled, so that no chain is asked any more.
+	// SrcDone and DstDone say that NAT is settled, so that no more nat chains are
+	// evaluated.
 	SrcDone, DstDone bool
 	Mark             Mark
 
 	confirmed bool
 }
 
-// NewFlow is the flow of a packet that no hook has seen.
+// NewFlow returns the flow of a packet that has not passed any hook.
 func NewFlow(src netip.Addr, dst netip.AddrPort) Flow {
 	return Flow{Src: src, From: src, Dst: dst, To: dst}
 }
@@ -52,20 +55,20 @@ type Mark struct {
 	Unknown bool
 }
 
-// A Step is what one chain with a hook does to a packet.
+// A Step is what one base chain does to a packet.
 type Step struct {
 	Chain Place // with Handle 0
 	Type  nftables.ChainType
 	Does  Does
-	// At is the rule that does it. Its Handle is 0 if it is the policy, or that no rule
+	// At is the rule that does it. Its Handle is 0 if the policy does it or no rule
 	// applies.
 	At      Place
 	Comment string // of the rule
-	// Dst is the destination with which the packet comes to the chain.
+	// Dst is the packet's destination when it enters the chain.
 	Dst netip.Addr
-	// To is the new destination or source; its parts are zero where a rule computes them.
+	// To is the new destination or source. A part is zero if a rule computes it.
 	To netip.AddrPort
-	// Sure says that it does so. Otherwise it may, or let the packet pass.
+	// Sure says that the chain certainly does so. Otherwise it may let the packet pass.
 	Sure bool
 	// Owned says that only the process that owns the table can change it.
 	Owned bool
@@ -74,7 +77,7 @@ type Step struct {
 // Does is what a chain does to a packet.
 type Does string
 
-// What there is. To pass is to be let through to the next chain.
+// The possible values. Passes means that the packet goes on to the next chain.
 const (
 	Passes      Does = "pass"   // by its policy
 	Accepts     Does = "accept" // by a rule
@@ -82,20 +85,21 @@ const (
 	Translates  Does = "dnat"
 	Redirects   Does = "redirect"
 	Masquerades Does = "masquerade" // or any source NAT
-	Skipped     Does = "skip"       // a chain of nat, for a flow that has its NAT
+	Skipped     Does = "skip"       // a nat chain, when the flow already has its NAT
 )
 
-// Follow tells what the chains at the hook of p do to a single packet, one after the
-// other, up to that which drops it. Our own table is among them. An unsure step is
-// course by what happens if it lets the packet pass.
+// Follow returns what the chains at p's hook do to a single packet, one after the
+// other, up to the chain that drops it. Our own table is included. After a step that is
+// not Sure, Follow assumes that the packet passes.
 //
-// It returns the packet as it is then: addresses and marks may have changed.
+// after and end describe the packet at the end: addresses and marks may have changed.
 //
-// Which of two chains of one priority, in different tables, comes first depends on which
-// is older, and that shows nowhere. Where it makes a difference nothing is sure.
+// If two chains in different tables have the same priority, their order depends on which
+// is older, and the kernel does not show that. If the order matters, the result is not
+// sure.
 //
-// Of the port of the client nothing is known but that the system chooses it. Where the first
-// and the last that it may choose fare differently, nothing is sure either.
+// The system chooses the client's port. Follow tries the first and the last possible
+// port. If the results differ, the result is not sure either.
 func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end Single) {
 	one.client, one.sawClient = firstClient, false
 	f := rs.inAnyOrder(p, one)
@@ -106,10 +110,10 @@ func (rs *Ruleset) Follow(p Packet, one Single) (steps []Step, after Packet, end
 	return f.steps, f.after, f.end
 }
 
-// The ports that clients have, as Linux (ip_local_port_range) and Windows choose them.
+// The range of client ports that Linux (ip_local_port_range) and Windows choose from.
 const firstClient, lastClient = 32768, 65535
 
-// inAnyOrder is Follow for a client's port.
+// inAnyOrder is Follow for one client port.
 func (rs *Ruleset) inAnyOrder(p Packet, one Single) course {
 	chains := rs.at(p.Hook)
 	f := rs.follow(p, one, chains)
@@ -119,19 +123,19 @@ func (rs *Ruleset) inAnyOrder(p Packet, one Single) course {
 	return f
 }
 
-// A course is what becomes of a packet.
+// A course is the result of following a packet.
 type course struct {
 	steps []Step
 	after Packet
 	end   Single
 }
 
-// drops reports whether the packet gets no further.
+// drops reports whether the packet is certainly dropped.
 func (f course) drops() bool {
 	return len(f.steps) > 0 && f.steps[len(f.steps)-1].Sure && f.steps[len(f.steps)-1].Does == Drops
 }
 
-// or is what becomes of a packet that fares in one of two ways.
+// or merges two possible courses of the same packet.
 func (f course) or(g course) course {
 	f.end.sawClient = f.end.sawClient || g.end.sawClient
 	switch {
@@ -146,7 +150,7 @@ func (f course) or(g course) course {
 	default:
 		for i, s := range f.steps {
 			at := slices.IndexFunc(g.steps, func(o Step) bool { return o.Chain == s.Chain })
-			// To pass a chain and to be spared it come to the same.
+			// Passing a chain and being exempt from it have the same effect.
 			same := at >= 0 && (s == g.steps[at] || s.passes() && g.steps[at].passes())
 			f.steps[i].Sure = s.Sure && same
 		}
@@ -160,13 +164,13 @@ func (f course) or(g course) course {
 	return f
 }
 
-// passes reports whether the packet is as it was.
+// passes reports whether the packet certainly goes on unchanged.
 func (s Step) passes() bool {
 	return s.Sure && (s.Does == Passes || s.Does == Accepts || s.Does == Skipped)
 }
 
-// turnTies turns the order of chains of one priority round, and reports whether there
-// are some in different tables.
+// turnTies reverses the order of chains with equal priority. It reports whether such
+// chains are in different tables.
 func turnTies(chains []*chain) (turned bool) {
 	for i := 0; i < len(chains); {
 		first, n := chains[i], 1
@@ -183,7 +187,7 @@ func turnTies(chains []*chain) (turned bool) {
 	return turned
 }
 
-// follow is Follow for chains in this order.
+// follow is Follow for chains in a given order.
 func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) course {
 	var steps []Step
 	p.one, one.Reroute = &one, false
@@ -193,10 +197,10 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) course {
 	case atDst:
 		settled = &one.Flow.DstDone
 	case p.Hook == *nftables.ChainHookForward:
-		settled = new(bool) // NAT is not done there
+		settled = new(bool) // no NAT at this hook
 	}
 	known, passed := *settled, false
-	nat := func() { // what the kernel does where its nat hook stands
+	nat := func() { // what the kernel does at the priority of its nat hook
 		if !passed && known {
 			p.translate(atDst)
 		}
@@ -209,7 +213,7 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) course {
 		isNAT := c.kind == nftables.ChainTypeNAT
 		if isNAT || c.priority > natSlot(p.Hook) {
 			nat()
-			*settled = *settled || !isNAT // with the addresses that it has
+			*settled = *settled || !isNAT // keep the current addresses
 		}
 		if isNAT && *settled {
 			steps = append(steps, Step{Chain: Place{chainID: c.chainID}, Type: c.kind, Does: Skipped, At: Place{chainID: c.chainID}, Sure: true})
@@ -240,8 +244,9 @@ func (rs *Ruleset) follow(p Packet, one Single, chains []*chain) course {
 	return course{steps, p, one}
 }
 
-// translate gives p the addresses that its flow has behind a hook of NAT: one at which
-// the destination of what the client sends is changed, or its source.
+// translate gives p the addresses that its flow has after a NAT hook. dst selects the
+// hook that changes the destination of the client's packets, otherwise it is the
+// source.
 func (p *Packet) translate(dst bool) {
 	f := p.one.Flow
 	port := func(n uint16) {
@@ -263,17 +268,17 @@ func (p *Packet) translate(dst bool) {
 	}
 }
 
-// step is what c does to p.
+// step returns what c does to p.
 func (rs *Ruleset) step(p Packet, c *chain) Step {
 	w := &walker{rs: rs, packet: p, base: c}
 	ends := w.chain(c, p.Ports, way{sure: true})
 	policy := Place{chainID: c.chainID}
 	out := Step{Chain: policy, At: policy, Type: c.kind, Dst: p.Dst, Does: Passes, Sure: !w.strange, Owned: rs.owners[c.table] != 0}
-	can := map[Does]bool{} // and with it what is told: the gravest, by the first rule that does it
+	can := map[Does]bool{} // out reports the gravest effect, and the first rule that causes it
 	may := func(o Outcome) {
 		does, to := doesOf(o.Fate), p.resolve(o)
-		// Of two that send it to different places neither is sure, nor is one that computes
-		// the place.
+		// Two rules with different targets are not sure. Neither is a rule that
+		// computes the target.
 		out.Sure = out.Sure && (does == Drops || to.Addr().IsValid() && (!can[does] || out.To == to))
 		if !can[does] && !can[Drops] {
 			out.Does, out.At, out.To = does, o.At, to
@@ -297,7 +302,7 @@ func (rs *Ruleset) step(p Packet, c *chain) Step {
 	return out
 }
 
-// resolve is the address and port that a translation gives.
+// resolve returns the address and port that a translation results in.
 func (p *Packet) resolve(o Outcome) netip.AddrPort {
 	to := o.To
 	for port := range p.Ports.All() {
@@ -315,7 +320,7 @@ func doesOf(f Fate) Does {
 	return map[Fate]Does{Dropped: Drops, Translated: Translates, Redirected: Redirects, Masked: Masquerades}[f]
 }
 
-// commentOf is the comment of a rule.
+// commentOf returns the comment of a rule.
 func (rs *Ruleset) commentOf(at Place) string {
 	c := rs.chains[at.chainID]
 	if c == nil || at.Handle == 0 {
@@ -328,8 +333,8 @@ func (rs *Ruleset) commentOf(at Place) string {
 	return ""
 }
 
-// Comment is the comment of the rule with a handle in a chain of a table, as in "inet
-// filter".
+// Comment returns the comment of the rule with that handle. table includes the family,
+// as in "inet filter".
 func (rs *Ruleset) Comment(table, chain string, handle uint64) string {
 	for id := range rs.chains {
 		if id.name == chain && id.table.Family()+" "+id.table.name == table {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A single packet through rules that the kernel took: what each chain does, one word or
-// more for each, and what has become of the packet.
+// A single packet through rules that the kernel accepted: what each chain does, in one
+// or more words for each, and the packet at the end.
 func TestFollow(t *testing.T) {
 	h, index := host(t)
 	loopback0, lo, docker0 := Iface{"loopback0", index}, Iface{"lo", 1}, Iface{"docker0", 77}
@@ -126,7 +126,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// followed is what Follow tells, as the table above has it.
+// followed formats the result of Follow as in the table above.
 func followed(steps []Step, after Packet, end Single) string {
 	var list []string
 	for _, s := range steps {
@@ -156,7 +156,7 @@ func followed(steps []Step, after Packet, end Single) string {
 	return line
 }
 
-// What iptables writes is understood as well.
+// Rules written by iptables are understood too.
 func TestFollowIptables(t *testing.T) {
 	h, index := host(t)
 	rules := `*nat

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the rules see of a single packet, beyond what they see of a Packet.
+// What rules see of a single packet, beyond what they see of a Packet.
 
-// single is the one port of p.
+// single returns the one port of p.
 func (p *Packet) single() (port Port) {
 	for port = range p.Ports.All() {
 		break
@@ -20,7 +20,7 @@ func (p *Packet) single() (port Port) {
 	return port
 }
 
-// typeOf is the type of an address, of unix.RTN_*.
+// typeOf returns the type of an address (unix.RTN_*).
 func (p *Packet) typeOf(a netip.Addr) uint32 {
 	if p.one.Local != nil && p.one.Local(a) {
 		return unix.RTN_LOCAL
@@ -28,14 +28,14 @@ func (p *Packet) typeOf(a netip.Addr) uint32 {
 	return unix.RTN_UNICAST
 }
 
-// The flags of TCP, and where they are in its header.
+// The TCP flags, and their offset in the TCP header.
 const (
 	tcpFlags = 13
 	tcpSYN   = 0x02
 	tcpACK   = 0x10
 )
 
-// flags are those of the first packets of a connection.
+// flags returns the TCP flags of p if it is one of the first packets of a connection.
 func (p *Packet) flags() (flags byte, known bool) {
 	switch {
 	case p.single().Proto != unix.IPPROTO_TCP || p.one.Later:
@@ -46,7 +46,8 @@ func (p *Packet) flags() (flags byte, known bool) {
 	return tcpSYN, true
 }
 
-// transport is the header of TCP or UDP, of which a rule loads a part.
+// transport returns a TCP or UDP header. offset and length are the part that a rule
+// loads.
 func (p *Packet) transport(offset, length int) []cell {
 	header := unknown(20)
 	server, client := 2, 0 // where the ports are
@@ -69,7 +70,8 @@ func (m Mark) cells() []cell {
 	return constant(binary.NativeEndian.AppendUint32(nil, m.Value))
 }
 
-// mark sets a mark to what is in cells. What only may happen leaves it unknown.
+// mark sets m to the value in cells. If that is not certain to happen, m becomes
+// unknown.
 func (w *walker) mark(b *branch, m *Mark, cells []cell) {
 	here := b.ports.Intersect(w.ports)
 	if here.Empty() || m == &w.packet.one.Flow.Mark && w.beforeConntrack() {
@@ -84,8 +86,8 @@ func (w *walker) mark(b *branch, m *Mark, cells []cell) {
 	*m = Mark{Value: binary.NativeEndian.Uint32(value)}
 }
 
-// beforeConntrack reports whether the packet has no flow yet, so that nothing can mark it. What
-// comes on lo has the flow with which it left.
+// beforeConntrack reports whether the packet has no flow yet, so that no rule can mark
+// the flow. A packet that arrives on lo has the flow with which it left.
 func (w *walker) beforeConntrack() bool {
 	hook := w.packet.Hook
 	return w.base.priority < *nftables.ChainPriorityConntrack && w.packet.Iif.Name != "lo" &&
@@ -95,7 +97,7 @@ func (w *walker) beforeConntrack() bool {
 // answered reports whether conntrack has seen both directions of the flow.
 func (s *Single) answered() bool { return s.Reply || s.Later }
 
-// singleCt is what a ct expression loads.
+// singleCt returns what a ct expression loads.
 func (p *Packet) singleCt(x *expr.Ct) []cell {
 	number := func(n uint32) []cell { return constant(binary.NativeEndian.AppendUint32(nil, n)) }
 	one := p.one
@@ -130,7 +132,8 @@ func (p *Packet) singleCt(x *expr.Ct) []cell {
 	return unknown(maxValue)
 }
 
-// status is that of the flow: enum ip_conntrack_status in nf_conntrack_common.h.
+// status returns the flow's status bits: enum ip_conntrack_status in
+// nf_conntrack_common.h.
 func (s *Single) status() (bits uint32) {
 	const seen, assured, confirmed, snat, snatDone = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 7
 	for _, b := range []struct {
@@ -148,7 +151,7 @@ func (s *Single) status() (bits uint32) {
 	return bits
 }
 
-// xtState is the state as xt_conntrack has it.
+// xtState returns the state in the form of xt_conntrack.
 func (p *Packet) xtState() uint16 {
 	is := uint16(expr.CtStateBitNEW)
 	if p.one.answered() {
@@ -163,20 +166,21 @@ func (p *Packet) xtState() uint16 {
 	return is
 }
 
-// translation is a nat expression's outcome; what it does not name stays.
+// translation returns the outcome of a nat expression. What the expression does not
+// name stays the same.
 func (p *Packet) translation(fate Fate, x *expr.NAT, b *branch, addr netip.Addr) *Outcome {
 	to := b.regs.destination(x)
 	if x.RegAddrMin != 0 {
 		addr = to.Addr()
 	}
 	if x.RegProtoMin != 0 && to.Port() == 0 && fate != Masked {
-		addr = netip.Addr{} // a port that is not known is a place that is not
+		addr = netip.Addr{} // without the port, the target is not known
 	}
 	return &Outcome{Fate: fate, To: netip.AddrPortFrom(addr, to.Port())}
 }
 
-// toOwn is the outcome of a translation to an address of this machine. If there is
-// none to take, the kernel drops the packet.
+// toOwn returns the outcome of a translation to an address of this machine. If there is
+// no such address, the kernel drops the packet.
 func (p *Packet) toOwn(fate Fate, x *expr.NAT, b *branch) *Outcome {
 	if !p.one.Own.IsValid() {
 		return &Outcome{Fate: Dropped}
@@ -184,7 +188,7 @@ func (p *Packet) toOwn(fate Fate, x *expr.NAT, b *branch) *Outcome {
 	return p.translation(fate, x, b, p.one.Own)
 }
 
-// xtSingle is what a match of xtables says of a single packet, as far as it is known.
+// xtSingle evaluates an xtables match for a single packet, if possible.
 func (p *Packet) xtSingle(x *expr.Match) (m match, known bool) {
 	switch info := x.Info.(type) {
 	case *xt.Tcp:
@@ -209,7 +213,7 @@ func (p *Packet) xtSingle(x *expr.Match) (m match, known bool) {
 		return p.xtAddrType(info)
 	case *xt.Unknown:
 		if b := []byte(*info); len(b) >= 9 && x.Rev == 1 && (x.Name == "mark" || x.Name == "connmark") {
-			// struct xt_mark_mtinfo1, and xt_connmark_mtinfo1, which is the same.
+			// struct xt_mark_mtinfo1 and xt_connmark_mtinfo1 have the same layout.
 			mark := p.one.Mark
 			if x.Name == "connmark" {
 				mark = p.one.Flow.Mark
@@ -223,7 +227,7 @@ func (p *Packet) xtSingle(x *expr.Match) (m match, known bool) {
 	return m, false
 }
 
-// xtPorts is a match of the ports.
+// xtPorts matches the ports.
 func (p *Packet) xtPorts(proto byte, src [2]uint16, notSrc bool, dst [2]uint16, notDst bool) match {
 	port := p.single()
 	if port.Proto != proto {
@@ -236,13 +240,13 @@ func (p *Packet) xtPorts(proto byte, src [2]uint16, notSrc bool, dst [2]uint16, 
 	return in(src, notSrc, p.one.Reply).and(in(dst, notDst, !p.one.Reply))
 }
 
-// clientIn reports whether the client's port is one of those.
+// clientIn reports whether the client's port is in the range.
 func (p *Packet) clientIn(first, last uint16) bool {
 	p.one.sawClient = true
 	return first <= p.one.client && p.one.client <= last
 }
 
-// xtAddrType is a match of the types of both addresses.
+// xtAddrType matches the types of both addresses.
 func (p *Packet) xtAddrType(info *xt.AddrTypeV1) (m match, known bool) {
 	const invertSource = 0x1 // XT_ADDRTYPE_INVERT_SOURCE of xt_addrtype.h
 	if info.Flags&^(invertSource|xtAddrTypeInvertDest) != 0 {
@@ -254,8 +258,8 @@ func (p *Packet) xtAddrType(info *xt.AddrTypeV1) (m match, known bool) {
 	return matches(is(info.Source, p.Src, info.Flags&invertSource != 0) && is(info.Dest, p.Dst, info.Flags&xtAddrTypeInvertDest != 0)), true
 }
 
-// xtSingle is what a target of xtables does to a single packet, where that is more than
-// what it does to a Packet.
+// xtSingle returns what an xtables target does to a single packet, if that is more than
+// what it does to a Packet. Otherwise it returns o and ends.
 func (w *walker) xtSingle(x *expr.Target, b *branch, o *Outcome, ends bool) (*Outcome, bool) {
 	one := w.packet.one
 	var info []byte
@@ -296,8 +300,8 @@ func (w *walker) xtSingle(x *expr.Target, b *branch, o *Outcome, ends bool) (*Ou
 	return o, ends
 }
 
-// connmark is struct xt_connmark_tginfo1, or the beginning of xt_connmark_tginfo2: three
-// words, and then the mode.
+// connmark applies struct xt_connmark_tginfo1, or the beginning of xt_connmark_tginfo2:
+// three words, then the mode.
 func (w *walker) connmark(b *branch, info []byte, mode byte) {
 	const set, save, restore = 0, 1, 2
 	word := func(i int) uint32 { return binary.NativeEndian.Uint32(info[4*i:]) }

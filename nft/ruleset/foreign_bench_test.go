@@ -14,7 +14,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// foreignRules writes a table with so many rules for single addresses at a hook.
+// foreignRules writes a table with n rules for single addresses at a hook.
 func foreignRules(hook string, n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet many_%s {\n\tchain c { type filter hook %[1]s priority 10;\n", hook)
@@ -25,13 +25,14 @@ func foreignRules(hook string, n int) string {
 	return b.String()
 }
 
-// BenchmarkBeside measures what a look costs beside what other programs have, in
-// turn with the same look without them: processor time in all, and what it allocates.
+// BenchmarkBeside measures what a look costs while other programs have many rules or
+// elements, in turn with the same look without them: total processor time and
+// allocations.
 func BenchmarkBeside(b *testing.B) {
 	const elements, rules = 100_000, 10_000
 	for _, beside := range []struct {
 		name    string
-		bridges []Bridge // with the path direct, which must know of input and forward too
+		bridges []Bridge // for the path direct, which also needs the rules of input and forward
 		write   func(h *lab.Host) error
 	}{
 		{"sets of 100,000 at prerouting, output and forward", recordedBridges, func(h *lab.Host) error { return h.Blocklist(elements) }},
@@ -64,7 +65,7 @@ func BenchmarkBeside(b *testing.B) {
 					}
 				}
 			}
-			b.ReportMetric(0, "ns/op") // the bench's own time says nothing
+			b.ReportMetric(0, "ns/op") // the benchmark's own time means nothing
 			b.ReportMetric(median(with.took), "cpu-ms")
 			b.ReportMetric(median(without.took), "cpu-ms-without")
 			b.ReportMetric(median(with.allocated), "MiB")
@@ -82,7 +83,7 @@ func loadText(b *testing.B, h *lab.Host, text string) error {
 	return err
 }
 
-// A looker looks at a ruleset and notes what that takes.
+// A looker looks at a ruleset and records the cost.
 type looker struct {
 	reader          *Reader
 	bridges         []Bridge

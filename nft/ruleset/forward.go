@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Bridge is a link behind which there are containers.
+// A Bridge is a link with containers behind it.
 type Bridge struct {
 	Iface
-	// Prefixes are the addresses of the link, with their networks.
+	// Prefixes are the addresses of the link, with their prefix lengths.
 	Prefixes []netip.Prefix
 }
 
@@ -24,11 +24,11 @@ func (b Bridge) Equal(c Bridge) bool {
 	return b.Iface == c.Iface && slices.Equal(b.Prefixes, c.Prefixes)
 }
 
-// An Obstacle is why packets for a published port cannot be sent to the
-// container past the engine's proxy; "" if they can.
+// An Obstacle is why packets for a published port cannot bypass the engine's proxy; ""
+// if they can.
 type Obstacle string
 
-// The obstacles, in words for people.
+// The obstacles, worded for display.
 const (
 	NotUnderstood Obstacle = "its rules do not say for certain where it goes"
 	NotOnBridge   Obstacle = "its target is not on a bridge here"
@@ -37,12 +37,12 @@ const (
 	NotAccepted   Obstacle = "other rules drop what is sent to it on 127.0.0.1, or may"
 )
 
-// findObstacles fills in Via, and Obstacle of the ports that a proxy serves.
+// findObstacles sets Via, and Obstacle for the ports that a proxy serves.
 //
-// What goes through a proxy starts in Linux; what goes past it is forwarded, and
-// meets the rules for that. So a packet to each of these ports is walked on, the
-// way behind its DNAT, and so is the reply to it: a container that may not reach
-// the world can still answer a proxy.
+// Packets to the container start in Linux when they go through a proxy. When they
+// bypass it, they are forwarded and meet the rules for that. So this walks a packet to
+// each of these ports on from its DNAT, and the reply too: a container that may not
+// reach the world can still answer a proxy.
 func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges []Bridge) {
 	if len(bridges) == 0 {
 		for i := range published {
@@ -53,7 +53,7 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 		return
 	}
 	engines := rs.ledTo(*nftables.ChainHookOutput)
-	// Packets past a proxy do not meet these.
+	// Packets that bypass the proxy do not meet these rules.
 	var closed Ports
 	toLinux := FromWindows(loopback)
 	toLinux.Hook = *nftables.ChainHookInput
@@ -103,10 +103,10 @@ func (rs *Ruleset) findObstacles(published []Published, loopback Iface, bridges 
 	}
 }
 
-// ledTo are the chains to which those lead that translate at a hook, whatever packets
-// they lead there. An engine that publishes a port for a proxy sends what Linux sends
-// to the machine's other addresses through the same chain as what arrives. A rule that
-// somebody wrote for what arrives alone promises no proxy on 127.0.0.1.
+// ledTo returns the chains reachable from the nat chains at a hook, for any packet. An
+// engine with a proxy sends packets from Linux to the machine's other addresses through
+// the same chain as arriving packets. A rule that somebody wrote only for arriving
+// packets does not mean that a proxy listens on 127.0.0.1.
 func (rs *Ruleset) ledTo(hook nftables.ChainHook) map[chainID]bool {
 	led := map[chainID]bool{}
 	var pending []*chain
@@ -153,8 +153,8 @@ func (rs *Ruleset) ledTo(hook nftables.ChainHook) map[chainID]bool {
 	return led
 }
 
-// bridgeOf is the bridge behind which addr is: that with the longest prefix, as
-// the routes of connected networks have it. Two that are equal say nothing.
+// bridgeOf returns the bridge behind which addr is: the one with the longest prefix, as
+// the kernel routes connected networks. If two are equal, it returns none.
 func bridgeOf(bridges []Bridge, addr netip.Addr) (via Iface) {
 	longest := -1
 	for _, b := range bridges {
@@ -173,26 +173,25 @@ func bridgeOf(bridges []Bridge, addr netip.Addr) (via Iface) {
 	return via
 }
 
-// forwarded is what a Packet has been changed to on its way: for each of the
-// ports for which it was meant, another destination and another link. Of a reply
-// these are where it comes from.
+// forwarded describes a Packet after DNAT: each of its original ports has another
+// destination and another link. For a reply these are its source.
 //
-// In the walk of such a packet a Ports is not a set of ports, but of numbers of
-// rows. They are sorted, so that what has one address is one span: a ruleset has
-// rules for each container, and sets of many spans are costly.
+// In the walk of such a packet, a Ports is not a set of ports but of row numbers. The
+// rows are sorted, so that rows with the same address are one span: a ruleset has rules
+// for each container, and sets of many spans are costly.
 type forwarded struct {
 	rows []row
-	// known are the answers of where.
+	// known caches the results of where.
 	known map[span]map[string]Ports
 }
 
-// A row is what differs from port to port, in the kernel's own form.
+// A row is what differs from port to port, encoded as in the kernel.
 type row struct {
 	published *Published
 	data      [rowLen]byte
 }
 
-// Where things are in a row. A protocol with a port is one number.
+// The offsets in a row. Protocol and port together are one number.
 const (
 	rowAddr  = 0
 	rowProto = 4
@@ -215,9 +214,8 @@ func newRow(p *Published) row {
 
 func (f *forwarded) all() Ports { return Ports{{0, uint32(len(f.rows) - 1)}} }
 
-// where says in which rows the bytes from at on are data. A ruleset asks for the
-// address of each container, so the answers to all such questions are made at
-// once.
+// where returns the rows that contain data at the offset at. A ruleset compares the
+// address of each container, so the results for all values are computed at once.
 func (f *forwarded) where(at int, data []byte) match {
 	field := span{uint32(at), uint32(at + len(data))}
 	if f.known[field] == nil {
@@ -238,17 +236,17 @@ func (f *forwarded) where(at int, data []byte) match {
 	return match{ports: f.known[field][string(data)]}
 }
 
-// values are the different values of n bytes from at on.
+// values returns the different values of n bytes at the offset at.
 func (f *forwarded) values(at, n int) (list [][]byte) {
-	f.where(at, make([]byte, n)) // which makes the answers
+	f.where(at, make([]byte, n)) // fills f.known
 	for v := range f.known[span{uint32(at), uint32(at + n)}] {
 		list = append(list, []byte(v))
 	}
 	return list
 }
 
-// between says in which rows the bytes from at on, as a number, are between two
-// others.
+// between returns the rows whose bytes at the offset at, as a number, are in an
+// inclusive range.
 func (f *forwarded) between(at int, from, to []byte) match {
 	if bytes.Equal(from, to) {
 		return f.where(at, from)
@@ -262,7 +260,7 @@ func (f *forwarded) between(at int, from, to []byte) match {
 	return match{ports: Ports(s).normal()}
 }
 
-// fields are n cells of a row.
+// fields returns n cells of a row.
 func fields(at, n int) []cell {
 	cells := make([]cell, n)
 	for i := range cells {
@@ -271,7 +269,7 @@ func fields(at, n int) []cell {
 	return cells
 }
 
-// run is how many of the cells are one after the other in a row.
+// run returns how many of the cells are consecutive in a row.
 func run(cells []cell) int {
 	n := 1
 	for n < len(cells) && cells[n].kind == isField && int(cells[n].value) == int(cells[0].value)+n {

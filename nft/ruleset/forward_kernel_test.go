@@ -15,9 +15,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
-// The obstacles against the kernel: random rules for what is forwarded, and
-// packets that are sent past the proxy through them. -run TestObstaclesAsKernel/N
-// repeats one.
+// The obstacles compared with the kernel: random rules for forwarded packets, and
+// packets that bypass the proxy and meet them. -run TestObstaclesAsKernel/N repeats one
+// case.
 func TestObstaclesAsKernel(t *testing.T) {
 	p := newProber(t)
 	wsl := p.b.WSL
@@ -52,7 +52,7 @@ func TestObstaclesAsKernel(t *testing.T) {
 	}
 	loopback := Iface{"loopback0", index("loopback0")}
 	bridges := []Bridge{{Iface{"docker0", index("docker0")}, []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")}}}
-	// As our own table does.
+	// Like our own table.
 	direct := "table ip " + ownTable + ` {
 	map direct { type inet_proto . inet_service : ipv4_addr . inet_service; elements = { ` + targets.String() + ` }; }
 	chain pre { type nat hook prerouting priority dstnat - 1; iif loopback0 ip daddr 127.0.0.1 dnat ip to meta l4proto . th dport map @direct; }
@@ -113,12 +113,11 @@ func TestObstaclesAsKernel(t *testing.T) {
 	t.Logf("%d ports with an obstacle, %d contradictions", stopped, wrong)
 }
 
-// answers sends a packet from Windows to each port and returns which of them
-// answer.
+// answers sends a packet from Windows to each port and returns the ports that answer.
 func (p *prober) answers() map[uint16]bool {
 	conn := p.conns[true]
 	for i := range probes {
-		// Refusals of earlier packets come back as errors.
+		// Errors may belong to refusals of earlier packets.
 		for range 2 {
 			if _, err := conn.WriteToUDP([]byte("?"), &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstProbe + i}); err == nil {
 				break
@@ -138,9 +137,9 @@ func (p *prober) answers() map[uint16]bool {
 	return answered
 }
 
-// randomForward writes rules for what was translated: at the hook forward, and
-// at prerouting behind the translation. If sure, the walk knows all that they ask
-// for; and replies pass, of whose ports it does not.
+// randomForward writes rules for translated packets: at the hook forward, and at
+// prerouting after the translation. If sure is set, the walk knows everything that they
+// match on. Replies then pass, because the walk does not know their destination ports.
 func randomForward(r *rand.Rand, sure bool) string {
 	var b strings.Builder
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An answer is a kernel that answers everything with one message.
+// An answer is a kernel that answers every request with one message.
 type answer []byte
 
 func (a answer) tables(byte) ([][]byte, error) { return [][]byte{a}, nil }
@@ -36,8 +36,8 @@ func (a answer) element(setID, []byte) (*element, error) {
 	return &elements[0], nil
 }
 
-// What comes from the kernel is trusted, and still no bytes may bring the daemon
-// down: a newer kernel may send what this one does not.
+// Messages from the kernel are trusted, but no bytes may crash the daemon: a newer
+// kernel may send something new.
 func FuzzDecode(f *testing.F) {
 	recorded, err := os.ReadFile("testdata/messages.hex")
 	if err != nil {
@@ -59,7 +59,7 @@ func FuzzDecode(f *testing.F) {
 			_, _ = appendElements(nil, msg)
 			return
 		}
-		// What was decoded is walked, whatever it is: a rule in a chain, with a set.
+		// Whatever was decoded is walked: a rule in a chain, with a set.
 		id, r, err := decodeRule(msg)
 		if err != nil {
 			return
@@ -81,8 +81,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// The seeds are messages of a kernel for the rulesets in testdata/walk, one of
-// each shape that there is. With -update, those of this machine's.
+// The seeds are a kernel's messages for the rulesets in testdata/walk, one for each
+// shape. -update records those of this machine's kernel.
 func TestRecordMessages(t *testing.T) {
 	h, _ := host(t)
 	files, err := filepath.Glob("testdata/walk/*")
@@ -161,7 +161,7 @@ func TestRecordMessages(t *testing.T) {
 	}
 }
 
-// checkOutcomes checks what holds of the outcomes of any walk.
+// checkOutcomes checks what must hold for the outcomes of any walk.
 func checkOutcomes(t *testing.T, outcomes []Outcome, ports Ports) {
 	t.Helper()
 	var sure Ports
@@ -179,7 +179,7 @@ func checkOutcomes(t *testing.T, outcomes []Outcome, ports Ports) {
 			sure = sure.Union(o.Ports)
 		}
 	}
-	// What surely happened did not perhaps happen otherwise.
+	// A port with a sure outcome has no unsure one.
 	for _, o := range outcomes {
 		if both := o.Ports.Intersect(sure); !o.Sure && !both.Empty() {
 			t.Fatalf("%s, and surely %s something else", describe(o), both)
@@ -205,8 +205,8 @@ func wholeSet(keyLen uint32, elements ...element) *set {
 	return s
 }
 
-// ruleset makes a small ruleset: four chains that jump to one another as they
-// like, loops included, and two base chains.
+// ruleset makes a small ruleset: four chains with arbitrary jumps between them,
+// including loops, and two base chains.
 func (s *source) ruleset() *Ruleset {
 	table := tableID{unix.NFPROTO_IPV4, "t"}
 	rs := &Ruleset{own: tableID{unix.NFPROTO_IPV4, ownTable}, chains: map[chainID]*chain{}, sets: map[setID]*set{}}
@@ -298,11 +298,11 @@ func (s *source) rule() *rule {
 	return r
 }
 
-// Any ruleset, and what must hold of any walk through it.
+// Any ruleset, and what must hold for any walk through it.
 func FuzzWalk(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("\x03\x00\x01\x01\x00\x01\x02\x00\x01\x03\x01\x01\x00\x00\x01\x01\x04\x02\x03"))
-	f.Add(slices.Repeat([]byte{3, 0, 4, 0, 1}, 40)) // jumps in circles
+	f.Add(slices.Repeat([]byte{3, 0, 4, 0, 1}, 40)) // a loop of jumps
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		s := source(choices)
 		rs := s.ruleset()
@@ -310,7 +310,7 @@ func FuzzWalk(f *testing.F) {
 		all := rs.Walk(p, Sight{})
 		checkOutcomes(t, all, p.Ports)
 
-		// A port's fate does not depend on which others are asked for.
+		// A port's fate does not depend on the other ports of the packet.
 		p.Ports = PortSet(Port{tcp, uint16(s.next(4))}, Port{udp, uint16(s.next(4))})
 		some := rs.Walk(p, Sight{})
 		checkOutcomes(t, some, p.Ports)
@@ -322,7 +322,7 @@ func FuzzWalk(f *testing.F) {
 	})
 }
 
-// fateOf is what may happen to a port.
+// fateOf returns what may happen to a port.
 func fateOf(outcomes []Outcome, p Port) (fates []string) {
 	for _, o := range outcomes {
 		if o.Ports.Has(p) {

@@ -15,13 +15,13 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// publishing writes rulesets that publish ports in the ways of the engines.
-// Their ports do not touch, so that no two of them are one span.
+// publishing writes rulesets that publish ports as the engines do. The ports are not
+// adjacent, so no two of them share a span.
 var publishing = []struct {
 	name, file string
 	rules      func(ports []int) string
-	served     bool // by the engine, not a proxy
-	direct     bool // they are sent past the proxy
+	served     bool // by the engine's rules, not a proxy
+	direct     bool // the ports bypass the proxy
 }{{
 	name: "docker", file: "docker.iptables", rules: docker,
 }, {
@@ -60,7 +60,7 @@ var publishing = []struct {
 	},
 }}
 
-// docker is what Docker with its proxy writes for one container.
+// docker writes what Docker with its proxy writes for one container.
 func docker(ports []int) string {
 	var b strings.Builder
 	b.WriteString("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n" +
@@ -78,8 +78,7 @@ func docker(ports []int) string {
 	return b.String() + "COMMIT\n"
 }
 
-// What a change of the ruleset costs the daemon: to read it, to decode it and to
-// walk it.
+// What a change of the ruleset costs the daemon: reading, decoding and walking it.
 func BenchmarkRead(b *testing.B) {
 	bench := labtest.New(b, lab.Options{})
 	link, err := bench.WSL.Net.LinkByName("loopback0")
@@ -115,8 +114,8 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// measureLooks measures what it takes to read and analyse the ruleset of h.
-// cpu-ms/op counts the kernel's part and the garbage collector's.
+// measureLooks measures the cost of reading and analysing the ruleset of h. cpu-ms/op
+// includes the kernel and the garbage collector.
 func measureLooks(b *testing.B, h *lab.Host, analyse func(*Ruleset) error) {
 	b.Helper()
 	in(b, h, func() error {
@@ -139,7 +138,7 @@ func measureLooks(b *testing.B, h *lab.Host, analyse func(*Ruleset) error) {
 	})
 }
 
-// cpu is the processor time that this process has used.
+// cpu returns the processor time that this process has used.
 func cpu() time.Duration {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {

@@ -16,14 +16,14 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// The ports that the random rules name and the probes try.
+// The ports that the random rules name and that the probes use.
 const (
 	firstProbe = 7000
 	probes     = 12
 )
 
-// A prober sends the first packets of flows to 127.0.0.1 and finds out from
-// conntrack where they went.
+// A prober sends the first packets of flows to 127.0.0.1 and finds out from conntrack
+// where they went.
 type prober struct {
 	t     *testing.T
 	b     *lab.Bench
@@ -33,8 +33,8 @@ type prober struct {
 
 func newProber(t *testing.T) *prober {
 	p := &prober{t: t, b: labtest.New(t, lab.Options{}), conns: map[bool]*net.UDPConn{}}
-	// Windows sends to Linux what is bound there. Nobody answers: the ports are
-	// bound for a client on another address.
+	// Windows sends packets to Linux for ports that are bound there. Nobody answers:
+	// the sockets are bound to another address.
 	for i := range uint16(probes) {
 		in(t, p.b.WSL, func() error {
 			c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9), Port: int(firstProbe + i)})
@@ -45,7 +45,7 @@ func newProber(t *testing.T) *prober {
 		})
 	}
 	for windows, h := range map[bool]*lab.Host{true: p.b.Windows, false: p.b.WSL} {
-		// Dial has Windows learn which ports are bound.
+		// Dial lets Windows learn which ports are bound.
 		c, err := h.Dial("udp", "", "127.0.0.1:9", labtest.Patience())
 		if err != nil {
 			t.Fatal(err)
@@ -65,15 +65,15 @@ func newProber(t *testing.T) *prober {
 	return p
 }
 
-// went sends a packet to each port and returns where each of them went. Dropped
-// ones are missing.
+// went sends a packet to each port and returns where each of them went. Dropped packets
+// are missing.
 func (p *prober) went(windows bool) map[uint16]netip.AddrPort {
 	p.t.Helper()
 	conn := p.conns[windows]
 	for i := range probes {
 		to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstProbe + i}
-		// A drop at the hook output is EPERM; earlier refusals come back as errors
-		// of later calls.
+		// A drop at the hook output is EPERM. Earlier refusals appear as errors of
+		// later calls.
 		for range 2 {
 			if _, err := conn.WriteToUDP([]byte("?"), to); err == nil || strings.Contains(err.Error(), "not permitted") {
 				break
@@ -95,8 +95,8 @@ func (p *prober) went(windows bool) map[uint16]netip.AddrPort {
 	return went
 }
 
-// contradiction says how what happened to a packet contradicts the outcomes of
-// a walk, "" if it does not.
+// contradiction says how the fate of a packet contradicts the outcomes of a walk, "" if
+// it does not.
 func contradiction(port uint16, to netip.AddrPort, arrived bool, outcomes []Outcome) string {
 	possible := !arrived || to == netip.AddrPortFrom(Localhost, port)
 	happened := "dropped"
@@ -132,7 +132,7 @@ func contradiction(port uint16, to netip.AddrPort, arrived bool, outcomes []Outc
 	return ""
 }
 
-// The walk against the kernel: random rulesets, and packets through them. The
+// The walk compared with the kernel: random rulesets, and packets through them. The
 // rulesets are the same in every run; -run TestWalkAsKernel/N repeats one.
 func TestWalkAsKernel(t *testing.T) {
 	p := newProber(t)
@@ -153,7 +153,7 @@ func TestWalkAsKernel(t *testing.T) {
 			}
 			for windows, packet := range map[bool]Packet{true: FromWindows(Iface{"loopback0", index}), false: FromLinux(Iface{"loopback0", index})} {
 				outcomes := rs.Walk(packet, Sight{})
-				// The packet from Windows may still be on its way.
+				// The packet from Windows may still be under way.
 				var wrong []string
 				for deadline := time.Now().Add(lab.Scaled(10 * time.Second)); ; {
 					wrong = nil
@@ -244,7 +244,7 @@ func randomRules(r *rand.Rand) string {
 		}
 		fmt.Fprintf(&b, "\t\t%s %s\n", match(), verdict)
 	}
-	// Without it a ruleset may need no conntrack, and there is none then.
+	// Without this a ruleset may not need conntrack, and the kernel then has none.
 	b.WriteString("table ip conntrack { chain c { type filter hook postrouting priority 300; ct state new accept; }; }\n")
 	for table := range 1 + r.IntN(3) {
 		family := pick("ip", "ip", "inet")
@@ -260,13 +260,13 @@ func randomRules(r *rand.Rand) string {
 		}
 		for base := range 1 + r.IntN(2) {
 			for _, hook := range []string{"prerouting", "output"} {
-				// No two chains of different tables have one priority: their order
-				// does not show.
+				// No two chains of different tables have the same priority: their order
+				// is not visible.
 				priority := -170 + 40*r.IntN(5) + 3*table
 				kind := "nat"
 				if !nat {
-					// Not after the nat chains: what happens to a packet after its
-					// translation is not part of the walk.
+					// Not after the nat chains: the walk does not follow a packet after
+					// its translation.
 					kind, priority = "filter", -190+20*r.IntN(4)+3*table
 				}
 				policy := pick("accept", "accept", "accept", "drop")

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A match is for which ports a condition holds, or, if maybe, may hold.
+// A match says for which ports a condition holds, or may hold if maybe is set.
 type match struct {
 	ports Ports
 	maybe bool
@@ -29,8 +29,8 @@ func matches(b bool) match {
 	return fails
 }
 
-// not turns m round. What may hold may also not hold, and what is left out of a
-// maybe does not hold for certain; that certainty is not kept.
+// not inverts m. A condition that may hold may also not hold. Outside the ports of a
+// maybe it certainly does not hold, but that is not kept.
 func (m match) not() match {
 	if m.maybe {
 		return may
@@ -46,7 +46,7 @@ func (m match) or(n match) match {
 	return match{m.ports.Union(n.ports), m.maybe || n.maybe}
 }
 
-// compare is a cmp expression on cells.
+// compare evaluates a cmp expression on cells.
 func (p *Packet) compare(cells []cell, op expr.CmpOp, data []byte) match {
 	zero, ones := make([]byte, len(data)), bytes.Repeat([]byte{0xff}, len(data))
 	switch op {
@@ -66,7 +66,7 @@ func (p *Packet) compare(cells []cell, op expr.CmpOp, data []byte) match {
 	return may
 }
 
-// equal says when cells have the value data.
+// equal returns when cells have the value data.
 func (p *Packet) equal(cells []cell, data []byte) match {
 	m := holds
 	for i := 0; i < len(cells) && i < len(data); i++ {
@@ -96,7 +96,7 @@ func (p *Packet) equal(cells []cell, data []byte) match {
 	return m
 }
 
-// within says when cells, as a number, are between from and to.
+// within returns when cells, as a number, are between from and to.
 func (p *Packet) within(cells []cell, from, to []byte) match {
 	if b, ok := values(cells); ok {
 		return matches(bytes.Compare(from, b) <= 0 && bytes.Compare(b, to) <= 0)
@@ -119,13 +119,13 @@ func (p *Packet) within(cells []cell, from, to []byte) match {
 	return may
 }
 
-// bitwise is (cells & mask) ^ xor. A port or a protocol stays what it is where
-// all its bits do.
+// bitwise computes (cells & mask) ^ xor. A port or a protocol stays known where all its
+// bits stay the same.
 func bitwise(cells []cell, x *expr.Bitwise) []cell {
 	out := slices.Clone(cells)
 	for i := range out {
 		if i >= len(x.Mask) || i >= len(x.Xor) {
-			out[i] = cell{} // a shift, say
+			out[i] = cell{} // for example a shift
 			continue
 		}
 		switch mask, xor := x.Mask[i], x.Xor[i]; {
@@ -140,7 +140,7 @@ func bitwise(cells []cell, x *expr.Bitwise) []cell {
 	return out
 }
 
-// xtMatch is a match of xtables.
+// xtMatch evaluates an xtables match.
 func (p *Packet) xtMatch(x *expr.Match) match {
 	if p.one != nil {
 		if m, known := p.xtSingle(x); known {
@@ -192,7 +192,7 @@ func (p *Packet) xtMatch(x *expr.Match) match {
 	return may
 }
 
-// ctState is a match of the conntrack state alone. Its bits are those of
+// ctState evaluates a match of nothing but the conntrack state. Its bits are those of
 // nftables.
 func (p *Packet) ctState(info *xt.ConntrackMtinfoBase, states uint16) match {
 	if xt.ConntrackFlags(info.MatchFlags) != xt.ConntrackState {
@@ -217,9 +217,9 @@ const (
 	xtStateDNAT          = 0x80 // XT_CONNTRACK_STATE_DNAT
 )
 
-// multiport is xt_multiport_v1: one byte each of flags and count, 15 ports, 15
-// bytes that say whether a port begins a range, one that inverts. Portmap of
-// CNI writes it.
+// multiport evaluates xt_multiport_v1: one byte of flags, one of count, 15 ports, 15
+// bytes that say whether a port begins a range, one byte that inverts. The CNI plugin
+// portmap writes it.
 func (p *Packet) multiport(b []byte) match {
 	const slots, portsAt, rangesAt, invertAt = 15, 2, 32, 47
 	if len(b) <= invertAt || b[0] != 1 /* XT_MULTIPORT_DESTINATION */ || int(b[1]) > slots {

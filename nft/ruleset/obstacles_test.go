@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Rules of others beside a port of Docker's, and what becomes of the path direct.
+// Other programs' rules next to a Docker port, and their effect on the path direct.
 func TestObstaclesOfOthers(t *testing.T) {
 	const closes = "iptables-nft -I INPUT -i loopback0 -p tcp --dport 8080 -j DROP"
 	tests := map[string]struct {
@@ -36,7 +36,7 @@ func TestObstaclesOfOthers(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", name, a.Published, test.want)
 		}
 	}
-	// A rule for what arrives alone is not an engine's.
+	// A rule only for arriving packets is not an engine's.
 	load(t, h, file)
 	if _, err := h.Run("iptables-nft", strings.Fields("-t nat -I PREROUTING -p tcp --dport 8001 -j DNAT --to-destination 172.17.0.2:80")...); err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestObstaclesOfOthers(t *testing.T) {
 	}
 }
 
-// What a user's own rules do for Windows is left alone.
+// Ports that a user's own rules translate for Windows are left alone.
 func TestUsersRulesAreLeftAlone(t *testing.T) {
 	h, index := host(t)
 	for name, rules := range map[string]string{

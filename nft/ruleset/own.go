@@ -9,7 +9,7 @@ import (
 	"github.com/google/nftables"
 )
 
-// A Table is all that is in one table: sets by name, and chains with a hook in the
+// A Table is the content of one table: its sets by name, and its base chains in the
 // order of their priorities.
 type Table struct {
 	Sets   []Set
@@ -22,13 +22,13 @@ type Set struct {
 	KeyLen   int // bytes
 	Map      bool
 	Interval bool
-	// Dynamic says that packets fill the set: then its elements are not known.
+	// Dynamic says that packets fill the set. Its elements are then not read.
 	Dynamic  bool
 	Elements []Element // sorted by key
 }
 
-// An Element is an element as the kernel has it: KeyEnd is empty where the
-// element is one value, Value where the set is no map.
+// An Element is encoded as in the kernel. KeyEnd is empty if the element is a single
+// value, Value if the set is not a map.
 type Element struct{ Key, KeyEnd, Value string }
 
 // A Chain is a base chain.
@@ -40,8 +40,8 @@ type Chain struct {
 	Rules    []Rule
 }
 
-// Own is the content of our own table, whoever made it. Its counters are at zero, and
-// its rules have no place.
+// Own returns the content of our own table, whoever created it. Counters are zero, and
+// rules have no place.
 func (rs *Ruleset) Own() (t Table) {
 	for id, set := range rs.sets {
 		if id.table != rs.own {

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A cell is one byte of what a rule has loaded: known, unknown, or a part of
-// what the walk is about, the protocol and the port, or of what depends on that.
+// A cell is one byte of what a rule has loaded. It is constant, unknown, part of the
+// protocol or port that the walk enumerates, or part of a value that depends on these.
 type cell struct {
 	kind  cellKind
-	value byte // of a constant; of a field, its place in the row
+	value byte // the constant, or a field's offset in the row
 }
 
 type cellKind uint8
@@ -38,7 +38,7 @@ func constant(b []byte) []cell {
 
 func unknown(n int) []cell { return make([]cell, n) }
 
-// values is what cells contain, if all of it is constant.
+// values returns the bytes of cells if all of them are constant.
 func values(cells []cell) (b []byte, ok bool) {
 	b = make([]byte, len(cells))
 	for i, c := range cells {
@@ -50,18 +50,18 @@ func values(cells []cell) (b []byte, ok bool) {
 	return b, true
 }
 
-// maxValue is the size of the largest value of a register.
+// maxValue is the size of a register's largest value.
 const maxValue = 16
 
-// registers are those of nf_tables: four of 16 bytes, which are also sixteen of
-// four.
+// registers are the registers of nf_tables: four of 16 bytes, or the same as sixteen of
+// 4 bytes.
 type registers struct {
 	cells [4 * maxValue]cell
-	// daddr says that the last load was the destination address, whole.
+	// daddr says that the last load was the whole destination address.
 	daddr bool
 }
 
-// at is where a register begins, or -1.
+// at returns where a register begins, or -1.
 func (r *registers) at(reg uint32) int {
 	switch {
 	case reg >= unix.NFT_REG_1 && reg <= unix.NFT_REG_4:
@@ -72,8 +72,8 @@ func (r *registers) at(reg uint32) int {
 	return -1
 }
 
-// store fills a register, and the rest of the word with zeroes as the kernel
-// does (nft_data_copy and nft_reg_store8 in nf_tables.h).
+// store fills a register. It pads the last word with zeros as the kernel does
+// (nft_data_copy and nft_reg_store8 in nf_tables.h).
 func (r *registers) store(reg uint32, cells []cell) {
 	at := r.at(reg)
 	if at < 0 {
@@ -94,9 +94,9 @@ func (r *registers) load(reg uint32, n int) []cell {
 	return r.cells[at : at+n]
 }
 
-// meta is what a meta expression loads at a hook.
+// meta returns what a meta expression loads at a hook.
 func (p *Packet) meta(key expr.MetaKey, hook nftables.ChainHook) []cell {
-	// Where a packet leaves is known once it is routed.
+	// The outgoing link is known once the packet is routed.
 	routed := p.forwarded != nil && hook != *nftables.ChainHookPrerouting
 	switch key {
 	case expr.MetaKeyIIF:
@@ -143,13 +143,13 @@ func (i Iface) text() []cell {
 	return constant(b)
 }
 
-// The offsets of the addresses in a header of IPv4.
+// The offsets of the addresses in an IPv4 header.
 const (
 	ipSaddr = 12
 	ipDaddr = 16
 )
 
-// payload is what a payload expression loads.
+// payload returns what a payload expression loads.
 func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 	if offset > math.MaxUint8 || length > maxValue {
 		return unknown(maxValue)
@@ -158,7 +158,7 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 	switch base {
 	case expr.PayloadBaseNetworkHeader:
 		header = unknown(20)
-		header[0] = cell{isConstant, 0x45} // the version, and no options
+		header[0] = cell{isConstant, 0x45} // the version, without options
 		header[9] = p.proto()[0]
 		copy(header[ipSaddr:], p.addr(p.Src, p.reply))
 		copy(header[ipDaddr:], p.addr(p.Dst, p.forwarded != nil && !p.reply))
@@ -178,7 +178,7 @@ func (p *Packet) payload(base expr.PayloadBase, offset, length uint32) []cell {
 	return cells
 }
 
-// addr is an address in the packet, the container's if it says so.
+// addr returns an address in the packet: the container's if container is set, else a.
 func (p *Packet) addr(a netip.Addr, container bool) []cell {
 	if container {
 		return fields(rowAddr, 4)
@@ -190,7 +190,7 @@ func (p *Packet) addr(a netip.Addr, container bool) []cell {
 	return constant(b[:])
 }
 
-// proto is the protocol of the packet.
+// proto returns the protocol of the packet.
 func (p *Packet) proto() []cell {
 	switch {
 	case p.forwarded != nil:
@@ -201,7 +201,7 @@ func (p *Packet) proto() []cell {
 	return []cell{{kind: isProto}}
 }
 
-// port is the destination port in the packet, if it is no reply.
+// port returns the destination port of a packet that is not a reply.
 func (p *Packet) port() []cell {
 	if p.forwarded != nil {
 		return fields(rowPort, 2)
@@ -209,13 +209,13 @@ func (p *Packet) port() []cell {
 	return []cell{{kind: isPortHigh}, {kind: isPortLow}}
 }
 
-// to says when the packet is one of a protocol to the ports first to last.
+// to returns when the packet has that protocol and one of the ports first to last.
 func (p *Packet) to(proto uint8, first, last uint16) match {
 	if p.forwarded == nil {
 		return match{ports: protoPorts(proto, first, last)}
 	}
 	if p.reply {
-		// To the client's port, of which nothing is known.
+		// The destination is the client's port, which is unknown.
 		m := p.forwarded.where(rowProto, []byte{proto})
 		m.maybe = first > 0 || last < math.MaxUint16
 		return m
@@ -232,8 +232,8 @@ func (p *Packet) toEither(first, last uint16) match {
 	return p.to(unix.IPPROTO_TCP, first, last).or(p.to(unix.IPPROTO_UDP, first, last))
 }
 
-// ct is what a ct expression loads for the first packet of a flow, or for the
-// reply to it.
+// ct returns what a ct expression loads for the first packet of a flow, or for its
+// reply.
 func (p *Packet) ct(x *expr.Ct) []cell {
 	key := x.Key
 	number := func(n uint32) []cell { return constant(binary.NativeEndian.AppendUint32(nil, n)) }
@@ -254,23 +254,23 @@ func (p *Packet) ct(x *expr.Ct) []cell {
 	case key == expr.CtKeySTATUS && p.forwarded != nil:
 		return number(ctStatusDNAT | ctStatusDNATDone)
 	case key == expr.CtKeySTATUS && p.Hook == *nftables.ChainHookInput:
-		// It was not sent elsewhere: our own rule gives it the address that it has
-		// already, which the kernel does not note (nf_nat_setup_info in
-		// net/netfilter/nf_nat_core.c).
+		// The packet was not sent elsewhere. Our own rule translates to the address
+		// that it already has, and the kernel does not record that as DNAT
+		// (nf_nat_setup_info in net/netfilter/nf_nat_core.c).
 		return number(ctStatusDNATDone)
 	}
 	return unknown(maxValue)
 }
 
-// Of enum ip_conntrack_status in nf_conntrack_common.h: IPS_DST_NAT,
-// IPS_DST_NAT_DONE, and what the first reply of a flow with both kinds of NAT has.
+// Of enum ip_conntrack_status in nf_conntrack_common.h: IPS_DST_NAT, IPS_DST_NAT_DONE,
+// and the status of the first reply in a flow with both kinds of NAT.
 const (
 	ctStatusDNAT     = 1 << 5
 	ctStatusDNATDone = 1 << 8
 	ctStatusReply    = ctStatusDNAT | ctStatusDNATDone | 1<<1 /* seen */ | 1<<3 /* confirmed */ | 1<<4 | 1<<7 /* source NAT, done */
 )
 
-// fib is what a fib expression loads.
+// fib returns what a fib expression loads.
 func (p *Packet) fib(x *expr.Fib) []cell {
 	if p.one != nil && x.ResultADDRTYPE && x.FlagSADDR && !x.FlagIIF && !x.FlagOIF {
 		return constant(binary.NativeEndian.AppendUint32(nil, p.typeOf(p.Src)))
@@ -281,8 +281,8 @@ func (p *Packet) fib(x *expr.Fib) []cell {
 	return unknown(maxValue)
 }
 
-// addrType is what the routes say of the destination: it is this machine's own,
-// or that of a container.
+// addrType returns the route type of the destination: local for this machine, unicast
+// for a container.
 func (p *Packet) addrType() uint32 {
 	switch {
 	case p.one != nil:

@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Port is a port of TCP or UDP.
+// A Port is a TCP or UDP port.
 type Port struct {
 	Proto  uint8 // unix.IPPROTO_TCP or unix.IPPROTO_UDP
 	Number uint16
 }
 
-// String is as in 8080/tcp.
+// String formats the port as in 8080/tcp.
 func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Number, p.ProtoName()) }
 
-// ProtoName is "tcp" or "udp".
+// ProtoName returns "tcp" or "udp".
 func (p Port) ProtoName() string {
 	if p.Proto == unix.IPPROTO_UDP {
 		return "udp"
@@ -30,7 +30,7 @@ func (p Port) ProtoName() string {
 // Compare orders ports by protocol and then by number.
 func (p Port) Compare(q Port) int { return int(p.key()) - int(q.key()) }
 
-// key numbers all ports: those of TCP, and after them those of UDP.
+// key numbers all ports: first TCP, then UDP.
 func (p Port) key() uint32 {
 	if p.Proto == unix.IPPROTO_UDP {
 		return udpKey | uint32(p.Number)
@@ -38,7 +38,7 @@ func (p Port) key() uint32 {
 	return uint32(p.Number)
 }
 
-// portOf is the port with that key.
+// portOf returns the port with that key.
 func portOf(key uint32) Port {
 	if key >= udpKey {
 		return Port{unix.IPPROTO_UDP, uint16(key)}
@@ -51,8 +51,8 @@ const (
 	lastKey = 1<<17 - 1
 )
 
-// Ports is a set of ports: sorted spans of keys that neither meet nor touch. It
-// is a value, and never changed once it is made.
+// Ports is a set of ports: sorted spans of keys that neither overlap nor touch. It is a
+// value and is never changed once created.
 type Ports []span
 
 type span struct{ first, last uint32 }
@@ -60,7 +60,7 @@ type span struct{ first, last uint32 }
 // AllPorts are all ports of TCP and of UDP.
 var AllPorts = Ports{{0, lastKey}}
 
-// PortSet is the set of these ports.
+// PortSet returns the set of these ports.
 func PortSet(ports ...Port) Ports {
 	var s Ports
 	for _, p := range ports {
@@ -69,13 +69,13 @@ func PortSet(ports ...Port) Ports {
 	return s.normal()
 }
 
-// PortRange is the set of the ports from first to last, of the protocol of first.
+// PortRange returns the set of ports from first to last, with the protocol of first.
 func PortRange(first, last Port) Ports { return protoPorts(first.Proto, first.Number, last.Number) }
 
-// UnionOf is what is in any of the sets.
+// UnionOf returns the ports in any of the sets.
 func UnionOf(sets ...Ports) Ports { return Ports(slices.Concat(sets...)).normal() }
 
-// protoPorts is the set of the ports first to last of a protocol.
+// protoPorts returns the set of ports first to last of a protocol.
 func protoPorts(proto uint8, first, last uint16) Ports {
 	switch {
 	case first > last:
@@ -88,7 +88,7 @@ func protoPorts(proto uint8, first, last uint16) Ports {
 	return nil
 }
 
-// bothPorts is the set of the ports first to last of both protocols.
+// bothPorts returns the set of ports first to last of both protocols.
 func bothPorts(first, last uint16) Ports {
 	return protoPorts(unix.IPPROTO_TCP, first, last).Union(protoPorts(unix.IPPROTO_UDP, first, last))
 }
@@ -96,7 +96,7 @@ func bothPorts(first, last uint16) Ports {
 // Empty reports whether there is no port in s.
 func (s Ports) Empty() bool { return len(s) == 0 }
 
-// Len is the number of ports in s.
+// Len returns the number of ports in s.
 func (s Ports) Len() (n int) {
 	for _, sp := range s {
 		n += int(sp.last-sp.first) + 1
@@ -117,8 +117,8 @@ func (s Ports) All() iter.Seq[Port] {
 	}
 }
 
-// Ranges yields the first and the last port of each range of s, in order. No range
-// has ports of both protocols.
+// Ranges yields the first and last port of each range of s, in order. No range mixes
+// protocols.
 func (s Ports) Ranges() iter.Seq2[Port, Port] {
 	return func(yield func(first, last Port) bool) {
 		for _, sp := range s {
@@ -139,12 +139,12 @@ func (s Ports) hasKey(k uint32) bool {
 	return i < len(s) && s[i].first <= k
 }
 
-// search returns the first span that does not end before k.
+// search returns the index of the first span that does not end before k.
 func (s Ports) search(k uint32) int {
 	return sort.Search(len(s), func(i int) bool { return s[i].last >= k })
 }
 
-// Union is what is in s or in t.
+// Union returns the ports in s or t.
 func (s Ports) Union(t Ports) Ports {
 	switch {
 	case len(s) == 0:
@@ -155,7 +155,7 @@ func (s Ports) Union(t Ports) Ports {
 	return append(slices.Clone(s), t...).normal()
 }
 
-// normal sorts spans in place and joins those that meet.
+// normal sorts spans in place and joins those that overlap or touch.
 func (s Ports) normal() Ports {
 	slices.SortFunc(s, func(a, b span) int { return int(a.first) - int(b.first) })
 	var joined Ports
@@ -169,7 +169,7 @@ func (s Ports) normal() Ports {
 	return joined
 }
 
-// Intersect is what is in s and in t. It takes time for the smaller of the two.
+// Intersect returns the ports in both s and t. It is fast if one of them has few spans.
 func (s Ports) Intersect(t Ports) Ports {
 	if len(s) < len(t) {
 		s, t = t, s
@@ -183,7 +183,7 @@ func (s Ports) Intersect(t Ports) Ports {
 	return both
 }
 
-// Minus is what is in s and not in t.
+// Minus returns the ports in s that are not in t.
 func (s Ports) Minus(t Ports) Ports {
 	if len(t) == 0 {
 		return s
@@ -203,8 +203,8 @@ func (s Ports) Minus(t Ports) Ports {
 	return rest
 }
 
-// remove takes t out of s in place. s must be its owner's alone. It takes time
-// for t, but for moving the rest of s.
+// remove removes t from s in place. The caller must not share s. It is fast if t has
+// few spans, apart from moving the rest of s.
 func (s *Ports) remove(t Ports) {
 	for _, sp := range t {
 		i := s.search(sp.first)

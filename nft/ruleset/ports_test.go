@@ -11,13 +11,13 @@ import (
 
 const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
 
-// A portMap is what Ports is, in the plainest way.
+// A portMap is the simplest implementation of Ports.
 type portMap map[Port]bool
 
 func (m portMap) list() []Port { return slices.SortedFunc(maps.Keys(m), Port.Compare) }
 
-// randomPorts makes the same set in both ways. Its ports are few and near one
-// another, and near the edges, so that spans touch and meet.
+// randomPorts makes the same set in both forms. Its ports are few, close together and
+// close to the edges, so that spans touch and overlap.
 func randomPorts(r *rand.Rand) (Ports, portMap) {
 	var s Ports
 	m := portMap{}
@@ -33,7 +33,7 @@ func randomPorts(r *rand.Rand) (Ports, portMap) {
 	return s, m
 }
 
-// checkPorts checks that s is what m is, and that it is in its one form.
+// checkPorts checks that s and m are equal, and that s is in its normal form.
 func checkPorts(t *testing.T, what string, s Ports, m portMap) {
 	t.Helper()
 	if got, want := slices.Collect(s.All()), m.list(); !slices.Equal(got, want) {
@@ -79,14 +79,14 @@ func TestPortsAgainstMap(t *testing.T) {
 				t.Fatalf("%v has %v: %v", a, p, a.Has(p))
 			}
 		}
-		// A set is a value.
+		// Operations do not change their operands.
 		if !slices.Equal(a, wasA) || !slices.Equal(b, wasB) {
 			t.Fatalf("changed: %v to %v, %v to %v", wasA, a, wasB, b)
 		}
 	}
 }
 
-// Results must not share what a later result writes to.
+// Results must not share memory that a later operation writes to.
 func TestPortsAreValues(t *testing.T) {
 	a := PortSet(Port{tcp, 1}, Port{tcp, 3}, Port{tcp, 5}, Port{tcp, 7})
 	rest := a.Minus(PortSet(Port{tcp, 3}))
@@ -140,7 +140,7 @@ func TestPortsEdges(t *testing.T) {
 		if p != (Port{tcp, 0}) {
 			t.Errorf("the first is %v", p)
 		}
-		break // and an iteration may end early
+		break // an iteration may end early
 	}
 	if s := (Port{udp, 53}).String() + (Port{tcp, 80}).String(); s != "53/udp80/tcp" {
 		t.Error(s)

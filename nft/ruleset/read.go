@@ -11,11 +11,11 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// readTries is how often a ruleset that changes meanwhile is read at most.
+// readTries is the maximum number of times that a changing ruleset is read.
 const readTries = 4
 
-// A Reader reads rulesets. It keeps its sockets, because to open one takes as long
-// as to read.
+// A Reader reads rulesets. It keeps its sockets open, because opening one takes as long
+// as reading.
 type Reader struct {
 	conn *nlconn.Conn
 	// bulk is for dumps that may be cut short, which closes the socket.
@@ -23,8 +23,8 @@ type Reader struct {
 	own  string
 }
 
-// OpenReader opens a Reader in the network namespace of the calling thread. own
-// names our own table, of the family ip, which a walk leaves out.
+// OpenReader opens a Reader in the network namespace of the calling thread. own is the
+// name of our own table, of family ip. Walks leave it out.
 func OpenReader(own string) (*Reader, error) {
 	conn, err := nlconn.Open(unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -44,8 +44,9 @@ func (r *Reader) Close() {
 	r.bulk.Close()
 }
 
-// Generation is a number that changes with every change of the kernel's ruleset,
-// but one: the kernel removes a table without it when the owner's socket is closed.
+// Generation returns a number that changes with every change of the kernel's ruleset,
+// with one exception: it stays the same when the kernel removes a table because its
+// owner has closed the socket.
 func (r *Reader) Generation() (uint32, error) {
 	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETGEN), request(unix.AF_UNSPEC))
 	if err != nil {
@@ -62,14 +63,13 @@ func (r *Reader) Generation() (uint32, error) {
 	return id, nil
 }
 
-// Read reads the ruleset and calls do with it, and returns which generation it
-// was.
+// Read reads the ruleset, calls do with it, and returns its generation.
 //
-// A reading is several dumps, each of several parts. Of a ruleset that changes
-// meanwhile one could see, say, new chains without their rules, and remove what is
-// needed: so do is called again, with another reading, unless the ruleset changes
-// all the time. Then the last call counts, until the next Read, which finds another
-// generation.
+// A reading consists of several dumps with several parts each. If the ruleset changes
+// meanwhile, a reading could contain, say, new chains without their rules, and the
+// caller might remove something that is needed. So Read then reads again and calls do
+// again. If the ruleset keeps changing, it stops after readTries. The last call then
+// counts until the next Read, which finds another generation.
 func (r *Reader) Read(do func(*Ruleset) error) (generation uint32, err error) {
 	after, err := r.Generation()
 	for try := 0; try < readTries && err == nil && (try == 0 || after != generation); try++ {
@@ -91,13 +91,12 @@ func (r *Reader) Read(do func(*Ruleset) error) (generation uint32, err error) {
 	return generation, err
 }
 
-// awaitCommit waits for the end of a transaction that is being carried out.
+// awaitCommit waits for the end of a transaction that the kernel is committing.
 //
-// The kernel counts the generation first and takes the old rules out of its lists
-// afterwards (nf_tables_commit). A dump between the two, which goes on in its
-// next part by the number of rules that it has passed, leaves out as many of the
-// new ones, and nothing tells. An empty transaction has to wait for its turn, and
-// changes nothing.
+// The kernel first counts the generation up and then removes the old rules from its
+// lists (nf_tables_commit). A dump in between continues its next part at the number of
+// rules that it has passed. It then skips as many of the new rules, without any sign of
+// that. An empty transaction has to wait for its turn and changes nothing.
 func (r *Reader) awaitCommit() error {
 	var batch []byte
 	for _, kind := range []uint16{unix.NFNL_MSG_BATCH_BEGIN, unix.NFNL_MSG_BATCH_END} {
@@ -109,9 +108,9 @@ func (r *Reader) awaitCommit() error {
 	return nil
 }
 
-// Tables is what the kernel says of all tables, but for ours: another value means
-// that tables have come or gone. Of one that goes with its owner the generation does
-// not tell.
+// Tables describes all tables except ours. Another value means that tables were added
+// or removed. The generation does not show that for a table that is removed with its
+// owner.
 func (r *Reader) Tables() (string, error) {
 	var all []byte
 	for _, family := range families {
@@ -128,8 +127,8 @@ func (r *Reader) Tables() (string, error) {
 	return string(all), nil
 }
 
-// Owner is the netlink port of the process that owns a table of the family ip, 0
-// if none does, and whether there is such a table.
+// Owner returns the netlink port ID of the socket that owns a table of family ip, 0 if
+// there is none, and whether the table exists.
 func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
 	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETTABLE), nlconn.AppendText(request(unix.NFPROTO_IPV4), unix.NFTA_TABLE_NAME, table))
 	if errors.Is(err, unix.ENOENT) {
@@ -144,8 +143,8 @@ func (r *Reader) Owner(table string) (owner uint32, present bool, err error) {
 	return owner, true, nil
 }
 
-// Rules are the rules of a chain of the family ip or ip6, or of the whole table if
-// chain is "", with what they have counted. There are none if there is no such chain.
+// Rules returns the rules of a chain of family ip or ip6, with their counters, or those
+// of the whole table if chain is "". If the chain does not exist, there are none.
 func (r *Reader) Rules(family byte, table, chain string) (list []Rule, err error) {
 	which := nlconn.AppendText(request(family), unix.NFTA_RULE_TABLE, table)
 	if chain != "" {
@@ -173,7 +172,7 @@ func (r *Reader) Rules(family byte, table, chain string) (list []Rule, err error
 	return list, nil
 }
 
-// Counted is what the counters of a rule have counted.
+// Counted returns the sums of a rule's counters.
 func (r Rule) Counted() (packets, bytes uint64) {
 	for _, e := range r.Exprs {
 		if c, ok := e.(*expr.Counter); ok {
@@ -184,18 +183,18 @@ func (r Rule) Counted() (packets, bytes uint64) {
 	return packets, bytes
 }
 
-// message is the type of a message of nf_tables.
+// message returns the type of an nf_tables message.
 func message(kind int) int { return unix.NFNL_SUBSYS_NFTABLES<<8 | kind }
 
-// request is the body of one, without attributes: an nfgenmsg.
+// request returns the body of such a message without attributes: an nfgenmsg.
 func request(family byte) []byte { return []byte{family, unix.NFNETLINK_V0, 0, 0} }
 
-// ofSet is the request for elements of a set.
+// ofSet returns a request for elements of a set.
 func ofSet(s setID) []byte {
 	return nlconn.AppendText(nlconn.AppendText(request(s.table.family), unix.NFTA_SET_ELEM_LIST_TABLE, s.table.name), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 }
 
-// The Reader as the kernel of a Ruleset.
+// The methods with which a Reader is the kernel of a Ruleset.
 
 func (r *Reader) all(kind int, family byte) (msgs [][]byte, err error) {
 	err = r.conn.Each(message(kind), request(family), func(msg []byte) bool {
@@ -205,8 +204,8 @@ func (r *Reader) all(kind int, family byte) (msgs [][]byte, err error) {
 	return msgs, changed(err)
 }
 
-// changed takes an interrupted dump for a whole one: that something has changed
-// meanwhile shows in the generation.
+// changed ignores that a dump was interrupted: the generation shows that something has
+// changed.
 func changed(err error) error {
 	if errors.Is(err, nlconn.ErrInterrupted) {
 		return nil
@@ -214,7 +213,7 @@ func changed(err error) error {
 	return err
 }
 
-// kept calls each with copies of messages, which outlive the dump.
+// kept calls each with copies of the messages, which stay valid after the dump.
 func kept(each func([]byte) bool) func([]byte) bool {
 	return func(msg []byte) bool { return each(slices.Clone(msg)) }
 }
@@ -230,7 +229,7 @@ func (r *Reader) rulesOf(t tableID, each func([]byte) bool) error {
 func (r *Reader) elementsOf(s setID, each func([]byte) bool) error {
 	err := r.bulk.Each(message(unix.NFT_MSG_GETSETELEM), ofSet(s), kept(each))
 	if errors.Is(err, unix.ENOENT) {
-		return nil // it was removed in between, which is another generation
+		return nil // it was just removed: that is another generation
 	}
 	return changed(err)
 }

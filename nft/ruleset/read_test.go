@@ -10,9 +10,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// An engine writes all its rules anew in one transaction, as iptables-restore
-// does. The port that it publishes is there at every moment, and so it must be in
-// every reading.
+// An engine rewrites all its rules in one transaction, like iptables-restore. Its port
+// is published at every moment, so every reading must contain it.
 func TestReadsNothingThatNeverWas(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	script := `table ip engine

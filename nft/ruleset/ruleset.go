@@ -13,47 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Ruleset is what the tables of the families ip and inet contain, as far as
-// somebody asks: the rules of a table are read when a walk comes to one of its
-// chains, and of a set no more than the walk needs to know. So what it costs
-// depends on the rules that a packet to 127.0.0.1 meets, and not on how large
-// other people's sets and tables are.
+// A Ruleset is the content of the tables of families ip and inet. It is read on demand:
+// the rules of a table when a walk reaches one of its chains, and of a set no more than
+// the walk needs. So the cost depends on the rules that a packet to 127.0.0.1 meets,
+// and not on the size of other programs' sets and tables.
 //
-// It is good for as long as the kernel's ruleset has the same generation; see
-// Reader.Read.
+// It is valid while the kernel's ruleset keeps its generation; see Reader.Read.
 type Ruleset struct {
 	from   kernel
-	own    tableID  // which a walk leaves out
-	base   []*chain // those with a hook, in the order of their priority
+	own    tableID  // left out by walks
+	base   []*chain // base chains, in the order of their priority
 	chains map[chainID]*chain
 	sets   map[setID]*set
 	owners map[tableID]uint32
-	// dormant are the tables whose chains are not in use.
+	// dormant are the tables that are switched off.
 	dormant map[tableID]bool
-	// passing are tables of our own commands, as wslmirror-trace-7: they let everything
-	// pass, and will be gone soon.
+	// passing are the tables of our own commands, such as wslmirror-trace-7. They let
+	// everything pass and exist only for a short time.
 	passing map[tableID]bool
 
-	rules map[tableID]error // the tables whose rules were read, and how that ended
+	rules map[tableID]error // the tables whose rules were read, and the resulting error
 	known exprCache
-	// failed is the first reading that failed since the Ruleset was made. The walk
-	// goes on as if it knew nothing.
+	// failed is the first error of a read since the Ruleset was created. The walk goes
+	// on as if it knew nothing.
 	failed error
 }
 
-// kernel is where the parts of a Ruleset are read: the kernel's own tables, or a
-// recording of them.
+// kernel is where the parts of a Ruleset are read from: the real kernel or a recording.
 type kernel interface {
-	// tables, chains and sets are the messages of a whole family.
+	// tables, chains and sets return the messages of a whole family.
 	tables(family byte) ([][]byte, error)
 	chains(family byte) ([][]byte, error)
 	sets(family byte) ([][]byte, error)
-	// rulesOf calls each with the messages of the rules of a table.
+	// rulesOf calls each with the rule messages of a table, until it returns false.
 	rulesOf(t tableID, each func(msg []byte) bool) error
-	// elementsOf calls each with messages of elements, until it returns false.
+	// elementsOf calls each with the element messages of a set, until it returns false.
 	elementsOf(s setID, each func(msg []byte) bool) error
-	// element is the element that has this key, or whose interval contains it, and
-	// nil if there is none. A nil key means the catch-all element.
+	// element returns the element that has this key or whose interval contains it, nil
+	// if there is none. A nil key means the catch-all element.
 	element(s setID, key []byte) (*element, error)
 }
 
@@ -63,10 +60,10 @@ type tableID struct {
 	name   string
 }
 
-// Family is the family as nft writes it.
+// Family returns the family as nft writes it.
 func (t tableID) Family() string { return FamilyName(t.family) }
 
-// FamilyName is a family as nft writes it.
+// FamilyName returns a family as nft writes it.
 func FamilyName(family byte) string {
 	switch family {
 	case unix.NFPROTO_INET:
@@ -91,7 +88,7 @@ type (
 	setID chainID
 )
 
-// A chain is a chain of anybody's.
+// A chain is a chain of any program.
 type chain struct {
 	chainID
 	hooked   bool
@@ -100,23 +97,23 @@ type chain struct {
 	priority nftables.ChainPriority
 	drop     bool // the policy
 	raw      [][]byte
-	rules    []*rule // of raw, once a walk came here
+	rules    []*rule // decoded from raw when a walk gets here
 }
 
 type rule struct {
 	handle  uint64
 	comment string
 	family  byte
-	exprs   []namedExpr // those that were decoded, and the rest, which was not
+	exprs   []namedExpr // the expressions decoded so far; rest has the others
 	rest    []byte
 }
 
-// families are those whose rules packets of IPv4 meet, in the order in which they
+// families are the families whose rules IPv4 packets meet, in the order in which they
 // are read.
 var families = []byte{unix.NFPROTO_INET, unix.NFPROTO_IPV4}
 
-// read reads which tables, chains and sets there are. own names our own table, of
-// the family ip.
+// read reads which tables, chains and sets exist. own is the name of our own table, of
+// family ip.
 func read(from kernel, own string) (*Ruleset, error) {
 	rs := &Ruleset{
 		from: from, own: tableID{unix.NFPROTO_IPV4, own},
@@ -144,8 +141,8 @@ func read(from kernel, own string) (*Ruleset, error) {
 			}
 		}
 	}
-	// In the order of their priority, as those of our own table are when they are
-	// made. In which order they run is the walk's to know.
+	// Sorted by priority, like the chains of a Table in package nft. The walk knows the
+	// order in which they run.
 	slices.SortStableFunc(rs.base, func(a, b *chain) int { return cmp.Compare(a.priority, b.priority) })
 	return rs, nil
 }
@@ -178,15 +175,14 @@ func (rs *Ruleset) addSet(msg []byte) error {
 	return err
 }
 
-// fail notes that something could not be read, which a walk then takes for
-// unknown.
+// fail records that something could not be read. A walk treats it as unknown.
 func (rs *Ruleset) fail(err error) {
 	if rs.failed == nil {
 		rs.failed = err
 	}
 }
 
-// readRules reads the rules of a table, once.
+// readRules reads the rules of a table once.
 func (rs *Ruleset) readRules(t tableID) error {
 	if err, done := rs.rules[t]; done || rs.from == nil {
 		return err
@@ -214,7 +210,7 @@ func (rs *Ruleset) readRules(t tableID) error {
 	return err
 }
 
-// rulesOf decodes the rules of a chain, once. ok says that they are all.
+// rulesOf decodes the rules of a chain once. ok says that the rules are complete.
 func (rs *Ruleset) rulesOf(c *chain) (rules []*rule, ok bool) {
 	if err := rs.readRules(c.table); err != nil {
 		return nil, false
@@ -240,19 +236,19 @@ type Place struct {
 	Handle uint64
 }
 
-// Family is the family as nft writes it.
+// Family returns the family as nft writes it.
 func (p Place) Family() string { return p.table.Family() }
 
-// TableFamily is the family as the library has it.
+// TableFamily returns the family as the library's type.
 func (p Place) TableFamily() nftables.TableFamily { return nftables.TableFamily(p.table.family) }
 
-// Table is the name of the table.
+// Table returns the name of the table.
 func (p Place) Table() string { return p.table.name }
 
-// Chain is the name of the chain.
+// Chain returns the name of the chain.
 func (p Place) Chain() string { return p.name }
 
-// InChain reports whether both are of one chain.
+// InChain reports whether both are in the same chain.
 func (p Place) InChain(q Place) bool { return p.chainID == q.chainID }
 
 // Owned reports whether a process owns the table, so that nobody else can change
@@ -269,15 +265,15 @@ func (rs *Ruleset) AnyOwned() bool {
 	return false
 }
 
-// A Rule is a rule with what it does.
+// A Rule is a rule with its expressions.
 type Rule struct {
 	Place   Place
 	Comment string
 	Exprs   []expr.Any
 }
 
-// Commented are the rules with a comment in the tables of others, as far as those
-// see what arrives.
+// Commented returns the rules with that comment in other programs' tables. It looks
+// only at tables that see arriving packets.
 func (rs *Ruleset) Commented(comment string) (list []Rule) {
 	seen := map[tableID]bool{rs.own: true}
 	for _, b := range rs.base {
@@ -314,8 +310,7 @@ func (c *chain) has(comment string) bool {
 		slices.ContainsFunc(c.rules, func(r *rule) bool { return r.comment == comment })
 }
 
-// HasTable reports whether there is a table of that name in the family ip or
-// inet.
+// HasTable reports whether a table of that name exists in family ip or inet.
 func (rs *Ruleset) HasTable(name string) bool {
 	for t := range rs.owners {
 		if t.name == name {
@@ -325,8 +320,7 @@ func (rs *Ruleset) HasTable(name string) bool {
 	return false
 }
 
-// HasChain reports whether there is a chain of that name in a table of the
-// family ip or inet.
+// HasChain reports whether a chain of that name exists in a table of family ip or inet.
 func (rs *Ruleset) HasChain(name string) bool {
 	for id := range rs.chains {
 		if id.name == name {

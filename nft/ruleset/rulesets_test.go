@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// record reads what the kernel answered about a ruleset that a real engine
+// record reads a recording of the kernel's answers about a ruleset that a real engine
 // wrote. TestRulesets of package lab makes the files.
 func record(t testing.TB, path string) *Ruleset {
 	t.Helper()
@@ -33,7 +33,7 @@ func record(t testing.TB, path string) *Ruleset {
 	return rs
 }
 
-// A recording is what a kernel answered.
+// A recording is a set of answers of a kernel.
 type recording struct {
 	allChains, allRules, allSets [][]byte
 	elements                     map[string][][]byte // by family/table/set
@@ -84,7 +84,7 @@ func (r recording) element(s setID, key []byte) (found *element, err error) {
 	return nil, nil
 }
 
-// lookup is what the kernel does for NFT_MSG_GETSETELEM.
+// lookup does what the kernel does for NFT_MSG_GETSETELEM.
 func (s *set) lookup(key []byte) *element {
 	for _, e := range s.list {
 		switch {
@@ -106,15 +106,15 @@ func (s *set) lookup(key []byte) *element {
 	return nil
 }
 
-// recordedBridges are those of the engines when they were recorded.
+// recordedBridges are the engines' bridges at the time of the recording.
 var recordedBridges = []Bridge{
 	{Iface{"docker0", 5}, []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")}},
 	{Iface{"podman1", 6}, []netip.Prefix{netip.MustParsePrefix("10.88.0.1/16")}},
 }
 
-// What real engines have written is understood: which ports they publish, where
-// to, and which of them the kernel serves. Beside each NAME.view lies NAME.nft,
-// the same ruleset as nft lists it.
+// The rulesets of real engines are understood: which ports they publish, where to, and
+// which of them are engine-served. Each NAME.view has a NAME.nft with the same ruleset
+// as nft lists it.
 func TestAnalysisOfRealEngines(t *testing.T) {
 	files, err := filepath.Glob("testdata/rulesets/*.json")
 	if err != nil || len(files) < 10 {

@@ -21,12 +21,12 @@ type set struct {
 	keyLen  uint32
 
 	read     reading
-	elements []element // of a whole one
-	list     []entry   // of elements, in the order in which they are asked
+	elements []element // all of them, if read is whole
+	list     []entry   // made from elements, in the order of matching
 	found    map[string]*entry
 }
 
-// An element is one element as the kernel has it.
+// An element is one element as the kernel sends it.
 type element struct {
 	key, keyEnd []byte
 	intervalEnd bool
@@ -56,7 +56,7 @@ func decodeSet(msg []byte) (id setID, s *set, err error) {
 	return id, s, err
 }
 
-// appendElements appends the elements that a message has.
+// appendElements appends the elements in a message.
 func appendElements(to []element, msg []byte) ([]element, error) {
 	_, err := nlconn.GenAttrs(msg, func(a *nlconn.Attr) {
 		if a.Kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
@@ -116,15 +116,15 @@ func (e *element) decodeVerdict(b []byte) error {
 	})
 }
 
-// intervals joins the beginnings and ends of a set of intervals. An end is the
-// first value behind it; the last interval may have none.
+// intervals joins the start and end elements of an interval set. An end is the first
+// value after the interval; the last interval may have none.
 func intervals(elements []element) (list []entry) {
 	bounds := slices.Clone(elements)
 	slices.SortStableFunc(bounds, func(a, b element) int {
 		if c := bytes.Compare(a.key, b.key); c != 0 {
 			return c
 		}
-		// Where one ends, the next may begin.
+		// Where one interval ends, the next may begin.
 		return boolCompare(!a.intervalEnd, !b.intervalEnd)
 	})
 	for i, e := range bounds {
@@ -154,7 +154,7 @@ func boolCompare(a, b bool) int {
 	return 1
 }
 
-// before is the number before b.
+// before returns the number before b.
 func before(b []byte) []byte {
 	b = slices.Clone(b)
 	for i := len(b) - 1; i >= 0; i-- {
@@ -169,7 +169,7 @@ func before(b []byte) []byte {
 // An entry is an element of a set, or the interval between two of them.
 type entry struct {
 	element
-	last []byte // of an interval; nil: only the key
+	last []byte // of the interval; nil: only the key
 }
 
 // A reading is how much of a set is known.
@@ -178,11 +178,11 @@ type reading int
 const (
 	unread   reading = iota
 	whole            // all of its elements
-	tooLarge         // more than anybody should wait for
+	tooLarge         // too many elements to read
 )
 
-// mostElements is how many elements of a set are read. Engines publish hundreds of
-// ports, and blocklists have a hundred thousand addresses.
+// mostElements is the maximum number of elements read from a set. Engines publish
+// hundreds of ports, but blocklists have a hundred thousand addresses.
 const mostElements = 1 << 14
 
 // readElements reads all elements of s, unless there are more than most.
@@ -206,7 +206,7 @@ func (rs *Ruleset) readElements(s *set, most int) {
 	s.fill(elements)
 }
 
-// fill makes the elements those of s.
+// fill sets the elements of s.
 func (s *set) fill(elements []element) {
 	s.elements, s.read = elements, whole
 	var list []entry
@@ -217,13 +217,13 @@ func (s *set) fill(elements []element) {
 			list = append(list, entry{e, e.keyEnd})
 		}
 	}
-	// A catch-all is asked last, whatever its place.
+	// A catch-all matches last, wherever it stands.
 	slices.SortStableFunc(list, func(a, b entry) int { return boolCompare(a.catchAll, b.catchAll) })
 	s.list = list
 }
 
-// find is the entry that a lookup of key finds, nil if there is none. The kernel
-// looks for it, which takes the same time however large the set is.
+// find returns the entry that a lookup of key finds, nil if there is none. It lets the
+// kernel search, which takes the same time for any size of the set.
 func (rs *Ruleset) find(s *set, key []byte) (found *entry, ok bool) {
 	if found, known := s.found[string(key)]; known {
 		return found, true
@@ -234,7 +234,7 @@ func (rs *Ruleset) find(s *set, key []byte) (found *entry, ok bool) {
 		return nil, false
 	}
 	if e != nil {
-		// Of an interval the kernel returns the beginning.
+		// For an interval the kernel returns the start.
 		found = &entry{element: *e}
 		found.key, found.keyEnd = key, nil
 	}
@@ -245,11 +245,11 @@ func (rs *Ruleset) find(s *set, key []byte) (found *entry, ok bool) {
 	return found, true
 }
 
-// mostFinds is how many keys a lookup asks for one by one.
+// mostFinds is the maximum number of keys that are looked up one by one.
 const mostFinds = 1024
 
-// entriesFor are the entries of s that a lookup of these cells may find. ok is
-// false where they are not known.
+// entriesFor returns the entries of s that a lookup of these cells may find. ok is
+// false if they are not known.
 func (rs *Ruleset) entriesFor(s *set, p *Packet, cells []cell) (list []entry, ok bool) {
 	if s.read == whole {
 		return s.list, true
@@ -259,7 +259,7 @@ func (rs *Ruleset) entriesFor(s *set, p *Packet, cells []cell) (list []entry, ok
 	}
 	keys, exact := p.possible(cells)
 	if !exact && !s.isMap && !slices.ContainsFunc(cells, func(c cell) bool { return c.kind > isConstant }) {
-		return nil, false // whatever is in it
+		return nil, false // whatever it contains
 	}
 	if !exact || len(keys) > 1 {
 		if rs.readElements(s, mostElements); s.read == whole {
@@ -281,7 +281,7 @@ func (rs *Ruleset) entriesFor(s *set, p *Packet, cells []cell) (list []entry, ok
 	return list, true
 }
 
-// possible are the values that cells can have, if they can be told.
+// possible returns the values that cells can have, if they are known.
 func (p *Packet) possible(cells []cell) (keys [][]byte, exact bool) {
 	if b, ok := values(cells); ok {
 		return [][]byte{b}, true
@@ -292,7 +292,7 @@ func (p *Packet) possible(cells []cell) (keys [][]byte, exact bool) {
 	return nil, false
 }
 
-// match says when what is in a register is in the entry.
+// match returns when the value in a register is in the entry.
 func (e entry) match(p *Packet, r *registers, reg uint32) match {
 	switch {
 	case e.catchAll:
@@ -304,7 +304,7 @@ func (e entry) match(p *Packet, r *registers, reg uint32) match {
 	if len(e.key) <= 4 {
 		return p.within(cells, e.key, e.last)
 	}
-	// A concatenation: each of its words is between the words of both ends.
+	// For a concatenation, each word must be between the words of both ends.
 	m := holds
 	for i := 0; i+4 <= len(e.key) && i+4 <= len(e.last); i += 4 {
 		m = m.and(p.withinWord(cells[i:i+4], e.key[i:i+4], e.last[i:i+4]))
@@ -312,8 +312,7 @@ func (e entry) match(p *Packet, r *registers, reg uint32) match {
 	return m
 }
 
-// withinWord is within for a field that begins a word and is filled up with
-// zeroes.
+// withinWord is within for a field at the start of a word that is padded with zeros.
 func (p *Packet) withinWord(cells []cell, from, to []byte) match {
 	n := 4
 	for n > 1 && cells[n-1] == (cell{kind: isConstant}) && from[n-1] == 0 && to[n-1] == 0 {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What the kernel says of one key is what all of its elements say.
+// Looking up one key gives the same answer as reading all elements.
 func TestFindAsElements(t *testing.T) {
 	h, _ := host(t)
 	for _, command := range []string{
@@ -70,8 +70,7 @@ func TestFindAsElements(t *testing.T) {
 	}
 }
 
-// Of a set that is too large to be read, what it says of 127.0.0.1 is known all the
-// same.
+// If a set is too large to read, its answer for 127.0.0.1 is still known.
 func TestLargeSets(t *testing.T) {
 	h, index := host(t)
 	if err := h.Blocklist(mostElements + 1); err != nil {

@@ -11,21 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Packet is the first packet of a flow at one of the hooks, to all of a set of
-// ports at once: the rules decide which of them go which way. Or it is the first
-// reply, from all of these.
+// A Packet is the first packet of a flow at a hook, to a whole set of ports at once:
+// the rules decide what happens for which port. Or it is the first reply from all these
+// ports.
 type Packet struct {
 	Hook nftables.ChainHook // *nftables.ChainHookPrerouting, ChainHookOutput or ChainHookInput
-	// Iif is the link by which it came, Oif the one by which it is about to
-	// leave; the other is the zero Iface.
+	// Iif is the link on which the packet arrived, Oif the link through which it is
+	// about to leave. The other one is the zero Iface.
 	Iif, Oif Iface
 	Src, Dst netip.Addr // of IPv4; Dst is an address of this machine
-	Ports    Ports      // where it goes
-	// forwarded is where it goes instead, since it was translated; Hook is then
-	// the hook forward. Or, if it is a reply, it is where it comes from.
+	Ports    Ports      // the destination ports
+	// forwarded is where the packet goes after its translation. Hook is then the hook
+	// forward. For a reply it is where the packet comes from.
 	forwarded *forwarded
 	reply     bool
-	// one is there if the packet is a single one: see Follow.
+	// one is set for a single packet: see Follow.
 	one *Single
 }
 
@@ -38,51 +38,51 @@ type Iface struct {
 // A Fate is what happens to a packet.
 type Fate int
 
-// The fates. What none of them names is accepted unchanged.
+// The fates. Packets without a fate are accepted unchanged.
 const (
 	Dropped    Fate = iota
 	Translated      // its destination is changed (dnat)
 	Redirected      // its destination is changed to this machine's own (redirect)
-	Masked          // its source is changed; of a single packet only
+	Masked          // its source is changed; only for a single packet
 )
 
 // An Outcome is what the rules do to a packet to some ports.
 type Outcome struct {
 	Ports Ports
 	Fate  Fate
-	// To is the new destination, invalid if a rule computes it. Its port is 0 if
-	// the port stays.
+	// To is the new destination, invalid if a rule computes it. Its port is 0 if the
+	// port does not change.
 	To netip.AddrPort
-	// Base, if not 0, is the port for which To stands: the ones behind it go to
-	// the ports behind To's.
+	// Base, if not 0, is the original port that corresponds to To's port. The ports
+	// after Base go to the ports after To's.
 	Base uint16
 	// At is the rule that does it.
 	At Place
-	// ToAddr says that a rule on the way names the packet's destination.
+	// ToAddr says that a rule on the path names the packet's destination.
 	ToAddr bool
-	// Sure says that it happens. Otherwise it may: a match on the way was not
+	// Sure says that it happens. Otherwise it may: a match on the path was not
 	// understood, or depends on more than the packet.
 	Sure bool
 }
 
-// maxDepth is more than the kernel allows chains to nest (NFT_JUMP_STACK_SIZE
-// in include/net/netfilter/nf_tables.h, 16).
+// maxDepth is more than the depth to which the kernel lets chains nest
+// (NFT_JUMP_STACK_SIZE in include/net/netfilter/nf_tables.h, 16).
 const maxDepth = 20
 
-// maxSteps bounds the rules that one walk evaluates: a chain to which several
-// jumps lead is walked several times.
+// maxSteps limits the rules that one walk evaluates: a chain that is the target of
+// several jumps is walked several times.
 const maxSteps = 1 << 17
 
-// A Sight is what a walk sees of the ruleset.
+// A Sight is the part of the ruleset that a walk sees.
 type Sight struct {
 	Chains Chains
-	// Without is the comment of rules that it passes over.
+	// Without is the comment of rules to skip.
 	Without string
-	// Free leaves out the tables that a process owns.
+	// Free skips tables that a process owns.
 	Free bool
 }
 
-// Chains are those that a walk goes through.
+// Chains selects the chains that a walk goes through.
 type Chains int
 
 // The kinds of chains.
@@ -90,18 +90,18 @@ const (
 	All     Chains = iota
 	NAT            // only the chains that change addresses
 	Filters        // only those that do not
-	// Intended are the chains that change addresses, walked for what their authors
-	// mean to translate: in the table that all users of iptables share, no rule that
-	// somebody has put ahead of an engine's jump keeps a packet from it.
+	// Intended selects the chains that change addresses, to find out what their authors
+	// mean to translate. In the table that all users of iptables share, no rule that
+	// somebody has put before an engine's jump keeps packets from it.
 	Intended
 )
 
-// Walk tells what the rules would do to a packet: chain after chain in the
-// order of their priorities, through jumps, gotos and verdict maps. The same rules
+// Walk returns what the rules would do to a packet. It goes through the chains in the
+// order of their priorities, and through jumps, gotos and verdict maps. The same rules
 // always give the same outcomes. Our own table is left out.
 //
-// A match has three values: it holds, it does not, or it may. Where one may
-// hold, both ways are followed, and what they come to is not Sure.
+// A match has three values: it holds, it does not hold, or it may hold. If it may hold,
+// both cases are followed, and their outcomes are not Sure.
 func (rs *Ruleset) Walk(p Packet, see Sight) []Outcome { return rs.walk(p, see).outcomes }
 
 func (rs *Ruleset) walk(p Packet, see Sight) *walker {
@@ -125,31 +125,31 @@ func (rs *Ruleset) walk(p Packet, see Sight) *walker {
 	return w
 }
 
-// sharedNAT is the table into which everybody writes who uses iptables.
+// sharedNAT is the table that all users of iptables write to.
 var sharedNAT = tableID{unix.NFPROTO_IPV4, "nat"}
 
-// passesOver reports whether the walk goes on after whatever a rule of c does.
+// passesOver reports whether the walk ignores what the rules of c do and goes on.
 func (w *walker) passesOver(c *chain) bool {
 	return w.see.Chains == Intended && c.hooked && c.table == sharedNAT
 }
 
-// chainsOf is the base chains that a packet goes through, in their order.
+// chainsOf returns the base chains that a packet goes through, in order.
 func (rs *Ruleset) chainsOf(p Packet) []*chain {
 	if p.forwarded == nil {
 		return rs.at(p.Hook)
 	}
-	// What was translated at the hook prerouting is not through with that yet.
+	// A packet translated at the hook prerouting still has to pass the rest of that
+	// hook.
 	after := slices.DeleteFunc(rs.at(*nftables.ChainHookPrerouting), func(c *chain) bool {
 		return c.kind == nftables.ChainTypeNAT || c.priority <= *nftables.ChainPriorityNATDest
 	})
 	return append(after, rs.at(p.Hook)...)
 }
 
-// at is the base chains at a hook in the order in which the kernel runs them. It
-// runs all nat chains from one place, in the order of their priorities
-// (nf_nat_register_fn in net/netfilter/nf_nat_core.c), and puts a chain before
-// the older ones of its priority (nf_hook_entries_grow in
-// net/netfilter/core.c).
+// at returns the base chains at a hook in the order in which the kernel runs them. It
+// runs all nat chains at one place, in the order of their priorities
+// (nf_nat_register_fn in net/netfilter/nf_nat_core.c). It puts a new chain before older
+// ones of the same priority (nf_hook_entries_grow in net/netfilter/core.c).
 func (rs *Ruleset) at(hook nftables.ChainHook) (list []*chain) {
 	for _, c := range slices.Backward(rs.base) {
 		if c.hook == hook {
@@ -180,43 +180,43 @@ func natSlot(hook nftables.ChainHook) nftables.ChainPriority {
 type walker struct {
 	rs       *Ruleset
 	packet   Packet
-	base     *chain // where the walk is; no jump leaves its table
+	base     *chain // the current base chain; no jump leaves its table
 	path     []*chain
 	outcomes []Outcome
 	see      Sight
-	scratch  [2][]branch // of rule, kept from one to the next
-	steps    int         // the rules that were evaluated
-	ports    Ports       // what came to the rule
-	// doubt are the ports to which something may already have happened, so that
-	// nothing after it is sure; left those that may have left the base chain.
+	scratch  [2][]branch // for rule, reused by the next call
+	steps    int         // the number of rules evaluated
+	ports    Ports       // the ports that reached the rule
+	// doubt are the ports to which something may already have happened, so that nothing
+	// after it is sure. left are the ports that may have left the base chain.
 	doubt, left Ports
-	// zoned are the ports of which the flow may be in a zone of its own, so that nothing
-	// is sure of what translates them.
+	// zoned are the ports whose flow may be in another conntrack zone, so that no
+	// translation of them is sure.
 	zoned Ports
-	// For a single packet: on is how it came to the rule, accepts are the rules that
-	// accepted it, and strange says that something was not understood that may do
-	// anything.
+	// For a single packet: on is how it reached the rule, accepts are the rules that
+	// accepted it, and strange says that something was not understood and may have any
+	// effect.
 	on      way
 	accepts []Place
 	strange bool
 }
 
-// A way is how a packet came to a rule.
+// A way is how a packet reached a rule.
 type way struct {
 	sure   bool
 	toAddr bool // see Outcome.ToAddr
 }
 
-// ends is where the packets that a chain does not keep have gone.
+// ends are the packets that left a chain without an outcome.
 type ends struct {
-	fell     Ports // through the end of the chain, or returned
+	fell     Ports // reached the end of the chain, or returned
 	accepted Ports // no further chain of this base chain sees them
 }
 
 // chain follows the packets through c.
 func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
-	// The kernel has no loops, but a ruleset that changed while it was read may
-	// seem to have one.
+	// The kernel has no loops, but a ruleset that changes while it is read may appear
+	// to have one.
 	if len(w.path) > maxDepth || w.steps > maxSteps || slices.Contains(w.path, c) {
 		w.lost(ports)
 		return ends{fell: ports}
@@ -243,14 +243,14 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 			at := way{sure: on.sure && h.sure, toAddr: on.toAddr || h.toAddr}
 			e, onward := w.verdict(Place{c.chainID, r.handle}, h, at)
 			if w.passesOver(c) {
-				w.doubt, w.left = doubt, left // as if it were not there
+				w.doubt, w.left = doubt, left // as if the rule did not exist
 				continue
 			}
 			out.fell = out.fell.Union(e.fell)
 			out.accepted = out.accepted.Union(e.accepted)
 			gone := h.ports.Minus(onward)
 			if !h.sure {
-				// They may have left the chain here, and they may go on.
+				// They may have left the chain here, or they may go on.
 				w.left = w.left.Union(gone)
 				continue
 			}
@@ -261,15 +261,14 @@ func (w *walker) chain(c *chain, ports Ports, on way) (out ends) {
 	return out
 }
 
-// lost notes that nothing is known of what becomes of the packets to some ports.
+// lost records that it is unknown what happens to packets to these ports.
 func (w *walker) lost(ports Ports) {
 	w.doubt = w.doubt.Union(ports)
 	w.strange = w.strange || !ports.Empty()
 }
 
-// verdict does what a rule says to the packets that it hits. It returns where
-// they have left the chain, if they were not kept, and which of them go on to
-// the next rule.
+// verdict applies a rule to the packets that it hits. out are the packets that leave
+// the chain, onward those that go on to the next rule.
 func (w *walker) verdict(at Place, h hit, on way) (out ends, onward Ports) {
 	if h.outcome != nil {
 		o := *h.outcome
@@ -290,7 +289,7 @@ func (w *walker) verdict(at Place, h hit, on way) (out ends, onward Ports) {
 		return ends{fell: h.ports}, nil
 	case expr.VerdictJump, expr.VerdictGoto:
 		next := w.rs.chains[chainID{at.table, h.verdict.Chain}]
-		if next == nil { // it was made in between
+		if next == nil { // added while the ruleset was read
 			w.lost(h.ports)
 			return out, h.ports
 		}
@@ -303,7 +302,7 @@ func (w *walker) verdict(at Place, h hit, on way) (out ends, onward Ports) {
 	return out, h.ports // continue, break
 }
 
-// record notes an outcome, apart for the ports for which it is sure.
+// record records an outcome. It records the ports for which it is sure separately.
 func (w *walker) record(o Outcome, on way) {
 	o.ToAddr = on.toAddr
 	all := o.Ports
@@ -325,8 +324,8 @@ func (w *walker) record(o Outcome, on way) {
 	}
 }
 
-// A hit is some of a rule's packets for which all its matches hold, or may, and
-// what the rule does to them: a verdict or an outcome.
+// A hit is a set of packets for which all matches of a rule hold or may hold, and what
+// the rule does to them: a verdict or an outcome.
 type hit struct {
 	ports   Ports
 	sure    bool
@@ -335,8 +334,8 @@ type hit struct {
 	outcome *Outcome // without its Ports
 }
 
-// rule evaluates r for the packets. It does so for all ports, and takes those of
-// the packets from what comes out: sets of many spans are costly to carry along.
+// rule evaluates r for the packets. It does so for all ports and intersects the result
+// with ports at the end: sets of many spans are costly to carry along.
 func (w *walker) rule(r *rule, ports Ports) []hit {
 	w.ports = ports
 	branches, next := append(w.scratch[0][:0], branch{hit: hit{ports: AllPorts, sure: true}}), w.scratch[1]

@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// host is a machine of the bench with a link loopback0, and its index.
+// host returns a machine of the bench with a link loopback0, and the link's index.
 func host(t *testing.T) (*lab.Host, int) {
 	b := labtest.New(t, lab.Options{})
 	link, err := b.WSL.Net.LinkByName("loopback0")
@@ -28,7 +28,7 @@ func host(t *testing.T) (*lab.Host, int) {
 	return b.WSL, link.Attrs().Index
 }
 
-// in runs fn inside h, where it may not call t.Fatal.
+// in runs fn inside h. fn must not call t.Fatal.
 func in(t testing.TB, h *lab.Host, fn func() error) {
 	t.Helper()
 	if err := h.Do(fn); err != nil {
@@ -36,7 +36,7 @@ func in(t testing.TB, h *lab.Host, fn func() error) {
 	}
 }
 
-// ownTable is the name of the table that the walks leave out.
+// ownTable is the name of the table that walks leave out.
 const ownTable = "wslmirror"
 
 // reader opens a Reader in h.
@@ -51,7 +51,7 @@ func reader(t testing.TB, h *lab.Host) *Reader {
 	return r
 }
 
-// readRules reads the ruleset of h, which must stay as it is.
+// readRules reads the ruleset of h, which must not change meanwhile.
 func readRules(t testing.TB, h *lab.Host) *Ruleset {
 	t.Helper()
 	var rs *Ruleset
@@ -64,7 +64,7 @@ func readRules(t testing.TB, h *lab.Host) *Ruleset {
 	return rs
 }
 
-// load makes the ruleset of h that of a file, and reads it.
+// load replaces the ruleset of h by a file's, and reads it.
 func load(t testing.TB, h *lab.Host, file string) *Ruleset {
 	t.Helper()
 	loader := "nft"
@@ -81,7 +81,7 @@ func load(t testing.TB, h *lab.Host, file string) *Ruleset {
 	return readRules(t, h)
 }
 
-// describe is an outcome as the tables below have it.
+// describe formats an outcome as in the tables below.
 func describe(o Outcome) string {
 	what := "dropped"
 	switch o.Fate {
@@ -109,7 +109,7 @@ func checkWalk(t *testing.T, rs *Ruleset, p Packet, want []string) {
 	for _, o := range rs.Walk(p, Sight{}) {
 		got = append(got, describe(o))
 	}
-	// The elements of a set come in an order of the kernel's.
+	// The kernel chooses the order of a set's elements.
 	sort := func(s []string) []string { return slices.Sorted(slices.Values(s)) }
 	got, want = sort(got), sort(want)
 	if !slices.Equal(got, want) {
@@ -120,8 +120,8 @@ func checkWalk(t *testing.T, rs *Ruleset, p Packet, want []string) {
 // allPorts is how AllPorts prints.
 const allPorts = "0-65535/tcp 0-65535/udp"
 
-// What the kernel would do with the rulesets of testdata/walk. TestWalkAsKernel
-// asks it.
+// What the kernel would do with the rulesets of testdata/walk. TestWalkAsKernel checks
+// the walk against the kernel.
 func TestWalk(t *testing.T) {
 	tests := map[string]struct{ windows, linux []string }{
 		"jumps.nft": {windows: []string{
@@ -181,7 +181,8 @@ func TestWalk(t *testing.T) {
 			"1000-1099/tcp dropped in t pre",
 		}},
 		"concat.nft": {windows: []string{
-			// nft brings l4proto into the order of bytes for ranges, which is not followed.
+			// For ranges, nft converts l4proto to network byte order, which the walk
+			// does not follow.
 			"1000-1999/tcp 5000/tcp 6000/tcp 1000-1999/udp 5000/udp 6000/udp to 10.0.0.9:0 in t pre, maybe",
 			"443/tcp to 10.0.0.1:8443 in t pre",
 			"53/tcp 80/udp dropped in t pre",
@@ -362,7 +363,7 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// An old iptables-nft writes allPorts as extensions of xtables.
+// An old iptables-nft writes all ports as xtables extensions.
 func TestWalkXtables(t *testing.T) {
 	unknown := func(b []byte) *xt.Unknown { u := xt.Unknown(b); return &u }
 	multiport := make([]byte, 48)
@@ -427,7 +428,7 @@ func TestWalkXtables(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			// Through the bytes, as they come from the kernel.
+			// Through the bytes, as the kernel sends them.
 			r := &rule{}
 			for _, e := range test.exprs {
 				b, err := expr.Marshal(2, e)
@@ -451,7 +452,7 @@ func TestWalkXtables(t *testing.T) {
 		})
 	}
 
-	// A target that is not known may have decided.
+	// An unknown target may have decided.
 	unsure := oneRule(&rule{exprs: []namedExpr{{"target", &expr.Target{Name: "TPROXY"}}}},
 		&rule{exprs: []namedExpr{{"immediate", drop}}})
 	checkWalk(t, unsure, FromWindows(Iface{"loopback0", 2}), []string{allPorts + " dropped in nat PREROUTING, maybe"})
@@ -463,7 +464,7 @@ func ipv4(s string) []byte {
 	return a[:]
 }
 
-// oneRule is a ruleset of one chain.
+// oneRule returns a ruleset with one chain.
 func oneRule(rules ...*rule) *Ruleset {
 	id := chainID{tableID{2, "nat"}, "PREROUTING"}
 	c := &chain{chainID: id, hooked: true, kind: nftables.ChainTypeNAT, priority: *nftables.ChainPriorityNATDest, rules: rules}

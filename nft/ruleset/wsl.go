@@ -12,13 +12,13 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// sourceChain is the chain in which WSL masquerades what containers send, to the
+// sourceChain is the chain in which WSL masquerades packets from containers, to the
 // source ports that it has reserved in Windows (src/linux/init/GnsEngine.cpp).
 var sourceChain = chainID{tableID{unix.NFPROTO_IPV4, "nat"}, "WSLPOSTROUTING"}
 
-// SourcePorts are the ports that WSL has reserved in Windows for the connections
-// of Linux, both ends inclusive, as its own masquerade rules have them; zero
-// where there is no such rule.
+// SourcePorts returns the range of ports, inclusive, that WSL has reserved in Windows
+// for connections from Linux. It reads them from WSL's own masquerade rules. It returns
+// zeros if there is no such rule.
 func (rs *Ruleset) SourcePorts() (first, last uint16) {
 	c := rs.chains[sourceChain]
 	if c == nil {
@@ -47,12 +47,12 @@ func (rs *Ruleset) SourcePorts() (first, last uint16) {
 	return 0, 0
 }
 
-// A WSLChain is one of the chains that WSL adds at boot in the mirrored mode, and
-// never again (src/linux/init/GnsEngine.cpp).
+// A WSLChain is one of the chains that WSL adds in mirrored mode. It adds them at boot
+// only (src/linux/init/GnsEngine.cpp).
 type WSLChain struct {
 	// Family is "ip" or "ip6", as nft writes it.
 	Family, Table, Name string
-	// What follows is as it is, but without counts; none if the chain is not there.
+	// The current content, with zero counters. Empty if the chain does not exist.
 	Present  bool
 	Type     nftables.ChainType
 	Hook     nftables.ChainHook
@@ -60,10 +60,10 @@ type WSLChain struct {
 	Rules    []Rule
 }
 
-// String is for people.
+// String describes the chain for people.
 func (c WSLChain) String() string { return fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Name) }
 
-// WSLChains are all of them, those that are missing too.
+// WSLChains returns all of WSL's chains, including missing ones.
 func (r *Reader) WSLChains() (list []WSLChain, err error) {
 	for _, in := range []struct {
 		family byte
@@ -80,7 +80,7 @@ func (r *Reader) WSLChains() (list []WSLChain, err error) {
 	return list, nil
 }
 
-// readChain fills in what there is of a chain.
+// readChain fills in the current content of a chain.
 func (r *Reader) readChain(family byte, c *WSLChain) error {
 	answer, err := r.conn.Ask(message(unix.NFT_MSG_GETCHAIN), nlconn.AppendText(
 		nlconn.AppendText(request(family), unix.NFTA_CHAIN_TABLE, c.Table), unix.NFTA_CHAIN_NAME, c.Name))

@@ -7,7 +7,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// The block is read from the rules that WSL writes, and from nobody else's.
+// The block is read only from the rules that WSL writes.
 func TestSourcePorts(t *testing.T) {
 	b := labtest.New(t, lab.Options{Ports: 4096})
 	sourcePorts := func() (ports [2]uint16) {
