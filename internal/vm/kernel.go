@@ -62,7 +62,11 @@ func (d Debian) fetch(dir string) error {
 		}, args...)...)
 		cmd.Dir = dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		out, err := onThread(cmd.CombinedOutput)
+		var out []byte
+		err := onThread(func() (err error) {
+			out, err = cmd.CombinedOutput()
+			return err
+		})
 		if err != nil {
 			return "", fmt.Errorf("%s %s: %w: %s", program, args[0], err, out)
 		}
@@ -164,7 +168,7 @@ func (k Kernel) addModules(root *Tree, without []string) error {
 
 // onThread runs a program from a thread that lives as long as it does: Pdeathsig is sent
 // when the thread ends.
-func onThread(run func() ([]byte, error)) ([]byte, error) {
+func onThread(run func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	return run()

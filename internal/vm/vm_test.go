@@ -74,7 +74,13 @@ done
 sleep 1 # what it lacks may be told by the second look
 wslmirror status
 wslmirror doctor || exit
-windows timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080; printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3'
+windows bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080
+printf "GET / HTTP/1.0\r\n\r\n" >&3
+while read -r -t 20 line <&3; do
+	echo "$line"
+	case $line in container*) exit;; esac
+done
+exit 1'
 `,
 	"trace": `wslmirror run 2>/tmp/log &
 until wslmirror status >/dev/null; do sleep 0.2; done
@@ -164,7 +170,15 @@ func (b boot) run(t *testing.T, root *vm.Tree) string {
 	for _, w := range b.jobs {
 		m.Jobs = append(m.Jobs, w.Job)
 	}
-	limit := lab.Scaled(10 * time.Minute)
+	if log := os.Getenv("WSLMIRROR_CONSOLE"); log != "" { // a folder
+		console, err := os.Create(filepath.Join(log, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer console.Close()
+		m.Console = console
+	}
+	limit := lab.Scaled(5 * time.Minute)
 	if every {
 		limit = lab.Scaled(time.Hour)
 	}
