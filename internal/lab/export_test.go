@@ -2,7 +2,7 @@ package lab
 
 // What the tests, which are outside because labtest is, reach in for.
 var (
-	Cached       = cached
+	CachedIn     = cached
 	StartOnTree  = (*Host).startOnTree
 	NewCgroup    = newCgroup
 	MakeCgroup2  = makeCgroup2

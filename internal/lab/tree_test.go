@@ -22,7 +22,7 @@ func TestCachedBuildsOnce(t *testing.T) {
 	var callers sync.WaitGroup
 	for range 8 {
 		callers.Go(func() {
-			dir, err := lab.Cached(cache, "tree", func(dir string) error {
+			dir, err := lab.CachedIn(cache, "tree", func(dir string) error {
 				builds.Add(1)
 				return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
 			})
@@ -45,7 +45,7 @@ func TestCachedBuildsOnce(t *testing.T) {
 func TestCachedBuildFails(t *testing.T) {
 	cache := t.TempDir()
 	failed := errors.New("no network")
-	_, err := lab.Cached(cache, "tree", func(dir string) error {
+	_, err := lab.CachedIn(cache, "tree", func(dir string) error {
 		return errors.Join(os.Mkdir(dir, 0o755), failed)
 	})
 	if !errors.Is(err, failed) {
@@ -54,7 +54,7 @@ func TestCachedBuildFails(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(cache, "tree.unfinished", "half"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := lab.Cached(cache, "tree", func(dir string) error { return os.Mkdir(dir, 0o755) })
+	dir, err := lab.CachedIn(cache, "tree", func(dir string) error { return os.Mkdir(dir, 0o755) })
 	if err != nil {
 		t.Fatal(err)
 	}
