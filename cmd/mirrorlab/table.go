@@ -77,8 +77,8 @@ const verdict = `
 wslmirror works: with it nothing hangs, and after it all is as it was before.
 `
 
-// render is the result of the demo as text.
-func render(rows []row, colour bool) string {
+// render is the result of the demo as text, with a note of what wslmirror leaves out.
+func render(rows []row, note string, colour bool) string {
 	var b strings.Builder
 	const label, width = "  %-9s → %-11s  %8s  ", "%-15s"
 	line := func(format string, args ...any) {
@@ -107,7 +107,10 @@ func render(rows []row, colour bool) string {
 		line(label+"%s%s%s", append([]any{r.client, r.server, r.port}, cells...)...)
 	}
 	b.WriteString(drawing)
-	if len(wrong(rows)) == 0 {
+	switch {
+	case note != "":
+		b.WriteString("\n" + note)
+	case len(wrong(rows)) == 0:
 		b.WriteString(verdict)
 	}
 	return b.String()

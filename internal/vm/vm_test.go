@@ -84,7 +84,9 @@ exit 1'
 `,
 	"trace": `wslmirror run 2>/tmp/log &
 until wslmirror status >/dev/null; do sleep 0.2; done
+# Who listens in the container is not seen: it has no process.
 wslmirror trace 8080
+[ $? = 3 ] && wslmirror trace 9000
 `,
 	// A kernel on which no daemon runs.
 	"refuse": `wslmirror run && exit 1
@@ -120,7 +122,7 @@ func boots() []boot {
 	for _, m := range lab.Modes {
 		jobs = append(jobs, demo(m))
 	}
-	jobs = append(jobs, inWSL("doctor", "serve", all...), inWSL("trace", "trace"),
+	jobs = append(jobs, inWSL("doctor", "serve", all...), inWSL("trace", "trace", "WSLPREROUTING dnat to 127.0.0.1:8080", "From Linux to port 9000/tcp"),
 		work{Job: job.Job{Name: "chaos 100", Args: []string{"mirrorlab", "chaos", "--steps", "100"}, Env: []string{slower}}})
 	for _, pkg := range packages {
 		jobs = append(jobs, work{Job: job.Job{
