@@ -164,7 +164,7 @@ func (d *daemon) leaveOut(ctx context.Context, ways []way) (note string, err err
 	for _, direction := range s.Directions {
 		for i := range ways {
 			if w := &ways[i]; note != "" && w.direction == direction.Name && !direction.Active {
-				w.want = always(w.want[without])
+				w.want, w.leftOut = always(w.want[without]), true
 			}
 		}
 	}
