@@ -257,7 +257,7 @@ func tree(t *testing.T) *vm.Tree {
 		}
 	}
 	// The programs that the bench runs.
-	for _, name := range []string{"modprobe", "bash", "nft", "ip", "ss", "nsenter", "setpriv", "unshare", "systemd-analyze", "iptables-nft"} {
+	for _, name := range []string{"modprobe", "sh", "bash", "mount", "sysctl", "nft", "ip", "ss", "nsenter", "setpriv", "unshare", "systemd-analyze", "iptables-nft"} {
 		if err := root.Program(name); err != nil {
 			t.Fatal(err)
 		}
@@ -267,11 +267,15 @@ func tree(t *testing.T) *vm.Tree {
 		t.Fatal(err)
 	}
 	copy("/bin/busybox", busybox)
-	modprobe, err := exec.LookPath("modprobe")
-	if err != nil {
-		t.Fatal(err)
+	// Where scripts and the kernel look for them. Busybox's own shell would take its own
+	// programs for those of this machine.
+	for path, name := range map[string]string{"/bin/sh": "sh", "/sbin/modprobe": "modprobe"} {
+		from, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(path, from)
 	}
-	copy("/sbin/modprobe", modprobe) // where the kernel looks for it
 	for _, from := range []string{"/etc/protocols", "/etc/services"} {
 		if exists(from) {
 			copy(from, from)
@@ -282,7 +286,7 @@ func tree(t *testing.T) *vm.Tree {
 	// By this a program knows that it runs in WSL.
 	root.Write("/usr/bin/wslinfo", 0o755, []byte("#!/bin/busybox sh\ncase $1 in --networking-mode) printf mirrored;; *) echo 2.9.5.0;; esac\n"))
 	for name, script := range scripts {
-		root.Write("/scripts/"+name, 0o755, []byte("#!/bin/busybox sh\n"+script))
+		root.Write("/scripts/"+name, 0o755, []byte("#!/bin/sh\n"+script))
 	}
 	return root
 }
