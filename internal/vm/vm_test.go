@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"context"
+	_ "embed"
 	"flag"
 	"fmt"
 	"os"
@@ -30,10 +31,13 @@ const (
 
 // A boot is a machine, and what is to be seen there.
 type boot struct {
-	from    vm.Debian
+	from    source
 	without []string
 	jobs    []work
 }
+
+// A source is where a kernel comes from.
+type source interface{ Get() (vm.Kernel, error) }
 
 // A work is a job and what must come of it.
 type work struct {
@@ -47,6 +51,10 @@ var (
 	linux612 = vm.Debian{Suite: "trixie", Package: "linux-image-cloud-amd64"}
 	newest   = vm.Debian{Suite: "trixie-backports", Package: "linux-image-cloud-amd64"}
 	tooOld   = vm.Debian{Suite: "bullseye", Package: "linux-image-cloud-amd64"}
+
+	//go:embed wsl-6.6.config
+	fragment []byte
+	ofWSL    = vm.Built{Source: vm.Debian{Suite: "bookworm", Package: "linux-source-6.12"}, Name: "wsl-6.6", Fragment: fragment}
 )
 
 func demo(mode lab.Mode) work {
@@ -131,6 +139,7 @@ func boots() []boot {
 	}
 	return []boot{
 		{linux61, nil, jobs}, {linux612, nil, jobs}, {newest, nil, jobs},
+		{ofWSL, nil, jobs[:len(lab.Modes)+2]},
 		{tooOld, nil, []work{inWSL("refusal", "refuse", "no table ownership", "kernel")}},
 		lacking("nft_ct", "localhost from Linux", "closed ports", "containers to Windows"),
 		{linux612, []string{"nft_masq"}, []work{needs("demo", "nft_masq")}},
@@ -151,7 +160,7 @@ func TestKernels(t *testing.T) {
 	rows := make([]string, len(all))
 	t.Run("boot", func(t *testing.T) {
 		for i, b := range all {
-			t.Run(fmt.Sprintf("%s without %v", b.from.Suite, b.without), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%v without %v", b.from, b.without), func(t *testing.T) {
 				t.Parallel()
 				rows[i] = b.run(t, root)
 			})
