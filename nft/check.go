@@ -38,7 +38,8 @@ func check(opts ...nftables.ConnOption) error {
 	// Closing waits until the kernel has destroyed what the transaction below
 	// removes, which takes a grace period. Nobody needs to wait for that.
 	defer func() { go conn.CloseLasting() }()
-	err = within(sock, answerTimeout, func() (err error) {
+	// For the first question the kernel may have to load nf_tables.
+	err = within(sock, installTimeout, func() (err error) {
 		_, err = conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
 		return err
 	})

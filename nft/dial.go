@@ -11,7 +11,8 @@ import (
 )
 
 // How long the kernel may take for an answer, or for a change of the ruleset, which
-// takes milliseconds. To install the table it may first have to load modules.
+// takes milliseconds. For the first question of all, and to install the table, it may
+// have to load modules.
 const (
 	answerTimeout  = 2 * time.Second
 	installTimeout = 10 * time.Second
