@@ -62,8 +62,7 @@ soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 	$(GO) test ./internal/mirror -run NothingLeaks -timeout 30m -v -cycles $(or $(CYCLES),100000)
 
 .PHONY: vm
-vm: ## boot other kernels, and write docs/kernels.md (root, an hour)
-	@.ci/deps make flex bison bc libelf-dev xz-utils
+vm: deps ## boot other kernels, and write docs/kernels.md (root, an hour)
 	WSLMIRROR_KERNELS=all $(GO) test ./internal/vm -run Kernels -v -timeout 4h -update
 
 .PHONY: packages

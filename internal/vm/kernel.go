@@ -49,7 +49,7 @@ func (k *Kernel) find() error {
 
 // fetch gets the kernel's image and its modules.
 func (d Debian) fetch(dir string) error {
-	if err := d.extract(dir, "linux-image-"); err != nil {
+	if err := d.extract(dir); err != nil {
 		return err
 	}
 	releases, err := filepath.Glob(filepath.Join(dir, "lib/modules/*"))
@@ -67,10 +67,11 @@ func (d Debian) fetch(dir string) error {
 	return os.RemoveAll(filepath.Join(dir, "usr"))
 }
 
-// extract has apt download the package, or the one of that kind on which it depends, and
+// extract has apt download the package, or the one with a kernel on which it depends, and
 // extracts it. The apt is one that knows nothing but the suite, so that nothing of this
 // machine changes.
-func (d Debian) extract(dir, kind string) error {
+func (d Debian) extract(dir string) error {
+	const kind = "linux-image-"
 	fmt.Fprintf(os.Stderr, "vm: fetching %s of Debian %s, once\n", d.Package, d.Suite)
 	apt := filepath.Join(dir, "apt")
 	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
