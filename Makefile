@@ -62,6 +62,10 @@ soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 	bin/mirrorlab soak --for $(or $(FOR),30m)
 	$(GO) test ./internal/mirror -run NothingLeaks -timeout 30m -v -cycles $(or $(CYCLES),100000)
 
+.PHONY: vm
+vm: deps ## boot other kernels, and write docs/kernels.md (root, an hour)
+	WSLMIRROR_KERNELS=all $(GO) test ./internal/vm -run Kernels -v -timeout 4h -update
+
 .PHONY: package
 package: ## build the package for this machine into dist
 	packaging/build.sh --package dist

@@ -38,7 +38,8 @@ func check(opts ...nftables.ConnOption) error {
 	// Closing waits for a grace period until the kernel has destroyed what the
 	// transaction below removes. There is no need to wait.
 	defer func() { go conn.CloseLasting() }()
-	err = within(sock, answerTimeout, func() (err error) {
+	// For the first question the kernel may have to load nf_tables.
+	err = within(sock, installTimeout, func() (err error) {
 		_, err = conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
 		return err
 	})

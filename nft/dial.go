@@ -11,7 +11,8 @@ import (
 )
 
 // How long the kernel may take to answer or to change the ruleset. Both normally take
-// milliseconds. Before the table is installed, the kernel may have to load modules.
+// milliseconds. For the first request, and before the table is installed, the kernel may
+// have to load modules.
 const (
 	answerTimeout  = 2 * time.Second
 	installTimeout = 10 * time.Second

@@ -24,6 +24,9 @@ type way struct {
 	from   *lab.Host
 	addr   string // at which the client asks
 	answer string // the name of who should answer, "" if nobody should
+	// direction is the one of wslmirror's status that brings the answer, "" where none
+	// is needed or each kernel has what it needs.
+	direction string
 }
 
 // The addresses at which clients ask.
@@ -42,17 +45,17 @@ func ways(b *bench, mode lab.Mode) []way {
 		closed = always(refused)
 	}
 	list := []way{
-		{row{client: "Windows", server: "container", port: containerTCP + "/tcp", want: repaired(noAnswer, answers)}, b.Windows, localhost, "container"},
-		{row{client: "Windows", server: "container", port: containerUDP + "/udp", want: repaired(noAnswer, answers)}, b.Windows, localhost, "container"},
-		{row{client: "Linux", server: "container", port: containerTCP + "/tcp", want: always(answers)}, b.WSL, localhost, "container"},
-		{row{client: "Linux", server: "container", port: containerUDP + "/udp", want: always(answers)}, b.WSL, localhost, "container"},
-		{row{client: "Windows", server: "Linux", port: linuxTCP + "/tcp", want: always(answers)}, b.Windows, localhost, "WSL"},
-		{row{client: "Linux", server: "Windows", port: windowsTCP + "/tcp", want: always(answers)}, b.WSL, localhost, "Windows"},
-		{row{client: "container", server: "Windows", port: windowsTCP + "/tcp", want: repaired(refused, answers)}, b.container, gateway, "Windows"},
-		{row{client: "Linux", server: "closed port", port: closedTCP + "/tcp", want: closed}, b.WSL, localhost, ""},
+		{row{client: "Windows", server: "container", port: containerTCP + "/tcp", want: repaired(noAnswer, answers)}, b.Windows, localhost, "container", ""},
+		{row{client: "Windows", server: "container", port: containerUDP + "/udp", want: repaired(noAnswer, answers)}, b.Windows, localhost, "container", ""},
+		{row{client: "Linux", server: "container", port: containerTCP + "/tcp", want: always(answers)}, b.WSL, localhost, "container", ""},
+		{row{client: "Linux", server: "container", port: containerUDP + "/udp", want: always(answers)}, b.WSL, localhost, "container", ""},
+		{row{client: "Windows", server: "Linux", port: linuxTCP + "/tcp", want: always(answers)}, b.Windows, localhost, "WSL", ""},
+		{row{client: "Linux", server: "Windows", port: windowsTCP + "/tcp", want: always(answers)}, b.WSL, localhost, "Windows", ""},
+		{row{client: "container", server: "Windows", port: windowsTCP + "/tcp", want: repaired(refused, answers)}, b.container, gateway, "Windows", "containers-to-windows"},
+		{row{client: "Linux", server: "closed port", port: closedTCP + "/tcp", want: closed}, b.WSL, localhost, "", "closed-ports"},
 	}
 	if mode == lab.MirroredHAL {
-		list = append(list, way{row{client: "Linux", server: "own address", port: containerTCP + "/tcp", want: repaired(reset, answers)}, b.WSL, lanAddr, "container"})
+		list = append(list, way{row{client: "Linux", server: "own address", port: containerTCP + "/tcp", want: repaired(reset, answers)}, b.WSL, lanAddr, "container", "own-address"})
 	}
 	return list
 }

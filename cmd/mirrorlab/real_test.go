@@ -117,7 +117,7 @@ func TestDemo(t *testing.T) {
 	if code := exitCode(t, cmd.Run()); code != exitOK {
 		t.Fatalf("exit %d:\n%s%s", code, out.String(), errs.String())
 	}
-	if want := "\n" + render(expected(lab.Mirrored), false); out.String() != want {
+	if want := "\n" + render(expected(lab.Mirrored), "", false); out.String() != want {
 		t.Errorf("stdout:\n%s\nwant:\n%s", out.String(), want)
 	}
 	steps := regexp.MustCompile(`^(✓ [^\n]+ \(\d+\.\d s\)\n){6}$`)

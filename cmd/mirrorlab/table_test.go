@@ -29,18 +29,23 @@ func TestRender(t *testing.T) {
 	broken[1].got[without] = "refused"
 	broken[4].got = [3]string{"by Windows", "by Windows", "by Windows"}
 	broken[7].got[with] = refused
+	degraded := expected(lab.Mirrored)
+	degraded[7].want = always(noAnswer)
+	degraded[7].got, degraded[7].leftOut = degraded[7].want, true
 	for name, test := range map[string]struct {
 		rows   []row
+		note   string
 		colour bool
 	}{
-		"expected":     {expected(lab.Mirrored), false},
-		"colour":       {expected(lab.Mirrored), true},
-		"mirrored-hal": {expected(lab.MirroredHAL), false},
-		"consomme":     {expected(lab.Consomme), false},
-		"broken":       {broken, false},
+		"expected":     {expected(lab.Mirrored), "", false},
+		"colour":       {expected(lab.Mirrored), "", true},
+		"mirrored-hal": {expected(lab.MirroredHAL), "", false},
+		"consomme":     {expected(lab.Consomme), "", false},
+		"broken":       {broken, "", false},
+		"degraded":     {degraded, "wslmirror leaves out closed ports, because\nthis kernel lacks CONFIG_NF_CONNTRACK_TIMEOUT.\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := render(test.rows, test.colour)
+			got := render(test.rows, test.note, test.colour)
 			golden := filepath.Join("testdata", name+".txt")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -82,8 +87,8 @@ func TestRender(t *testing.T) {
 
 // The text without its colours is the text without colours.
 func TestRenderColour(t *testing.T) {
-	plain := strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[0m", "").Replace(render(expected(lab.Mirrored), true))
-	if want := render(expected(lab.Mirrored), false); plain != want {
+	plain := strings.NewReplacer("\x1b[31m", "", "\x1b[32m", "", "\x1b[0m", "").Replace(render(expected(lab.Mirrored), "", true))
+	if want := render(expected(lab.Mirrored), "", false); plain != want {
 		t.Errorf("got:\n%q\nwant:\n%q", plain, want)
 	}
 }

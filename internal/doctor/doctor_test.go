@@ -205,6 +205,16 @@ func TestChecks(t *testing.T) {
 			o.Programs.Value = append(o.Programs.Value, Program{300, name, []string{name}, true, false})
 		}
 	}
+	tooOld := func(o obs) {
+		o.Guest.Release, o.Status.Value, o.Ruleset.Value.Ours = "5.10.102.1-microsoft-standard-WSL2", status.Snapshot{State: status.Stopped}, nft.OurTable{}
+		o.Service.Value.Trouble, o.Daemons.Value = "the service has failed", 0
+	}
+	lacks := func(o obs) {
+		const do = "sudo modprobe -a nft_ct"
+		o.Status.Value.Degraded = []status.Lack{
+			{What: "localhost from Linux", Reason: "this kernel lacks nft_ct", Do: do}, {What: "closed ports", Reason: "this kernel lacks nft_ct", Do: do},
+		}
+	}
 	failed := func(o obs) { o.Service.Value.Trouble = "the service has failed: no such flag" }
 	badOptions := func(o obs) { o.Service.Value.BadOptions = true }
 	tests := []struct {
@@ -332,6 +342,15 @@ func TestChecks(t *testing.T) {
 		{"input", func(o obs) { o.Legacy.Value = []string{"filter"} }, Unknown, "not certain"},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},
 		{"input", user, Unknown, "hidden"},
+		{"kernel", func(obs) {}, OK, "has all"},
+		{"kernel", func(o obs) { o.Status.Value.State = status.Waiting }, OK, "new enough"},
+		{"kernel", tooOld, Fault, "this one is Linux 5.10.102.1"},
+		{"kernel", func(o obs) { tooOld(o); nat(o) }, NotApplicable, "not shared"},
+		{"kernel", lacks, Warning, "it lacks what these need: localhost from Linux, closed ports"},
+		{"kernel", lacks, Warning, "sudo modprobe -a nft_ct"},
+		{"service", lacks, OK, "active"},
+		{"service", tooOld, NotApplicable, "none can run on this kernel"},
+		{"table", func(o obs) { o.Ruleset.Value.Ours, o.Status.Value.State = nft.OurTable{}, status.Error }, NotApplicable, "could not install"},
 		{"service", noDaemon, Fault, "systemctl enable --now wslmirror"},
 		{"service", both(noDaemon, func(o obs) { o.Systemd = false }), Fault, "sudo wslmirror run"},
 		{"service", both(noDaemon, func(o obs) { o.Daemons.Value = 1; user(o) }), OK, "another one"},

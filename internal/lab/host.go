@@ -80,7 +80,7 @@ func hostAt(name string, ns netns.NsHandle) (*Host, error) {
 		open:       map[io.Closer]struct{}{},
 	}
 	var err error
-	// Not for all that the library knows: no kernel of WSL before 6.18 has xfrm.
+	// Not for all that the library knows: a kernel may have no xfrm.
 	if h.Net, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}

@@ -17,6 +17,8 @@ import (
 // depends on the kernel's own.
 type Debian struct{ Suite, Package string }
 
+func (d Debian) String() string { return d.Suite + " " + d.Package }
+
 // A Kernel is one that can be booted.
 type Kernel struct {
 	Name  string // its release
@@ -31,18 +33,45 @@ func (d Debian) Get() (k Kernel, err error) {
 	if k.dir, err = lab.Cached(name, d.fetch); err != nil {
 		return k, fmt.Errorf("get %s of %s: %w", d.Package, d.Suite, err)
 	}
+	return k, k.find()
+}
+
+// find finds the image in the folder.
+func (k *Kernel) find() error {
 	images, err := filepath.Glob(filepath.Join(k.dir, "boot/vmlinuz-*"))
 	if err != nil || len(images) != 1 {
-		return k, fmt.Errorf("%d kernels in %s", len(images), k.dir)
+		return fmt.Errorf("%d kernels in %s", len(images), k.dir)
 	}
 	k.image = images[0]
 	k.Name = strings.TrimPrefix(filepath.Base(k.image), "vmlinuz-")
-	return k, nil
+	return nil
 }
 
-// fetch has apt download the package, by an apt of its own that knows nothing but the
-// suite, so that nothing of this machine changes.
+// fetch gets the kernel's image and its modules.
 func (d Debian) fetch(dir string) error {
+	if err := d.extract(dir); err != nil {
+		return err
+	}
+	releases, err := filepath.Glob(filepath.Join(dir, "lib/modules/*"))
+	if err == nil && len(releases) == 0 { // since Debian 13
+		if err = os.Rename(filepath.Join(dir, "usr/lib"), filepath.Join(dir, "lib")); err == nil {
+			releases, err = filepath.Glob(filepath.Join(dir, "lib/modules/*"))
+		}
+	}
+	if err != nil || len(releases) != 1 {
+		return fmt.Errorf("%d folders of modules in %s, %v", len(releases), d.Package, err)
+	}
+	if out, err := exec.Command("depmod", "-b", dir, filepath.Base(releases[0])).CombinedOutput(); err != nil {
+		return fmt.Errorf("depmod: %w: %s", err, out)
+	}
+	return os.RemoveAll(filepath.Join(dir, "usr"))
+}
+
+// extract has apt download the package, or the one with a kernel on which it depends, and
+// extracts it. The apt is one that knows nothing but the suite, so that nothing of this
+// machine changes.
+func (d Debian) extract(dir string) error {
+	const kind = "linux-image-"
 	fmt.Fprintf(os.Stderr, "vm: fetching %s of Debian %s, once\n", d.Package, d.Suite)
 	apt := filepath.Join(dir, "apt")
 	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
@@ -62,7 +91,11 @@ func (d Debian) fetch(dir string) error {
 		}, args...)...)
 		cmd.Dir = dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		out, err := onThread(cmd.CombinedOutput)
+		var out []byte
+		err := onThread(func() (err error) {
+			out, err = cmd.CombinedOutput()
+			return err
+		})
 		if err != nil {
 			return "", fmt.Errorf("%s %s: %w: %s", program, args[0], err, out)
 		}
@@ -71,39 +104,27 @@ func (d Debian) fetch(dir string) error {
 	if _, err := run("apt-get", "update", "-qq"); err != nil {
 		return err
 	}
-	image := d.Package
+	real := d.Package
 	out, err := run("apt-cache", "depends", "--important", d.Package)
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(out) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: linux-image-"); ok {
-			image = "linux-image-" + name
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "+kind); ok {
+			real = kind + name
 		}
 	}
-	if _, err := run("apt-get", "download", "-qq", image); err != nil {
+	if _, err := run("apt-get", "download", "-qq", real); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("%d packages after apt-get download %s", len(debs), image)
+		return fmt.Errorf("%d packages after apt-get download %s", len(debs), real)
 	}
 	if out, err := exec.Command("dpkg-deb", "--extract", debs[0], dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("extract %s: %w: %s", image, err, out)
+		return fmt.Errorf("extract %s: %w: %s", real, err, out)
 	}
-	releases, err := filepath.Glob(filepath.Join(dir, "lib/modules/*"))
-	if err == nil && len(releases) == 0 { // since Debian 13
-		if err = os.Rename(filepath.Join(dir, "usr/lib"), filepath.Join(dir, "lib")); err == nil {
-			releases, err = filepath.Glob(filepath.Join(dir, "lib/modules/*"))
-		}
-	}
-	if err != nil || len(releases) != 1 {
-		return fmt.Errorf("%d folders of modules in %s, %v", len(releases), image, err)
-	}
-	if out, err := exec.Command("depmod", "-b", dir, filepath.Base(releases[0])).CombinedOutput(); err != nil {
-		return fmt.Errorf("depmod: %w: %s", err, out)
-	}
-	for _, gone := range append(debs, apt, filepath.Join(dir, "usr/share")) {
+	for _, gone := range append(debs, apt) {
 		if err := os.RemoveAll(gone); err != nil {
 			return err
 		}
@@ -164,7 +185,7 @@ func (k Kernel) addModules(root *Tree, without []string) error {
 
 // onThread runs a program from a thread that lives as long as it does: Pdeathsig is sent
 // when the thread ends.
-func onThread(run func() ([]byte, error)) ([]byte, error) {
+func onThread(run func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	return run()

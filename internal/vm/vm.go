@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,8 @@ type Machine struct {
 	// Root is its file system.
 	Root *Tree
 	Jobs []job.Job
+	// Console, if it is not nil, is shown what the machine prints.
+	Console io.Writer
 }
 
 // A Result is what came of a job.
@@ -68,7 +71,14 @@ func (m Machine) Boot(ctx context.Context) ([]Result, error) {
 		"-append", "console=ttyS0 loglevel=1 reboot=t panic=-1 rdinit=/init mitigations=off")
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Kill() }
-	out, err := onThread(cmd.CombinedOutput)
+	var console bytes.Buffer
+	cmd.Stdout = &console
+	if m.Console != nil {
+		cmd.Stdout = io.MultiWriter(&console, m.Console)
+	}
+	cmd.Stderr = cmd.Stdout
+	err = onThread(cmd.Run)
+	out := console.Bytes()
 	results := read(out)
 	if err == nil && (len(results) < len(m.Jobs) || results[len(results)-1].Exit < 0) {
 		err = fmt.Errorf("it ended before its jobs")

@@ -53,6 +53,13 @@ func demo(mode lab.Mode) work {
 	return work{Job: job.Job{Name: "demo " + mode.String(), Args: []string{"mirrorlab", "demo", "--mode", mode.String()}, Env: []string{slow}}}
 }
 
+// unknownToWSL are the modules of Debian's kernels, of those that the bench or wslmirror
+// have used, that one of WSL's kernels has not: see docs/kernels.md.
+var unknownToWSL = []string{
+	"nf_dup_netdev", "nft_dup_netdev", "nft_fwd_netdev", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_netdev",
+	"nft_socket", "nf_flow_table", "nft_flow_offload", "xfrm_user", "ifb", "dummy",
+}
+
 // inWSL is a script that runs in the bench's WSL, where wslmirror has started.
 func inWSL(name, script string, wants ...string) work {
 	return work{
@@ -74,11 +81,19 @@ done
 sleep 1 # what it lacks may be told by the second look
 wslmirror status
 wslmirror doctor || exit
-windows timeout 20 bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080; printf "GET / HTTP/1.0\r\n\r\n" >&3; cat <&3'
+windows bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080
+printf "GET / HTTP/1.0\r\n\r\n" >&3
+while read -r -t 20 line <&3; do
+	echo "$line"
+	case $line in container*) exit;; esac
+done
+exit 1'
 `,
 	"trace": `wslmirror run 2>/tmp/log &
 until wslmirror status >/dev/null; do sleep 0.2; done
+# Who listens in the container is not seen: it has no process.
 wslmirror trace 8080
+[ $? = 3 ] && wslmirror trace 9000
 `,
 	// A kernel on which no daemon runs.
 	"refuse": `wslmirror run && exit 1
@@ -114,7 +129,7 @@ func boots() []boot {
 	for _, m := range lab.Modes {
 		jobs = append(jobs, demo(m))
 	}
-	jobs = append(jobs, inWSL("doctor", "serve", all...), inWSL("trace", "trace"),
+	jobs = append(jobs, inWSL("doctor", "serve", all...), inWSL("trace", "trace", "WSLPREROUTING dnat to 127.0.0.1:8080", "From Linux to port 9000/tcp"),
 		work{Job: job.Job{Name: "chaos 100", Args: []string{"mirrorlab", "chaos", "--steps", "100"}, Env: []string{slower}}})
 	for _, pkg := range packages {
 		jobs = append(jobs, work{Job: job.Job{
@@ -128,7 +143,7 @@ func boots() []boot {
 		{linux612, []string{"nft_masq"}, []work{needs("demo", "nft_masq")}},
 		lacking("nft_reject", "closed ports"),
 		lacking("nf_conntrack_netlink", "flows that began before"),
-		{linux612, []string{"nft_fib"}, smoke},
+		{linux612, unknownToWSL, jobs[:len(lab.Modes)+2]},
 	}
 }
 
@@ -143,7 +158,7 @@ func TestKernels(t *testing.T) {
 	rows := make([]string, len(all))
 	t.Run("boot", func(t *testing.T) {
 		for i, b := range all {
-			t.Run(fmt.Sprintf("%s without %v", b.from.Suite, b.without), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%v without %v", b.from, b.without), func(t *testing.T) {
 				t.Parallel()
 				rows[i] = b.run(t, root)
 			})
@@ -164,7 +179,15 @@ func (b boot) run(t *testing.T, root *vm.Tree) string {
 	for _, w := range b.jobs {
 		m.Jobs = append(m.Jobs, w.Job)
 	}
-	limit := lab.Scaled(10 * time.Minute)
+	if log := os.Getenv("WSLMIRROR_CONSOLE"); log != "" { // a folder
+		console, err := os.Create(filepath.Join(log, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer console.Close()
+		m.Console = console
+	}
+	limit := lab.Scaled(5 * time.Minute)
 	if every {
 		limit = lab.Scaled(time.Hour)
 	}
@@ -241,7 +264,7 @@ func tree(t *testing.T) *vm.Tree {
 		}
 	}
 	// The programs that the bench runs.
-	for _, name := range []string{"modprobe", "bash", "nft", "ip", "ss", "nsenter", "setpriv", "unshare", "systemd-analyze", "iptables-nft"} {
+	for _, name := range []string{"modprobe", "sh", "bash", "mount", "sysctl", "nft", "ip", "ss", "nsenter", "setpriv", "unshare", "systemd-analyze", "iptables-nft"} {
 		if err := root.Program(name); err != nil {
 			t.Fatal(err)
 		}
@@ -251,11 +274,15 @@ func tree(t *testing.T) *vm.Tree {
 		t.Fatal(err)
 	}
 	copy("/bin/busybox", busybox)
-	modprobe, err := exec.LookPath("modprobe")
-	if err != nil {
-		t.Fatal(err)
+	// Where scripts and the kernel look for them. Busybox's own shell would take its own
+	// programs for those of this machine.
+	for path, name := range map[string]string{"/bin/sh": "sh", "/sbin/modprobe": "modprobe"} {
+		from, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(path, from)
 	}
-	copy("/sbin/modprobe", modprobe) // where the kernel looks for it
 	for _, from := range []string{"/etc/protocols", "/etc/services"} {
 		if exists(from) {
 			copy(from, from)
@@ -266,7 +293,7 @@ func tree(t *testing.T) *vm.Tree {
 	// By this a program knows that it runs in WSL.
 	root.Write("/usr/bin/wslinfo", 0o755, []byte("#!/bin/busybox sh\ncase $1 in --networking-mode) printf mirrored;; *) echo 2.9.5.0;; esac\n"))
 	for name, script := range scripts {
-		root.Write("/scripts/"+name, 0o755, []byte("#!/bin/busybox sh\n"+script))
+		root.Write("/scripts/"+name, 0o755, []byte("#!/bin/sh\n"+script))
 	}
 	return root
 }
