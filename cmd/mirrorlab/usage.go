@@ -17,6 +17,7 @@ Usage:
                   [--rest TIME] [--mode MODE] [--verbose] [--wslmirror PATH]
   mirrorlab soak [--for TIME] [--path proxy|direct] [--seed N]
                  [--mode MODE] [--wslmirror PATH]
+  mirrorlab field [--yes] [--report NAME] [--wslmirror PATH]
   mirrorlab help
 
 Commands:
@@ -69,23 +70,31 @@ Commands:
              --for 30m           how long
              --path direct       the daemons' path
              --seed N            what comes and goes (1)
+  field    Compare a real WSL with the bench, in two minutes: send requests
+           between Linux, containers of Docker and Podman, and Windows (by
+           curl.exe and PowerShell), without wslmirror and with it. It says
+           what it will do, and asks; it puts everything back. The report has
+           no names of users and hosts and no public addresses.
+             --yes               do not ask
+             --report NAME       write NAME.md and NAME.json (wslmirror-field)
   help     Print this.
 
 MODE is mirrored (the default, but for matrix and directions), mirrored-hal
 (mirrored with hostAddressLoopback=true) or consomme (virtioproxy until WSL
 2.9).
 
-All need root and a kernel with nf_tables, but no Windows, no WSL, and no
-container engine of the machine. All but the shell run wslmirror with the rights
-of its service, for which they need setpriv and, but for the demo,
-systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
+All need root and a kernel with nf_tables. All but field need no Windows, no
+WSL, and no container engine of the machine. All but shell and field run
+wslmirror with the rights of its service, for which they need setpriv and, but
+for the demo, systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
 soak also nft, ip and unshare. The matrix, directions and bench take engines
 from Debian trees and from source, in a cache. The network of this machine is
-not touched. Nothing is left behind, but a folder in $TMPDIR if mirrorlab is
-killed. NO_COLOR turns colours off.
+not touched, but by field. Nothing is left behind, but a folder in $TMPDIR if
+mirrorlab is killed. NO_COLOR turns colours off.
 
 Exit status:
-  0  success; for all but shell and bench: all is as it should be
+  0  success; for all but shell and bench: all is as it should be; for field:
+     nothing differs from the bench
   1  failure, or interrupted
   2  wrong usage
   shell has the exit status of its shell

@@ -1,6 +1,7 @@
 // Package windows asks Windows about its ports and WSL about its network, by
 // programs: netsh.exe and netstat.exe, which WSL's interop runs, and wslinfo.
-// It only reads, and opens no connection. The daemon must not use it.
+// It only reads, and opens no connection, but for what callers of Run and Command run.
+// The daemon must not use it.
 package windows
 
 import (
