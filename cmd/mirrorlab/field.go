@@ -51,11 +51,16 @@ func runField(ctx context.Context, args []string, std stdio) (code int, err erro
 	if err != nil {
 		return exitFailure, err
 	}
-	defer func() { err = errors.Join(err, files.close(err != nil)) }()
+	written := false
+	defer func() { err = errors.Join(err, files.close(!written)) }()
 
-	report, err := look.Run(ctx, field.Options{Wslmirror: wslmirror, Step: newProgress(std.err).step})
-	if err != nil {
-		return exitFailure, err
+	report, notBack := look.Run(ctx, field.Options{Wslmirror: wslmirror, Step: newProgress(std.err).step})
+	var left field.LeftError
+	if errors.As(notBack, &left) && ctx.Err() != nil { // which is said instead
+		fmt.Fprintf(std.err, "mirrorlab: %v\n", left)
+	}
+	if report == nil {
+		return exitFailure, notBack
 	}
 	report.Version = version
 	report.Judge()
@@ -70,11 +75,12 @@ func runField(ctx context.Context, args []string, std stdio) (code int, err erro
 			return exitFailure, err
 		}
 	}
+	written = true
 	s := report.Summary
-	fmt.Fprintf(std.out, "Wrote %s.md and %s.json: %d differ from the bench, %d agree, %d not judged.\n", *name, *name, len(s.Differs), s.Agrees, s.Unknown)
+	fmt.Fprintf(std.out, "Wrote %s.md and %s.json: it differs from the bench in %d, agrees in %d, and %d were not judged.\n", *name, *name, len(s.Differs), s.Agrees, s.Unknown)
 	fmt.Fprintln(std.out, "Names of users and hosts and public addresses are replaced in them. Read them before you share them.")
-	if len(s.Differs) > 0 {
-		return exitFailure, nil
+	if len(s.Differs) > 0 || notBack != nil {
+		return exitFailure, notBack
 	}
 	return exitOK, nil
 }

@@ -66,13 +66,22 @@ func newFieldWorld(t *testing.T, mode lab.Mode) *fieldWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inWindows := fmt.Sprintf("exec nsenter --net=/proc/%d/fd/%d -- ", os.Getpid(), w.Windows.NetNS())
+	// What they need is found here: in their PATH are the stand-ins only, since no engine
+	// of this machine may be found.
+	found := map[string]string{}
+	for _, name := range []string{"nsenter", "env", "curl"} {
+		if found[name], err = exec.LookPath(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inWindows := fmt.Sprintf("exec %s --net=/proc/%d/fd/%d -- ", found["nsenter"], os.Getpid(), w.Windows.NetNS())
 	standIn := func(name string) string {
-		return fmt.Sprintf("env STAND_IN=%s STAND_IN_SOCKET=%s/socket STAND_IN_SCRIPTS=%s/internal/field %s \"$@\"", name, w.dir, root, self)
+		return fmt.Sprintf("%s STAND_IN=%s STAND_IN_SOCKET=%s/socket STAND_IN_SCRIPTS=%s/internal/field STAND_IN_CURL=%s %s \"$@\"",
+			found["env"], name, w.dir, root, found["curl"], self)
 	}
 	word := map[lab.Mode]string{lab.Mirrored: "mirrored", lab.MirroredHAL: "mirrored", lab.Consomme: "consomme"}[mode]
 	for name, script := range map[string]string{
-		"curl.exe":       inWindows + "curl \"$@\"",
+		"curl.exe":       inWindows + standIn("curl"),
 		"powershell.exe": inWindows + standIn("powershell"),
 		"cmd.exe":        "printf '\\r\\nMicrosoft Windows [Version 10.0.26100.4061]\\r\\n'",
 		"taskkill.exe":   "exit 1",
@@ -93,8 +102,7 @@ func newFieldWorld(t *testing.T, mode lab.Mode) *fieldWorld {
 // command is "mirrorlab field", to be started in WSL.
 func (w *fieldWorld) command(args ...string) *exec.Cmd {
 	cmd := program(w.t, append([]string{"field"}, args...)...)
-	// No engine of this machine may be found.
-	cmd.Env = append(cmd.Env, "PATH="+w.dir+":/usr/sbin:/usr/bin:/sbin:/bin", "SUDO_UID=", "USER=fieldtester")
+	cmd.Env = append(cmd.Env, "PATH="+w.dir, "SUDO_UID=", "USER=fieldtester")
 	return cmd
 }
 
@@ -263,9 +271,9 @@ func TestField(t *testing.T) {
 		spoil func(t *testing.T, w *fieldWorld)
 		want  []string // in the Markdown
 	}{
-		"mirrored":     {lab.Mirrored, nil, []string{"All agrees with the bench"}},
-		"mirrored-hal": {lab.MirroredHAL, nil, []string{"All agrees with the bench"}},
-		"consomme":     {lab.Consomme, nil, []string{"All agrees with the bench"}},
+		"mirrored":     {lab.Mirrored, nil, []string{"**Differs from the bench: 0.**"}},
+		"mirrored-hal": {lab.MirroredHAL, nil, []string{"**Differs from the bench: 0.**"}},
+		"consomme":     {lab.Consomme, nil, []string{"**Differs from the bench: 0.**"}},
 		"faults": {lab.Mirrored, func(t *testing.T, w *fieldWorld) {
 			if _, err := w.WSL.Run("ip", "rule", "del", "pref", "0", "iif", "eth0", "ipproto", "tcp", "lookup", "local"); err != nil {
 				t.Fatal(err)
@@ -276,8 +284,8 @@ func TestField(t *testing.T) {
 			}
 			w.dead = "-everywhere"
 		}, []string{
-			"- missing, and on the bench: ip rule 0: from all iif eth0 ipproto tcp lookup local\n",
-			"- not on the bench: sysctl net.ipv4.ip_local_port_range is 30000-39999, and WSL masquerades to 60700-60999\n",
+			"- missing: ip rule 0: from all iif eth0 ipproto tcp lookup local\n",
+			"- sysctl net.ipv4.ip_local_port_range is 30000-39999, and WSL masquerades to 60700-60999; on the bench: sysctl net.ipv4.ip_local_port_range is the block to which WSL masquerades\n",
 			"- Windows → docker, published on 0.0.0.0, TCP, with wslmirror: ",
 		}},
 	} {
@@ -415,6 +423,81 @@ func TestFieldWithoutWindows(t *testing.T) {
 		t.Errorf("exit %d:\n%s", code, stderr)
 	}
 	labtest.WantAll(t, readFile(t, report+".md"),
-		"All agrees with the bench", "- servers of Windows: no powershell.exe,", "- containers: there is neither docker nor podman",
+		"**Differs from the bench: 0.**", "- servers of Windows: no powershell.exe,", "- containers: there is neither docker nor podman",
 		"| Windows → a server of Linux, TCP | not checked | answers | not checked | answers |  |")
+}
+
+// Real engines do what is asked of their command lines, and the containers of both agree
+// with the bench. mirrorlab runs where the engine does, since it wants the numbers of its
+// processes.
+func TestFieldWithEngines(t *testing.T) {
+	labtest.NeedTree(t)
+	for name, env := range map[string]string{"docker-iptables": "X=", "podman-netavark-nftables": "NETAVARK_FW=nftables"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			engine := labtest.StartEngine(t, b, name)
+			if err := build(); err != nil {
+				t.Fatal(err)
+			}
+			pid := engineProcess(t, b.WSL)
+			root := fmt.Sprintf("/proc/%d/root", pid)
+			for file, content := range map[string]string{
+				"/mirrorlab": readFile(t, filepath.Join(programs, "mirrorlab")), "/wslmirror": readFile(t, filepath.Join(programs, "wslmirror")),
+				"/usr/bin/wslinfo": "#!/bin/sh\n[ $1 = --networking-mode ] && echo mirrored || echo 2.9.5.0\n",
+			} {
+				if err := os.WriteFile(root+file, []byte(content), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, err := b.WSL.Run("nsenter", "--target", fmt.Sprint(pid), "--mount", "--pid", "--root", "--wd", "--",
+				"env", env, "TMPDIR=/tmp", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "/mirrorlab", "field", "--yes", "--report", "/report")
+			if err != nil {
+				t.Errorf("%v", err)
+			}
+			report := readFile(t, root+"/report.md")
+			kind, _, _ := strings.Cut(name, "-")
+			labtest.WantAll(t, report, "**Differs from the bench: 0.**",
+				"| Linux → "+kind+", published on 0.0.0.0, UDP | ", "| Linux → "+kind+", published on 127.0.0.1, TCP | ",
+				"| a container of "+kind+" → a server of Linux, TCP | answers")
+			if t.Failed() {
+				t.Logf("%s\n%s", out, report)
+			}
+			for _, args := range [][]string{{"ps", "--all", "--format", "{{.Names}}"}, {"images"}} {
+				if left, err := engine.CLI(args...); err != nil || strings.Contains(left, "wslmirror-field") {
+					t.Errorf("left: %s, %v", left, err)
+				}
+			}
+		})
+	}
+}
+
+// engineProcess is the first process of the engine in a host: it has the host's network, and
+// mounts of its own.
+func engineProcess(t *testing.T, h *lab.Host) (pid int) {
+	t.Helper()
+	network, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", h.NetNS()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range found {
+		of, _ := os.Readlink(dir + "/ns/net")
+		its, _ := os.Readlink(dir + "/ns/mnt")
+		var n int
+		if fmt.Sscanf(filepath.Base(dir), "%d", &n); of == network && its != mounts && (pid == 0 || n < pid) {
+			pid = n
+		}
+	}
+	if pid == 0 {
+		t.Fatal("no engine runs")
+	}
+	return pid
 }

@@ -26,6 +26,8 @@ func standIn(name string, args []string) int {
 	switch name {
 	case "powershell":
 		err = playPowerShell(args)
+	case "curl":
+		return playCurl(args)
 	default:
 		if slices.Contains(args, "-") {
 			_, _ = io.Copy(io.Discard, os.Stdin)
@@ -57,6 +59,24 @@ func askTest(args ...string) (a standInAnswer, err error) {
 		err = json.NewDecoder(c).Decode(&a)
 	}
 	return a, err
+}
+
+// playCurl is curl in a Windows that sends to Linux only what Linux has announced. The
+// bench's own sends whatever is bound. It does not return if it is.
+func playCurl(args []string) int {
+	port := regexp.MustCompile(`:(\d+)/`).FindStringSubmatch(args[len(args)-1])
+	if port != nil && !ofLinux("tcp", port[1]) {
+		fmt.Print("\n0.001\n")
+		return 7
+	}
+	fmt.Fprintln(os.Stderr, unix.Exec(os.Getenv("STAND_IN_CURL"), append([]string{"curl"}, args...), os.Environ()))
+	return 1
+}
+
+// ofLinux reports whether Linux has announced a port.
+func ofLinux(proto, port string) bool {
+	a, err := askTest("has-port", proto, port)
+	return err == nil && a.Out == "true"
 }
 
 // playPowerShell does what the scripts of internal/field do, and nothing else.
@@ -96,11 +116,13 @@ func playPowerShell(args []string) error {
 func playTask(kind, addr, port string, wait time.Duration) string {
 	at := net.JoinHostPort(addr, port)
 	if proto, ok := strings.CutPrefix(kind, "bind-"); ok {
-		a, err := askTest("has-port", proto, port)
-		if err != nil || a.Out != "false" {
+		if ofLinux(proto, port) {
 			return "error AddressAlreadyInUse"
 		}
 		return "bound -"
+	}
+	if addr == "127.0.0.1" && !ofLinux("udp", port) {
+		return "error ConnectionReset"
 	}
 	c, err := net.Dial("udp4", at)
 	if err != nil {

@@ -86,11 +86,11 @@ MODE is mirrored (the default, but for matrix and directions), mirrored-hal
 All need root and a kernel with nf_tables. All but field need no Windows, no
 WSL, and no container engine of the machine. All but shell and field run
 wslmirror with the rights of its service, for which they need setpriv and, but
-for the demo, systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
-soak also nft, ip and unshare. The matrix, directions and bench take engines
-from Debian trees and from source, in a cache. The network of this machine is
-not touched, but by field. Nothing is left behind, but a folder in $TMPDIR if
-mirrorlab is killed. NO_COLOR turns colours off.
+for the demo, systemd-analyze. The command 'windows' of the shell needs nsenter;
+chaos and soak also nft, ip and unshare. The matrix, directions and bench take
+engines from Debian trees and from source, in a cache. All but field leave the
+network of this machine alone. Nothing is left behind, but a folder in $TMPDIR
+if mirrorlab is killed. NO_COLOR turns colours off.
 
 Exit status:
   0  success; for all but shell and bench: all is as it should be; for field:

@@ -25,7 +25,7 @@ var (
 const tries = 3
 
 // askAll asks all questions of a column. hosts are the clients but for Windows.
-func askAll(ctx context.Context, list []Question, column int, hosts map[Client]*lab.Host) []Answer {
+func askAll(ctx context.Context, list []Question, column int, hosts map[Client]*lab.Host, windows interop) []Answer {
 	out := make([]Answer, len(list))
 	var ofWindows []int
 	var asking sync.WaitGroup
@@ -44,7 +44,7 @@ func askAll(ctx context.Context, list []Question, column int, hosts map[Client]*
 		for j, i := range ofWindows {
 			questions[j] = list[i]
 		}
-		for j, a := range askFromWindows(ctx, questions, column) {
+		for j, a := range windows.ask(ctx, questions, column) {
 			out[ofWindows[j]] = a
 		}
 	})

@@ -22,8 +22,11 @@ import (
 // engineNames are the command lines that are tried.
 var engineNames = []string{"docker", "podman"}
 
-// engineTimeout bounds what an engine is asked to do.
-var engineTimeout = lab.Scaled(time.Minute)
+// What an engine may take to do something, and to say which version it is.
+var (
+	engineTimeout  = lab.Scaled(time.Minute)
+	versionTimeout = lab.Scaled(10 * time.Second)
+)
 
 const (
 	imageName = "localhost/wslmirror-field:latest"
@@ -32,9 +35,12 @@ const (
 	containerVerb = "field-container"
 )
 
-// runEngine runs an engine's command line and returns what it prints.
-func runEngine(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
+// errSlow says that an engine took too long.
+var errSlow = errors.New("no answer in time")
+
+// runEngine runs an engine's command line for at most timeout, and returns what it prints.
+func runEngine(ctx context.Context, timeout time.Duration, stdin io.Reader, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.WaitDelay = stdin, time.Second
@@ -44,7 +50,7 @@ func runEngine(ctx context.Context, stdin io.Reader, args ...string) (string, er
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if ctx.Err() != nil {
-		err = errors.New("no answer in time")
+		err = errSlow
 	}
 	if err != nil {
 		line, _, _ := strings.Cut(strings.TrimSpace(errs.String()), "\n")
@@ -60,7 +66,9 @@ func findEngine(ctx context.Context, name string) (e Engine, found bool) {
 		return e, false
 	}
 	e.Name = name
-	ask := func(args ...string) (string, error) { return runEngine(ctx, nil, append([]string{name}, args...)...) }
+	ask := func(args ...string) (string, error) {
+		return runEngine(ctx, versionTimeout, nil, append([]string{name}, args...)...)
+	}
 	var err error
 	if e.Version, err = ask("version", "--format", map[string]string{"docker": "{{.Server.Version}}", "podman": "{{.Client.Version}}"}[name]); err != nil {
 		e.Version, e.NotChecked = "", err.Error()
@@ -94,18 +102,28 @@ const prefix = "wslmirror-field-"
 
 // start starts two containers: one is published everywhere, and one on localhost. They
 // end by themselves after some seconds. What it has begun is in e also if it fails.
+//
+// What an engine has begun it ends, also on ^C: what it would make afterwards could not be
+// removed.
 func (e *Engine) start(ctx context.Context, free *finder, seconds int) error {
+	interrupted := ctx.Err
+	ctx = context.WithoutCancel(ctx)
 	tarball, err := image()
 	if err != nil {
 		return err
 	}
-	if _, err := runEngine(ctx, tarball, e.Name, "import", "-", imageName); err != nil {
+	e.imported = true // as far as is known, also if there is no answer in time
+	if _, err := runEngine(ctx, engineTimeout, tarball, e.Name, "import", "-", imageName); err != nil {
+		e.imported = errors.Is(err, errSlow)
 		return err
 	}
 	for _, on := range []struct {
 		name string
 		addr netip.Addr
 	}{{"everywhere", netip.IPv4Unspecified()}, {"localhost", ruleset.Localhost}} {
+		if err := interrupted(); err != nil {
+			return err
+		}
 		port, err := free.bindable()
 		if err != nil {
 			return err
@@ -113,12 +131,12 @@ func (e *Engine) start(ctx context.Context, free *finder, seconds int) error {
 		c := Container{Name: prefix + e.Name + "-" + on.name, On: on.addr, Port: port}
 		e.Containers = append(e.Containers, c)
 		publish := fmt.Sprintf("%s:%d:80", on.addr, port)
-		_, err = runEngine(ctx, nil, e.Name, "run", "--detach", "--rm", "--pull=never", "--name", c.Name,
+		_, err = runEngine(ctx, engineTimeout, nil, e.Name, "run", "--detach", "--rm", "--pull=never", "--name", c.Name,
 			"--publish", publish, "--publish", publish+"/udp", imageName, "/mirrorlab", containerVerb, c.Name, strconv.Itoa(seconds))
 		if err != nil {
 			return err
 		}
-		out, err := runEngine(ctx, nil, e.Name, "inspect", "--format",
+		out, err := runEngine(ctx, engineTimeout, nil, e.Name, "inspect", "--format",
 			"{{.State.Pid}}{{range .NetworkSettings.Networks}} {{.IPAddress}} {{.Gateway}}{{end}}", c.Name)
 		if err != nil {
 			return err
@@ -142,12 +160,15 @@ func (e *Engine) start(ctx context.Context, free *finder, seconds int) error {
 func (e *Engine) remove(ctx context.Context) error {
 	var errs []error
 	for _, c := range e.Containers {
-		_, err := runEngine(ctx, nil, e.Name, "rm", "--force", c.Name)
+		_, err := runEngine(ctx, engineTimeout, nil, e.Name, "rm", "--force", c.Name)
 		if err != nil && strings.Contains(strings.ToLower(err.Error()), "no such container") {
 			err = nil // it never began
 		}
 		errs = append(errs, err)
 	}
-	_, err := runEngine(ctx, nil, e.Name, "image", "rm", "--force", imageName)
-	return errors.Join(append(errs, err)...)
+	if e.imported {
+		_, err := runEngine(ctx, engineTimeout, nil, e.Name, "image", "rm", "--force", imageName)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

@@ -58,7 +58,7 @@ func hold(proto string, port uint16) (close func() error, err error) {
 
 // askHeld asks Windows whether it may bind ports, and what it sends to Linux: a port that
 // nobody has, one on which Linux listens, and ports that are held on [::1].
-func askHeld(ctx context.Context, linux *lab.Host, mode netwatch.Mode, served uint16, free *finder) (list []Held, err error) {
+func askHeld(ctx context.Context, windows interop, linux *lab.Host, mode netwatch.Mode, served uint16, free *finder) (list []Held, err error) {
 	var held [3]uint16 // by TCP, by UDP, by nobody
 	for i := range held {
 		if held[i], err = free.quiet(); err != nil {
@@ -97,7 +97,7 @@ func askHeld(ctx context.Context, linux *lab.Host, mode netwatch.Mode, served ui
 		if errMPTCP != nil {
 			a.Detail = errMPTCP.Error()
 		} else {
-			a = byCurl(ctx, Question{From: Windows, Proto: "TCP", At: at(held[0]), Want: string(Linux)})
+			a = windows.byCurl(ctx, Question{From: Windows, Proto: "TCP", At: at(held[0]), Want: string(Linux)})
 		}
 		a.Bench = bench
 		list = append(list, Held{what, a})
@@ -124,7 +124,7 @@ func askHeld(ctx context.Context, linux *lab.Host, mode netwatch.Mode, served ui
 	for _, q := range questions {
 		tasks = append(tasks, q.task)
 	}
-	for i, a := range byPowerShell(ctx, tasks) {
+	for i, a := range windows.byPowerShell(ctx, tasks) {
 		a.Bench = questions[i].Outcomes
 		list = append(list, Held{questions[i].what, a})
 	}

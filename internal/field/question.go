@@ -11,11 +11,14 @@ import (
 // A Client is who sends requests.
 type Client string
 
-// The clients. Any other is a container's name.
+// The clients, beside containers.
 const (
 	Linux   Client = "Linux"
 	Windows Client = "Windows"
 )
+
+// containerOf is the container of an engine that is a client.
+func containerOf(engine string) Client { return Client("a container of " + engine) }
 
 // The columns of a report.
 const (
@@ -64,6 +67,8 @@ type Engine struct {
 	Version    string      `json:"version"`
 	NotChecked string      `json:"not_checked,omitempty"` // why there are no containers
 	Containers []Container `json:"containers,omitempty"`
+
+	imported bool // there may be an image of ours
 }
 
 // A Container is one of ours. It answers on TCP and UDP with its name.
@@ -114,7 +119,7 @@ func (s *Site) plan() (list []Question) {
 			if hal {
 				both(Windows, to+", by the LAN address", s.LAN, same(c.Port), c.Name, always)
 			}
-			inside := Client(c.Name)
+			inside := containerOf(e.Name)
 			both(inside, "a server of Windows that --to-windows names", c.Gateway, s.Named, string(Windows), func(string) [columns]Outcomes {
 				return [columns]Outcomes{fails, answers}
 			})

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,10 +102,17 @@ func (r *Report) measured(column int, figures map[string]*Figure) {
 // Judge compares all with the bench, and fills the summary in.
 func (r *Report) Judge() {
 	s := Summary{Agrees: r.Setup.Agrees}
+	unexpected := slices.Clone(r.Setup.Unexpected)
 	for _, l := range r.Setup.Missing {
-		s.Differs = append(s.Differs, "missing, and on the bench: "+l)
+		same := func(other string) bool { return subject(other) == subject(l) }
+		if i := slices.IndexFunc(unexpected, same); i >= 0 {
+			s.Differs = append(s.Differs, fmt.Sprintf("%s; on the bench: %s", unexpected[i], l))
+			unexpected = slices.Delete(unexpected, i, i+1)
+			continue
+		}
+		s.Differs = append(s.Differs, "missing: "+l)
 	}
-	for _, l := range r.Setup.Unexpected {
+	for _, l := range unexpected {
 		s.Differs = append(s.Differs, "not on the bench: "+l)
 	}
 	judge := func(what string, a Answer) {
@@ -114,12 +122,17 @@ func (r *Report) Judge() {
 		case Unknown:
 			s.Unknown++
 		default:
-			s.Differs = append(s.Differs, fmt.Sprintf("%s: %s, on the bench: %s", what, a.said(), a.Bench))
+			s.Differs = append(s.Differs, fmt.Sprintf("%s: %s; on the bench: %s", what, a.said(), a.Bench))
 		}
 	}
 	for i := range r.Rows {
+		q, before, after := r.Rows[i].Question.String(), r.Rows[i].Without, r.Rows[i].With
+		if before.Verdict() == Differs && after.Verdict() == Differs && before.said() == after.said() && before.Bench.String() == after.Bench.String() {
+			judge(q+", without wslmirror and with it", before)
+			continue
+		}
 		for column, a := range r.Rows[i].columns() {
-			judge(r.Rows[i].Question.String()+", "+heads[column], *a)
+			judge(q+", "+heads[column], *a)
 		}
 	}
 	for _, h := range r.Held {
@@ -127,6 +140,16 @@ func (r *Report) Judge() {
 	}
 	s.Unknown += len(r.Setup.NotChecked)
 	r.Summary = s
+}
+
+// subject is what a line of the setup is about: which sysctl, say.
+func subject(line string) string {
+	for _, verb := range []string{" = ", " is ", ": "} {
+		if before, _, found := strings.Cut(line, verb); found && !strings.HasPrefix(line, "ip rule ") {
+			return before
+		}
+	}
+	return line
 }
 
 var heads = [columns]string{without: "without wslmirror", with: "with wslmirror"}
@@ -153,11 +176,7 @@ func (r *Report) Markdown() string {
 	}
 	s := r.Summary
 	p("# wslmirror on a real Windows: %s\n", r.Mode)
-	if len(s.Differs) == 0 {
-		p("All agrees with the bench: %d of %d. %d not judged.", s.Agrees, s.Agrees, s.Unknown)
-	} else {
-		p("**%d differ** from the bench, %d agree, %d not judged.", len(s.Differs), s.Agrees, s.Unknown)
-	}
+	p("**Differs from the bench: %d.** Agrees: %d. Not judged: %d.", len(s.Differs), s.Agrees, s.Unknown)
 	list("Differs:", s.Differs)
 	list("Agrees:", r.agreeing())
 	list("Not checked:", r.NotChecked)
@@ -188,10 +207,13 @@ func (r *Report) Markdown() string {
 	list("Not on the bench:", r.Setup.Unexpected)
 	list("Of others:", r.Setup.Beside)
 	list("Not checked:", r.Setup.NotChecked)
-	if len(r.Speeds) > 0 {
+	if slices.ContainsFunc(r.Speeds, func(s Speed) bool { return s.Without != nil || s.With != nil }) {
 		p("\n## How fast, roughly\n\nRequests on one connection, one after the other, for less than a second.\n")
 		p("| path | without: median | requests/s | with: median | requests/s |\n|---|--:|--:|--:|--:|")
 		for _, s := range r.Speeds {
+			if s.Without == nil && s.With == nil {
+				continue
+			}
 			p("| %s | %s | %s |", cell(s.Path), s.Without, s.With)
 		}
 	}
@@ -259,8 +281,13 @@ func (f *Figure) String() string {
 // cell is s in one cell of a table.
 func cell(s string) string { return strings.ReplaceAll(text.Line(s), "|", `\|`) }
 
-// JSON is the report for programs.
+// JSON is the report for programs. No list is null.
 func (r *Report) JSON() ([]byte, error) {
+	for _, list := range []*[]string{&r.NotChecked, &r.Summary.Differs, &r.Setup.Missing, &r.Setup.Unexpected, &r.Setup.Beside, &r.Setup.NotChecked} {
+		*list = append([]string{}, *list...)
+	}
+	r.Engines, r.Rows = append([]Engine{}, r.Engines...), append([]Row{}, r.Rows...)
+	r.Held, r.Speeds = append([]Held{}, r.Held...), append([]Speed{}, r.Speeds...)
 	b, err := json.MarshalIndent(r, "", "  ")
 	return append(text.JSON(b), '\n'), err
 }

@@ -102,8 +102,12 @@ type run struct {
 	undo []func(context.Context) error // in reverse
 }
 
+// A LeftError says what could not be put back.
+type LeftError struct{ error }
+
 // Run asks everything, puts everything back and returns what came of it. If ctx is done
-// before the end, it puts everything back and returns the error of ctx.
+// before the end, it puts everything back and returns the error of ctx. If it cannot put
+// everything back, it returns a LeftError, with the report if there is one.
 func (l *Look) Run(ctx context.Context, opts Options) (report *Report, err error) {
 	r := &run{Options: opts, Look: l, hosts: map[Client]*lab.Host{}, report: newReport(l)}
 	defer func() {
@@ -115,9 +119,10 @@ func (l *Look) Run(ctx context.Context, opts Options) (report *Report, err error
 			}
 			return err
 		})
-		if err = errors.Join(err, e); err != nil {
-			report = nil
+		if e != nil {
+			e = LeftError{fmt.Errorf("not everything could be put back: %w", e)}
 		}
+		err = errors.Join(err, e)
 	}()
 	for _, s := range []struct {
 		what string
@@ -141,6 +146,8 @@ func (l *Look) Run(ctx context.Context, opts Options) (report *Report, err error
 	}
 	return r.report, nil
 }
+
+func (r *run) windows() interop { return interop{r.Windows[curl], r.Windows[powershell]} }
 
 // later has undo run at the end.
 func (r *run) later(undo func(context.Context) error) { r.undo = append(r.undo, undo) }
@@ -175,7 +182,7 @@ func (r *run) serve(ctx context.Context) (err error) {
 		}
 		await(ctx, r.linux, proto, at(r.site.Linux))
 	}
-	s, err := serveInWindows(ctx, lasts)
+	s, err := r.windows().serve(ctx, lasts)
 	if err != nil {
 		r.report.note("servers of Windows", err)
 		return nil
@@ -191,11 +198,13 @@ func (r *run) serve(ctx context.Context) (err error) {
 func (r *run) startContainers(ctx context.Context) error {
 	for _, e := range r.Engines {
 		if e.NotChecked == "" {
-			r.later(func(ctx context.Context) error { return e.remove(ctx) })
-			err := e.start(ctx, r.free, lasts)
+			began := e // what start notes in it
+			r.later(func(ctx context.Context) error { return began.remove(ctx) })
+			err := began.start(ctx, r.free, lasts)
+			e.Containers = began.Containers
 			for _, c := range e.Containers {
 				if err == nil {
-					err = r.enter(ctx, c)
+					err = r.enter(ctx, e.Name, c)
 				}
 			}
 			if err != nil {
@@ -214,14 +223,16 @@ func (r *run) startContainers(ctx context.Context) error {
 	return nil
 }
 
-// enter makes a container a client, and waits until it serves.
-func (r *run) enter(ctx context.Context, c Container) error {
+// enter makes the container that is published everywhere a client, and waits until it serves.
+func (r *run) enter(ctx context.Context, engine string, c Container) error {
 	h, err := lab.HostOf(c.Name, c.pid)
 	if err != nil {
 		return err
 	}
 	r.later(func(context.Context) error { return h.Close() })
-	r.hosts[Client(c.Name)] = h
+	if c.On.IsUnspecified() {
+		r.hosts[containerOf(engine)] = h
+	}
 	for deadline := time.Now().Add(daemonTimeout); ; time.Sleep(20 * time.Millisecond) {
 		_, err := h.Ask("tcp", "127.0.0.1:80", patience)
 		if err == nil {
@@ -270,14 +281,14 @@ func lanAddress(o *doctor.Observation) (addr netip.Addr) {
 
 func (r *run) ask(ctx context.Context, column int) error {
 	list := r.report.questions
-	got := askAll(ctx, list, column, r.hosts)
+	got := askAll(ctx, list, column, r.hosts, r.windows())
 	r.report.answer(column, got)
 	r.report.measured(column, measureAll(ctx, list, got, r.hosts))
 	return nil
 }
 
 func (r *run) askHeld(ctx context.Context) (err error) {
-	r.report.Held, err = askHeld(ctx, r.linux, r.Mode, r.site.Linux, r.free)
+	r.report.Held, err = askHeld(ctx, r.windows(), r.linux, r.Mode, r.site.Linux, r.free)
 	if err != nil {
 		r.report.note("held ports", err)
 	}

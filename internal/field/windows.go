@@ -3,6 +3,7 @@ package field
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed" // for the scripts
 	"encoding/base64"
@@ -58,8 +59,12 @@ func encoded(script string) []string {
 	return []string{"-NoLogo", "-NoProfile", "-NonInteractive", "-OutputFormat", "Text", "-EncodedCommand", base64.StdEncoding.EncodeToString(b)}
 }
 
-// askFromWindows asks as programs in Windows.
-func askFromWindows(ctx context.Context, list []Question, column int) []Answer {
+// An interop is Windows as a client. Each field says why that program cannot be run, ""
+// if it can: what hangs once is not run again.
+type interop struct{ curl, powershell string }
+
+// ask asks as programs in Windows.
+func (w interop) ask(ctx context.Context, list []Question, column int) []Answer {
 	out := make([]Answer, len(list))
 	var tasks []task
 	var ofTasks []int
@@ -74,7 +79,7 @@ func askFromWindows(ctx context.Context, list []Question, column int) []Answer {
 			atOnce <- struct{}{}
 			defer func() { <-atOnce }()
 			for range tries {
-				out[i] = byCurl(ctx, q)
+				out[i] = w.byCurl(ctx, q)
 				if !slices.Contains(q.Bench[column], Answers) || out[i].Outcome == Answers || out[i].Outcome == NotChecked {
 					break
 				}
@@ -82,7 +87,7 @@ func askFromWindows(ctx context.Context, list []Question, column int) []Answer {
 		})
 	}
 	asking.Go(func() {
-		for j, a := range byPowerShell(ctx, tasks) {
+		for j, a := range w.byPowerShell(ctx, tasks) {
 			i := ofTasks[j]
 			if out[i] = a; a.Outcome == Answers && a.Detail != list[i].Want {
 				out[i].Outcome = ByAnother
@@ -96,7 +101,10 @@ func askFromWindows(ctx context.Context, list []Question, column int) []Answer {
 }
 
 // byCurl asks by HTTP, and wants the server's name.
-func byCurl(ctx context.Context, q Question) Answer {
+func (w interop) byCurl(ctx context.Context, q Question) Answer {
+	if w.curl != "" {
+		return Answer{Outcome: NotChecked, Detail: w.curl}
+	}
 	began := time.Now()
 	out, code, err := windows.Run(ctx, curlTimeout, curl, "--silent", "--noproxy", "*",
 		"--max-time", fmt.Sprintf("%.1f", windowsPatience.Seconds()), "--write-out", "\n%{time_total}\n", "http://"+q.At.String()+"/")
@@ -147,12 +155,12 @@ type task struct {
 
 // byPowerShell has one PowerShell do all tasks, one after the other. The detail of what
 // answers is who it was.
-func byPowerShell(ctx context.Context, tasks []task) []Answer {
+func (w interop) byPowerShell(ctx context.Context, tasks []task) []Answer {
 	out := make([]Answer, len(tasks))
 	for i := range out {
-		out[i] = Answer{Outcome: NotChecked, Detail: "PowerShell said nothing of it"}
+		out[i] = Answer{Outcome: NotChecked, Detail: cmp.Or(w.powershell, "PowerShell said nothing of it")}
 	}
-	if len(tasks) == 0 {
+	if len(tasks) == 0 || w.powershell != "" {
 		return out
 	}
 	var lines []string
@@ -215,9 +223,12 @@ type windowsServer struct {
 	done          chan struct{}
 }
 
-// serveInWindows starts servers on Windows' 127.0.0.1. They end by themselves after some
+// serve starts servers on Windows' 127.0.0.1. They end by themselves after some
 // time, whatever becomes of this process.
-func serveInWindows(ctx context.Context, seconds int) (*windowsServer, error) {
+func (w interop) serve(ctx context.Context, seconds int) (*windowsServer, error) {
+	if w.powershell != "" {
+		return nil, errors.New(w.powershell)
+	}
 	script := fmt.Sprintf("$seconds = %d\n", seconds) + listenerScript
 	cmd, err := windows.Command(ctx, powershell, encoded(script)...)
 	if err != nil {
