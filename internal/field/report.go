@@ -22,6 +22,8 @@ type Report struct {
 	WSL     string    `json:"wsl"`     // its version
 	Windows string    `json:"windows"` // its version
 	Kernel  string    `json:"kernel"`
+	// SourcePorts are ip_local_port_range, "" if that is not known.
+	SourcePorts string `json:"source_ports"`
 
 	Summary    Summary  `json:"summary"`
 	Engines    []Engine `json:"engines"`
@@ -183,7 +185,7 @@ func (r *Report) Markdown() string {
 
 	p("\n| | |\n|---|---|")
 	for _, f := range [][2]string{
-		{"WSL", r.WSL}, {"Windows", r.Windows}, {"kernel", r.Kernel}, {"mode, by the kernel", r.Mode}, {"mode, by wslinfo", r.WSLInfo},
+		{"WSL", r.WSL}, {"Windows", r.Windows}, {"kernel", r.Kernel}, {"source ports", r.SourcePorts}, {"mode, by the kernel", r.Mode}, {"mode, by wslinfo", r.WSLInfo},
 		{"mirrorlab", r.Version}, {"date", r.Date.Format(time.DateOnly)},
 	} {
 		p("| %s | %s |", f[0], cell(f[1]))
@@ -283,7 +285,7 @@ func cell(s string) string { return strings.ReplaceAll(text.Line(s), "|", `\|`) 
 
 // JSON is the report for programs. No list is null.
 func (r *Report) JSON() ([]byte, error) {
-	for _, list := range []*[]string{&r.NotChecked, &r.Summary.Differs, &r.Setup.Missing, &r.Setup.Unexpected, &r.Setup.Beside, &r.Setup.NotChecked} {
+	for _, list := range []*[]string{&r.NotChecked, &r.Summary.Differs, &r.Setup.Lines, &r.Setup.Missing, &r.Setup.Unexpected, &r.Setup.Beside, &r.Setup.NotChecked} {
 		*list = append([]string{}, *list...)
 	}
 	r.Engines, r.Rows = append([]Engine{}, r.Engines...), append([]Row{}, r.Rows...)

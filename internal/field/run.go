@@ -255,6 +255,9 @@ func (r *run) look(ctx context.Context) error {
 		return errors.New("another wslmirror runs, perhaps in another distribution: stop it first")
 	}
 	r.report.Setup = compareSetup(r.seen)
+	if b := r.seen.Block; b.Err == nil {
+		r.report.SourcePorts = fmt.Sprintf("%d-%d", b.Value.First, b.Value.Last)
+	}
 	r.site.Published, r.site.Passes = rules.Published, rules.Passes
 	r.site.LAN = lanAddress(r.seen)
 	if !r.site.LAN.IsValid() {

@@ -19,7 +19,8 @@ import (
 // A Setup compares what WSL has set up with what it sets up on the bench, in lines for
 // people.
 type Setup struct {
-	Agrees     int      `json:"agrees"` // how many lines
+	Lines      []string `json:"lines"`  // all that was seen
+	Agrees     int      `json:"agrees"` // how many of them
 	Missing    []string `json:"missing"`
 	Unexpected []string `json:"unexpected"`
 	// Beside are ip rules that are not WSL's.
@@ -56,6 +57,7 @@ func compareSetup(o *doctor.Observation) (s Setup) {
 		want = append(want, modelChains(o.Net.Value.Mode, nics)...)
 		got = append(got, chains(o.Ruleset.Value, o.Net.Value)...)
 	}
+	s.Lines = slices.Sorted(slices.Values(got))
 	s.Missing, s.Unexpected = subtract(want, got), subtract(got, want)
 	s.Agrees = len(want) - len(s.Missing)
 	return s

@@ -71,7 +71,7 @@ func measure(host *lab.Host, proto string, to netip.AddrPort) *Figure {
 // where its URL has a range.
 func measureByCurl(ctx context.Context, to netip.AddrPort) *Figure {
 	out, _, err := windows.Run(ctx, curlSpeedTime, curl, "--silent", "--noproxy", "*",
-		"--max-time", "2", "--write-out", "\n#%{http_code} %{time_total}\n", fmt.Sprintf("http://%s/?[1-%d]", to, curlRequests))
+		"--max-time", "2", "--write-out", `\n#%{http_code} %{time_total}\n`, fmt.Sprintf("http://%s/?[1-%d]", to, curlRequests))
 	if err != nil {
 		return nil
 	}

@@ -107,7 +107,7 @@ func (w interop) byCurl(ctx context.Context, q Question) Answer {
 	}
 	began := time.Now()
 	out, code, err := windows.Run(ctx, curlTimeout, curl, "--silent", "--noproxy", "*",
-		"--max-time", fmt.Sprintf("%.1f", windowsPatience.Seconds()), "--write-out", "\n%{time_total}\n", "http://"+q.At.String()+"/")
+		"--max-time", fmt.Sprintf("%.1f", windowsPatience.Seconds()), "--write-out", `\n%{time_total}\n`, "http://"+q.At.String()+"/")
 	if err != nil {
 		return Answer{Outcome: NotChecked, Detail: err.Error()}
 	}
