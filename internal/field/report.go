@@ -129,8 +129,8 @@ func (r *Report) Judge() {
 	}
 	for i := range r.Rows {
 		q, before, after := r.Rows[i].Question.String(), r.Rows[i].Without, r.Rows[i].With
-		if before.Verdict() == Differs && after.Verdict() == Differs && before.said() == after.said() && before.Bench.String() == after.Bench.String() {
-			judge(q+", without wslmirror and with it", before)
+		if before.Verdict() == Differs && after.Verdict() == Differs && slices.Equal(before.Bench, after.Bench) {
+			judge(fmt.Sprintf("%s, without wslmirror: %s, with it", q, before.said()), after)
 			continue
 		}
 		for column, a := range r.Rows[i].columns() {
