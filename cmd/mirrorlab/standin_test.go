@@ -186,6 +186,9 @@ func playListener() error {
 		}()
 	}
 	fmt.Print(ready, "\r\n")
-	<-bye
+	select {
+	case <-bye:
+	case <-time.After(10 * time.Minute): // as the script, if nobody says it
+	}
 	return nil
 }

@@ -1,7 +1,6 @@
 # $tasks are lines of: number, kind, address, port, milliseconds to wait, how often.
 # One line is printed for each: number, outcome, detail, microseconds (of several
-# requests the median). Nothing that is
-# printed depends on the language of Windows.
+# requests the median). Nothing in these lines depends on the language of Windows.
 $ErrorActionPreference = 'Stop'; $ProgressPreference = 'SilentlyContinue'
 $question = [Text.Encoding]::ASCII.GetBytes("who are you`n")
 foreach ($task in $tasks) {
