@@ -81,6 +81,9 @@ for ARCH in $arches; do
 	GOOS=linux GOARCH=$ARCH go build -trimpath -buildvcs=false \
 		-ldflags "-s -w -X main.version=$VERSION" \
 		-o "$BUILD/wslmirror" ./cmd/wslmirror
+	GOOS=linux GOARCH=$ARCH go build -trimpath -buildvcs=false -tags noplot \
+		-ldflags "-s -w -X main.version=$VERSION" \
+		-o "$BUILD/mirrorlab" ./cmd/mirrorlab
 	gzip -9nc packaging/wslmirror.8 >"$BUILD/wslmirror.8.gz"
 	gzip -9nc packaging/wslmirror-json.5 >"$BUILD/wslmirror-json.5.gz"
 	gzip -9nc CHANGELOG.md >"$BUILD/changelog.gz"

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +39,7 @@ const wantDeb = `
 -rw-r--r-- root root /usr/share/wslmirror/schema/trace.json
 -rw-r--r-- root root /usr/share/zsh/vendor-completions/_wslmirror
 -rwxr-xr-x root root /usr/bin/wslmirror
+-rwxr-xr-x root root /usr/libexec/wslmirror/mirrorlab
 `
 
 // In the last column: c configuration, n not replaced, d documentation, l license.
@@ -60,6 +62,8 @@ const wantRPM = `
 -rw-r--r-- root root /usr/share/wslmirror/schema/trace.json 
 -rw-r--r-- root root /usr/share/zsh/site-functions/_wslmirror 
 -rwxr-xr-x root root /usr/bin/wslmirror 
+-rwxr-xr-x root root /usr/libexec/wslmirror/mirrorlab 
+drwxr-xr-x root root /usr/libexec/wslmirror 
 drwxr-xr-x root root /usr/share/doc/wslmirror 
 drwxr-xr-x root root /usr/share/licenses/wslmirror 
 drwxr-xr-x root root /usr/share/wslmirror 
@@ -146,29 +150,44 @@ func debFiles(t *testing.T, deb string) string {
 // program extracts the program for the architecture, in Go's words.
 func program(t *testing.T, goarch string) string {
 	t.Helper()
+	return filepath.Join(extracted(t, goarch), "usr/bin/wslmirror")
+}
+
+// bench extracts mirrorlab.
+func bench(t *testing.T, goarch string) string {
+	t.Helper()
+	return filepath.Join(extracted(t, goarch), "usr/libexec/wslmirror/mirrorlab")
+}
+
+// extracted is a folder with the files of the deb for the architecture.
+func extracted(t *testing.T, goarch string) string {
+	t.Helper()
 	version, rel := release(t)
 	dir := t.TempDir()
 	run(t, "dpkg-deb", "--extract",
 		filepath.Join(packages(t, dist), fmt.Sprintf("wslmirror_%s-%s_%s.deb", version, rel, goarch)), dir)
-	return filepath.Join(dir, "usr/bin/wslmirror")
+	return dir
 }
 
 func TestProgram(t *testing.T) {
 	need(t, "dpkg-deb")
 	for goarch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
-		f, err := elf.Open(program(t, goarch))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if f.Machine != machine {
-			t.Errorf("%s: the machine is %v", goarch, f.Machine)
-		}
-		if libs, _ := f.ImportedLibraries(); len(libs) > 0 || f.Section(".interp") != nil {
-			t.Errorf("%s: not linked statically: %q", goarch, libs)
-		}
-		if f.Section(".symtab") != nil || f.Section(".debug_info") != nil {
-			t.Errorf("%s: not stripped", goarch)
+		for _, path := range []string{program(t, goarch), bench(t, goarch)} {
+			f, err := elf.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			name := goarch + ": " + filepath.Base(path)
+			if f.Machine != machine {
+				t.Errorf("%s: the machine is %v", name, f.Machine)
+			}
+			if libs, _ := f.ImportedLibraries(); len(libs) > 0 || f.Section(".interp") != nil {
+				t.Errorf("%s: not linked statically: %q", name, libs)
+			}
+			if f.Section(".symtab") != nil || f.Section(".debug_info") != nil {
+				t.Errorf("%s: not stripped", name)
+			}
 		}
 	}
 }
@@ -197,12 +216,16 @@ func TestVersion(t *testing.T) {
 func TestCopyright(t *testing.T) {
 	need(t, "dpkg-deb")
 	want := []string{"std"}
-	info, err := buildinfo.ReadFile(ownProgram(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dep := range info.Deps {
-		want = append(want, dep.Path)
+	for _, path := range []string{ownProgram(t), bench(t, runtime.GOARCH)} {
+		info, err := buildinfo.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dep := range info.Deps {
+			if !slices.Contains(want, dep.Path) {
+				want = append(want, dep.Path)
+			}
+		}
 	}
 	b, err := os.ReadFile("copyright")
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/field"
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
 )
@@ -28,6 +29,7 @@ const (
 
 func main() {
 	sandbox.Enter()
+	field.Enter()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
@@ -54,6 +56,7 @@ var verbs = []verb{
 	{"bench", runBench},
 	{"chaos", runChaos},
 	{"soak", runSoak},
+	{"field", runField},
 	{"help", printHelp},
 }
 

@@ -17,6 +17,7 @@ Usage:
                   [--rest TIME] [--mode MODE] [--verbose] [--wslmirror PATH]
   mirrorlab soak [--for TIME] [--path proxy|direct] [--seed N]
                  [--mode MODE] [--wslmirror PATH]
+  mirrorlab field [--yes] [--report NAME] [--wslmirror PATH]
   mirrorlab help
 
 Commands:
@@ -69,23 +70,31 @@ Commands:
              --for 30m           how long
              --path direct       the daemons' path
              --seed N            what comes and goes (1)
+  field    Compare a real WSL with the bench, in two minutes: send requests
+           between Linux, containers of Docker and Podman, and Windows (by
+           curl.exe and PowerShell), without wslmirror and with it. It says
+           what it will do, and asks; it puts everything back. The report has
+           no names of users and hosts and no public addresses.
+             --yes               do not ask
+             --report NAME       write NAME.md and NAME.json (wslmirror-field)
   help     Print this.
 
 MODE is mirrored (the default, but for matrix and directions), mirrored-hal
 (mirrored with hostAddressLoopback=true) or consomme (virtioproxy until WSL
 2.9).
 
-All need root and a kernel with nf_tables. None needs Windows, WSL, or a
-container engine on this machine. All but the shell run wslmirror with the
-rights of its service, for which they need setpriv and, except for the demo,
+All need root and a kernel with nf_tables. None but field needs Windows, WSL, or
+a container engine on this machine. All but shell and field run wslmirror with
+the rights of its service, for which they need setpriv and, except for the demo,
 systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
 soak also need nft, ip and unshare. The matrix, directions and bench run engines
-from Debian trees and from source, in a cache. This machine's own network is not
-touched. Nothing is left behind, except a folder in $TMPDIR if mirrorlab is
+from Debian trees and from source, in a cache. None but field touches this
+machine's own network. Nothing is left behind, except a folder in $TMPDIR if mirrorlab is
 killed. NO_COLOR turns colours off.
 
 Exit status:
-  0  success; for all but shell and bench: everything is right
+  0  success; for all but shell and bench: everything is right; for field: nothing
+     differs from the bench
   1  failure, or interrupted
   2  wrong usage
   shell has the exit status of its shell

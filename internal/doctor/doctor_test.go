@@ -210,9 +210,9 @@ func TestChecks(t *testing.T) {
 		o.Service.Value.Trouble, o.Daemons.Value = "the service has failed", 0
 	}
 	lacks := func(o obs) {
-		const do = "sudo modprobe -a nft_ct"
+		fix := []string{"sudo modprobe -a nft_ct"}
 		o.Status.Value.Degraded = []status.Lack{
-			{What: "localhost from Linux", Reason: "this kernel lacks nft_ct", Do: do}, {What: "closed ports", Reason: "this kernel lacks nft_ct", Do: do},
+			{Feature: "localhost from Linux", Reason: "this kernel lacks nft_ct", Fix: fix}, {Feature: "closed ports", Reason: "this kernel lacks nft_ct", Fix: fix},
 		}
 	}
 	failed := func(o obs) { o.Service.Value.Trouble = "the service has failed: no such flag" }

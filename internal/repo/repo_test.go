@@ -93,6 +93,7 @@ func TestLayers(t *testing.T) {
 		{"internal/windows", nil, []string{nftables, netlink, systemd, "net/http", module + "/internal"}, []string{text}},
 		{"internal/status", nil, []string{nftables, netlink, systemd}, nil},
 		{"internal/doctor", []string{netlink, nftables, "flag"}, []string{systemd, module + "/cmd", module + "/internal/mirror", module + "/internal/lab", "net/http"}, nil},
+		{"internal/field", []string{netlink, "flag"}, []string{systemd, module + "/cmd", module + "/internal/mirror", "net/http", "testing"}, nil},
 		{"internal/lab", nil, []string{module + "/nft", module + "/netwatch", module + "/internal/mirror"}, nil},
 		{"internal/lab/chaos", nil, []string{module + "/nft", module + "/netwatch", module + "/internal/mirror", module + "/internal/status"}, nil},
 	}

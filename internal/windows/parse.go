@@ -1,6 +1,7 @@
 // Package windows asks Windows about its ports and WSL about its network. It runs
 // programs: netsh.exe and netstat.exe through WSL's interop, and wslinfo. It only reads
-// and opens no connection. The daemon must not use it.
+// and opens no connection, except for what callers of Run and Command run. The daemon
+// must not use it.
 package windows
 
 import (

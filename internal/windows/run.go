@@ -25,6 +25,8 @@ const (
 	// system32 has Windows' programs. It is used if PATH does not contain them, as
 	// under sudo or with appendWindowsPath=false in /etc/wsl.conf.
 	system32 = "/mnt/c/Windows/System32"
+	// powershell is where powershell.exe is, within system32.
+	powershell = "WindowsPowerShell/v1.0"
 
 	// Timeout is how long a program may take. Interop answers much faster, or not at
 	// all.
@@ -160,8 +162,55 @@ func ask[T any](ctx context.Context, parse func([]byte) (T, error), program stri
 
 // run returns the output of a program.
 func run(ctx context.Context, program string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	out, code, err := Run(ctx, Timeout, program, args...)
+	if err != nil || code == 0 {
+		return out, err
+	}
+	detail := fmt.Sprintf("exit status %d", code)
+	if line := firstLine(out); line != "" {
+		detail += ": " + line
+	}
+	return nil, &Error{program, Failing, detail}
+}
+
+// Run runs a program for at most timeout, and returns what it printed on both its
+// outputs and its exit status. The error is an *Error, of what kept it from its end.
+func Run(ctx context.Context, timeout time.Duration, program string, args ...string) (out []byte, code int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	cmd, err := Command(ctx, program, args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	to := &limited{most: mostOutput}
+	cmd.Stdout, cmd.Stderr = to, to
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case to.full:
+		return nil, 0, &Error{program, Unexpected, fmt.Sprintf("it printed more than %d MiB", mostOutput>>20)}
+	case err == nil:
+		return to.Bytes(), 0, nil
+	case ctx.Err() != nil, errors.Is(err, exec.ErrWaitDelay):
+		return nil, 0, &Error{program, Slow, ""}
+	case errors.As(err, &exit) && exit.Exited():
+		return to.Bytes(), exit.ExitCode(), nil
+	case errors.Is(err, unix.ENOEXEC):
+		// No handler for Windows' programs is registered (binfmt_misc).
+		return nil, 0, &Error{program, Disabled, ""}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, 0, &Error{program, NotPermitted, ""}
+	}
+	detail := err.Error()
+	if line := firstLine(to.Bytes()); line != "" {
+		detail += ": " + line
+	}
+	return nil, 0, &Error{program, Failing, detail}
+}
+
+// Command finds a program and returns a command that runs it until ctx is done. The
+// error is an *Error.
+func Command(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
 	path, err := findIn(ctx, program)
 	if ctx.Err() != nil {
 		return nil, &Error{program, Slow, ""}
@@ -174,27 +223,7 @@ func run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	// Interop passes on the working directory. If that is a Linux folder, Windows first
 	// starts a file server.
 	cmd.Dir = filepath.Dir(path)
-	out := &limited{most: mostOutput}
-	cmd.Stdout, cmd.Stderr = out, out
-	err = cmd.Run()
-	switch {
-	case err == nil && !out.full:
-		return out.Bytes(), nil
-	case out.full:
-		return nil, &Error{program, Unexpected, fmt.Sprintf("it printed more than %d MiB", mostOutput>>20)}
-	case ctx.Err() != nil, errors.Is(err, exec.ErrWaitDelay):
-		return nil, &Error{program, Slow, ""}
-	case errors.Is(err, unix.ENOEXEC):
-		// No handler for Windows programs is registered (binfmt_misc).
-		return nil, &Error{program, Disabled, ""}
-	case errors.Is(err, fs.ErrPermission):
-		return nil, &Error{program, NotPermitted, ""}
-	}
-	detail := err.Error()
-	if line := firstLine(out.Bytes()); line != "" {
-		detail += ": " + line
-	}
-	return nil, &Error{program, Failing, detail}
+	return cmd, nil
 }
 
 // findIn is find with a context: PATH may contain folders on Windows drives, which may
@@ -223,8 +252,12 @@ func find(program string) (string, error) {
 	if err == nil || !strings.HasSuffix(program, ".exe") {
 		return path, err
 	}
-	path = filepath.Join(system32, program)
-	_, err = os.Stat(path)
+	for _, dir := range []string{system32, filepath.Join(system32, powershell)} {
+		path = filepath.Join(dir, program)
+		if _, err = os.Stat(path); err == nil {
+			break
+		}
+	}
 	return path, err
 }
 
