@@ -93,8 +93,8 @@ machine's own network. Nothing is left behind, except a folder in $TMPDIR if mir
 killed. NO_COLOR turns colours off.
 
 Exit status:
-  0  success; for all but shell and bench: everything is right; for field: nothing
-     differs from the bench
+  0  success; for all but shell and bench: everything is right; for field:
+     nothing differs from the bench
   1  failure, or interrupted
   2  wrong usage
   shell has the exit status of its shell
