@@ -24,7 +24,7 @@ type lease struct {
 	lacks  nft.Features    // what the kernel did not support at the time asked
 	asked  time.Time
 	beacon *beacon      // nil while this daemon does not serve
-	watch  *beaconWatch // on the daemon that serves
+	watch  *beaconWatch // watches the daemon that serves
 }
 
 // askAgain is how long to assume that the kernel still lacks a feature. Each check starts
