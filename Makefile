@@ -3,7 +3,8 @@
 # sudo often leaves Go out of root's PATH.
 export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
 GO ?= go
-# The tools have a go.mod of their own: none of what they need is in the product's.
+# The tools have a go.mod of their own, so that the product does not need their
+# modules.
 TOOL := $(GO) tool -modfile=packaging/tools/go.mod
 VERSION := $(shell sed -n 's/^- semver: \([^-]*\).*/\1/p' packaging/changelog.yaml | head -n 1)
 LDFLAGS := -s -w -X main.version=$(VERSION)

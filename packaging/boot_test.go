@@ -17,8 +17,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// The life of the package in a distribution that systemd has booted, from
-// installing it to the purge, with a real Docker beside it.
+// The life of the package, from installation to purge, in a distribution that systemd has
+// booted and that runs a real Docker.
 func TestBooted(t *testing.T) {
 	labtest.NeedTree(t)
 	deb, newer := pkg(t, packages(t, dist), "deb"), pkg(t, packages(t, distHigher), "deb")
@@ -57,7 +57,7 @@ func TestBooted(t *testing.T) {
 	}
 }
 
-// To install it is not to start it: that is the user's to say.
+// Installing does not start the service: the user decides that.
 func installs(t *testing.T, s service, deb string) {
 	s.unpack(deb)
 	for property, want := range map[string]string{"UnitFileState": "disabled", "ActiveState": "inactive"} {
@@ -68,13 +68,13 @@ func installs(t *testing.T, s service, deb string) {
 	if got := s.status().State; got != status.Stopped {
 		t.Errorf("the state is %s", got)
 	}
-	// With the units of this distribution: nothing unknown, no cycle.
+	// With this distribution's units: nothing unknown, no cycle.
 	if out := s.run("systemd-analyze", "verify", "--man=no", "wslmirror.service"); out != "" {
 		t.Errorf("systemd-analyze verify says:\n%s", out)
 	}
 }
 
-// Where this is not WSL the service does not start, and says why.
+// Outside WSL the service does not start, and says why.
 func skipsElsewhere(t *testing.T, s service) {
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
@@ -98,7 +98,7 @@ func skipsElsewhere(t *testing.T, s service) {
 	}
 }
 
-// What the user sees after the one command that he has been told.
+// What the user sees after the one command that the package tells him to run.
 func enables(t *testing.T, s service) {
 	if answer, err := s.bench.Windows.Ask("tcp", "127.0.0.1:8080", 200*time.Millisecond); err == nil {
 		t.Errorf("Windows is answered without wslmirror: %q", answer)
@@ -141,8 +141,8 @@ func enables(t *testing.T, s service) {
 	}
 }
 
-// WSL starts it where systemd does not, by the command that INSTALL names. It has the
-// rights of the service all the same.
+// WSL starts the daemon where systemd does not, with the command that INSTALL gives. Its
+// rights are still those of the service.
 func runsByHand(t *testing.T, s service, before map[string]string) {
 	b, err := os.ReadFile("INSTALL")
 	if err != nil {
@@ -153,7 +153,7 @@ func runsByHand(t *testing.T, s service, before map[string]string) {
 		t.Fatal("INSTALL names no command")
 	}
 	s.run("mkdir", "/run/WSL")
-	// As WSL does it (ConfigInitializeInstance in src/linux/init/config.cpp).
+	// WSL runs it like this (ConfigInitializeInstance in src/linux/init/config.cpp).
 	s.run("sh", "-c", `setsid /bin/sh -c "$1" </dev/null >/dev/null 2>&1 &`, "sh", string(m[1]))
 	now := s.await(status.Active, 0)
 	pid := strconv.Itoa(now.PID)
@@ -174,7 +174,7 @@ func runsByHand(t *testing.T, s service, before map[string]string) {
 	s.run("rm", "-r", "/var/log/wslmirror.log", "/run/wslmirror", "/run/WSL")
 }
 
-// The running process has what the unit leaves it, and no more.
+// The running process has the rights that the unit leaves it, and no more.
 func isConfined(t *testing.T, s service) {
 	hasOneRight(t, s, s.show("MainPID"))
 	out := s.run("systemd-analyze", "security", "wslmirror")
@@ -195,7 +195,7 @@ func hasOneRight(t *testing.T, s service, pid string) {
 	for _, want := range []string{
 		"CapInh:\t0+1000", "CapPrm:\t0+1000", "CapEff:\t0+1000", "CapBnd:\t0+1000", "CapAmb:\t0+1000", // 1 << CAP_NET_ADMIN
 		"NoNewPrivs:\t1",
-		"Seccomp:\t2", // by a filter
+		"Seccomp:\t2", // a filter is loaded
 		"Uid:(\t[1-9][0-9]*){4}",
 		"Gid:(\t[1-9][0-9]*){4}",
 		"Umask:\t0077",
@@ -206,7 +206,7 @@ func hasOneRight(t *testing.T, s service, pid string) {
 	}
 }
 
-// Whatever kills it, it comes back.
+// Whatever kills the service, systemd restarts it.
 func comesBack(t *testing.T, s service) {
 	pid := s.status().PID
 	table := watchTable(t, s.bench)
@@ -215,22 +215,22 @@ func comesBack(t *testing.T, s service) {
 	t.Logf("back after %v", table.gap(t))
 }
 
-// What a crash leaves in the kernel goes without the daemon's help.
+// What a crash leaves in the kernel is removed without the daemon.
 func leavesNothing(t *testing.T, s service, before map[string]string) {
 	s.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "wslmirror")
-	s.run("systemctl", "stop", "wslmirror") // before it comes back
+	s.run("systemctl", "stop", "wslmirror") // before systemd restarts it
 	sameKernel(t, before, traces(s))
 	s.run("systemctl", "start", "wslmirror")
 }
 
-// A daemon that stands still is ended with a note of where it did, and begun anew.
+// A daemon that hangs is killed, logs where it hung, and is restarted.
 func watchdogBites(t *testing.T, s service) {
 	const dir = "/run/systemd/system/wslmirror.service.d"
 	s.run("sh", "-c", "mkdir -p "+dir+` && printf '[Service]\nWatchdogSec=2s\n' >`+dir+"/hurry.conf")
 	s.run("systemctl", "daemon-reload")
 	s.run("systemctl", "restart", "wslmirror")
 	pid := s.await(status.Active, 0).PID
-	// While it works it gives signs of life.
+	// While it works, it feeds the watchdog.
 	ready := s.moment("ActiveEnter")
 	labtest.Eventually(t, "systemd has had a sign of life", func() bool { return s.moment("Watchdog") > ready })
 	if s.status().PID != pid {
@@ -248,11 +248,11 @@ func watchdogBites(t *testing.T, s service) {
 	}
 	s.run("rm", "-r", dir)
 	s.run("systemctl", "daemon-reload")
-	s.run("systemctl", "restart", "wslmirror") // also forgets the number of restarts
+	s.run("systemctl", "restart", "wslmirror") // also resets the number of restarts
 }
 
-// An upgrade restarts the daemon once. Connections that are established stay so,
-// and those that begin in the gap are late, at worst.
+// An upgrade restarts the daemon once. Established connections continue; those that begin
+// in the gap are delayed at worst.
 func upgrades(t *testing.T, s service, deb string) {
 	old := s.await(status.Active, 0)
 	cursor := len(s.journal())
@@ -312,7 +312,7 @@ func upgrades(t *testing.T, s service, deb string) {
 	}
 }
 
-// Removing stops the service and leaves the settings.
+// Removing stops the service and keeps the settings.
 func removes(t *testing.T, s service, before map[string]string) {
 	cursor := len(s.journal())
 	s.run("dpkg", "--remove", "wslmirror")
@@ -321,7 +321,7 @@ func removes(t *testing.T, s service, before map[string]string) {
 	s.run("test", "-e", "/etc/default/wslmirror")
 }
 
-// The purge leaves nothing, by our name or any other.
+// The purge leaves nothing, under our name or any other.
 func purges(t *testing.T, s service, before map[string]string) {
 	s.run("dpkg", "--purge", "wslmirror")
 	after := traces(s)

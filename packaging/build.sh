@@ -1,15 +1,15 @@
 #!/bin/sh
-# Builds what a release consists of, for amd64 and arm64, and prints the
-# checksums: deb, rpm and Arch packages, a tarball for all other distributions, a
-# list of what is linked into the program (SBOM), and SHA256SUMS.
+# Builds a release for amd64 and arm64, and prints the checksums: deb, rpm and
+# Arch packages, a tarball for all other distributions, a list of the modules
+# that are linked into the program (SBOM), and SHA256SUMS.
 #
 #     packaging/build.sh [DIR]
 #     packaging/build.sh --package [DIR]
 #
 # With --package it builds only the package for this machine. DIR is dist by
 # default. The same source and the same Go give the same bytes, anywhere and at
-# any time. VERSION=1.2.3 in the environment builds another version than
-# changelog.yaml's, to try an upgrade.
+# any time. Set VERSION=1.2.3 in the environment to build another version than
+# changelog.yaml's and test an upgrade.
 set -eu
 
 arches="amd64 arm64" formats="deb rpm archlinux" only=
@@ -33,14 +33,15 @@ mkdir -p "${1:-dist}"
 dist=$(cd "${1:-dist}" && pwd)
 cd "$(dirname "$0")/.."
 
-# The first entry of the changelog is the one place of the version and the date.
+# The first entry of the changelog is the only source of the version and the
+# date.
 entry() { sed -n "s/^[- ] $1: //p" packaging/changelog.yaml | head -n 1; }
 full=$(entry semver)
 export VERSION="${VERSION:-${full%-*}}" RELEASE="${full##*-}"
 SOURCE_DATE_EPOCH=$(date -u -d "$(entry date)" +%s)
 export SOURCE_DATE_EPOCH
 
-# What else of the surroundings would be in the files.
+# Without these, the environment would change the files.
 export LC_ALL=C TZ=UTC CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0
 umask 022
 
@@ -50,8 +51,8 @@ rm -f "$dist"/wslmirror[-_]* "$dist/SHA256SUMS"
 
 say() { echo "build.sh: $*" >&2; }
 
-# The tools are pinned in a go.mod of their own: none of what they need is in the
-# product's.
+# The tools have a go.mod of their own, so that the product does not depend on
+# their modules.
 tool() { go tool -modfile=packaging/tools/go.mod "$@"; }
 
 # Packs the files of the Arch package into a tarball.
@@ -65,8 +66,8 @@ tarball() {
 		--owner=0 --group=0 --numeric-owner "$name" | gzip -9n >"$dist/$name.tar.gz"
 }
 
-# Lists the modules that are linked into the program. The checksum of the tool is
-# removed, since it depends on the machine that built the tool.
+# Lists the modules that are linked into the program. The checksum of the tool
+# is removed, because it depends on the machine that built the tool.
 sbom() {
 	tool cyclonedx-gomod bin -json -std -noserial -notimestamp -short-purls \
 		-version "v$VERSION" "$BUILD/wslmirror" >"$BUILD/sbom"

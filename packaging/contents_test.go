@@ -42,7 +42,7 @@ const wantDeb = `
 -rwxr-xr-x root root /usr/libexec/wslmirror/mirrorlab
 `
 
-// In the last column: c configuration, n not replaced, d documentation, l license.
+// The last column: c configuration, n noreplace, d documentation, l license.
 const wantRPM = `
 -rw-r--r-- root root /etc/default/wslmirror cn
 -rw-r--r-- root root /usr/lib/systemd/system/wslmirror-hold.service 
@@ -112,8 +112,8 @@ func compareLines(t *testing.T, name, got, want string) {
 	}
 }
 
-// debFiles lists the files of a deb. Numbers stand for names that are absent, as
-// they do for dpkg.
+// debFiles lists the files of a deb. If an owner has no name, its number counts, as it does
+// for dpkg.
 func debFiles(t *testing.T, deb string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "dpkg-deb", "--fsys-tarfile", deb).Output()
@@ -147,7 +147,7 @@ func debFiles(t *testing.T, deb string) string {
 	}
 }
 
-// program extracts the program for the architecture, in Go's words.
+// program extracts the program for an architecture, as Go names it.
 func program(t *testing.T, goarch string) string {
 	t.Helper()
 	return filepath.Join(extracted(t, goarch), "usr/bin/wslmirror")
@@ -192,8 +192,8 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-// The version is that of changelog.yaml, in the program as in the packages, and
-// CHANGELOG.md tells what it brings.
+// The program and the packages have the version of changelog.yaml, and CHANGELOG.md
+// describes it.
 func TestVersion(t *testing.T) {
 	need(t, "dpkg-deb")
 	version, _ := release(t)
@@ -211,8 +211,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// The copyright file names the modules that are linked in, each of them and no
-// other.
+// The copyright file names every module that is linked in, and no other.
 func TestCopyright(t *testing.T) {
 	need(t, "dpkg-deb")
 	want := []string{"std"}

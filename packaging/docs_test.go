@@ -22,7 +22,7 @@ func ownProgram(t *testing.T) string {
 
 func TestManual(t *testing.T) {
 	need(t, "mandoc", "man", "groff")
-	// "style" would also look for the pages under SEE ALSO on this machine.
+	// The level "style" would also look on this machine for the pages under SEE ALSO.
 	for _, page := range []string{"wslmirror.8", "wslmirror-json.5"} {
 		if out := run(t, "mandoc", "-T", "lint", "-W", "warning", page); out != "" {
 			t.Errorf("mandoc says:\n%s", out)
@@ -37,13 +37,12 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// The manual and the completions have the flags that the program has: no more,
-// no less.
+// The manual and the completions have exactly the program's flags.
 func TestFlags(t *testing.T) {
 	need(t, "dpkg-deb")
 	bin := ownProgram(t)
 	help := run(t, bin, "--help") + run(t, bin, "run", "--help") + run(t, bin, "status", "--help")
-	help = regexp.MustCompile(`.*systemctl.*`).ReplaceAllString(help, "") // has a flag of its own
+	help = regexp.MustCompile(`.*systemctl.*`).ReplaceAllString(help, "") // systemctl's own flag
 	want := flags(`--([a-z][a-z-]*)`, help+" --help --version")
 
 	for file, pattern := range map[string]string{
@@ -110,7 +109,7 @@ func TestBashCompletion(t *testing.T) {
 		{"wslmirror doctor --b", "--bundle"},
 	} {
 		got := complete(strings.Split(test.line, " ")...)
-		if test.want == "lo" { // links of this machine may begin with l as well
+		if test.want == "lo" { // this machine's links may begin with l as well
 			got = slices.DeleteFunc(got, func(s string) bool { return s != "lo" })
 		}
 		if strings.Join(got, " ") != test.want {
@@ -119,7 +118,7 @@ func TestBashCompletion(t *testing.T) {
 	}
 }
 
-// publishing plays a wslmirror whose daemon knows two published ports.
+// publishing stands in for a wslmirror whose daemon knows two published ports.
 func publishing(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -130,7 +129,7 @@ func publishing(t *testing.T) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
-// zsh completes in an interactive shell only, on a terminal.
+// zsh completes only in an interactive shell on a terminal.
 func TestZshCompletion(t *testing.T) {
 	need(t, "zsh")
 	publishing(t)
@@ -159,7 +158,7 @@ func TestZshCompletion(t *testing.T) {
 		"wslmirror doctor --bundle=x --js": "wslmirror doctor --bundle=x --js",
 		"wslmirror help doc":               "wslmirror help doctor ",
 	} {
-		// After the completion a key prints the line as it has become.
+		// After the completion, a key prints the resulting line.
 		out := run(t, "zsh", "-fc", `
 			zmodload zsh/zpty
 			zpty shell zsh -f -i

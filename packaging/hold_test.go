@@ -12,7 +12,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// byRules are rules as CNI's portmap writes them: they publish two ports, which no socket
+// byRules are rules as CNI's portmap writes them. They publish two ports that no socket
 // holds.
 const byRules = `table ip hold {
 	chain CNI-HOSTPORT-DNAT { tcp dport { 90, 8090 } dnat to 172.17.0.2:80; }
@@ -20,7 +20,8 @@ const byRules = `table ip hold {
 	chain output { type nat hook output priority -100; fib daddr type local jump CNI-HOSTPORT-DNAT; }
 }`
 
-// The holder comes and goes with the daemon, and its sockets outlive what is an accident.
+// The holder starts and stops with the daemon, and its sockets survive crashes and
+// restarts.
 func holds(t *testing.T, s service) {
 	holder := func(property string) string {
 		t.Helper()
@@ -34,7 +35,8 @@ func holds(t *testing.T, s service) {
 			return json.Unmarshal([]byte(out), &now) == nil && now.Held != nil && slices.Equal(now.Held, append([]string{}, ports...))
 		})
 	}
-	// sockets are the inodes of those that hold the ports, which nobody else has.
+	// sockets returns the inodes of the sockets that hold the ports. Only the holder has
+	// any.
 	sockets := func() string {
 		t.Helper()
 		out := s.run("ss", "--no-header", "--tcp", "--numeric", "--all", "--extended", "( sport = :90 or sport = :8090 ) and src [::1]")
@@ -88,7 +90,7 @@ func holds(t *testing.T, s service) {
 		}
 	}
 
-	// Either works without the other.
+	// Each of the two works without the other.
 	s.run("systemctl", "stop", "wslmirror-hold")
 	if got := sockets(); got != "" || s.status().State != status.Active {
 		t.Errorf("without the holder the sockets are %q and the daemon is %s", got, s.status().State)

@@ -10,11 +10,10 @@ import (
 	"testing"
 )
 
-// What the packages tell systemd is seen here, by programs in its place that
-// write down how they were called. What systemd makes of it is seen where a
-// distribution is booted.
+// These tests check what the packages tell systemd: stand-ins for its programs record their
+// calls. The tests that boot a distribution check what systemd does then.
 
-// standIn answers as the helpers do where the service is not enabled.
+// standIn answers like the helpers when the service is not enabled.
 const standIn = `#!/bin/sh
 echo "${0##*/} $*" >>/calls
 case "$*" in *was-enabled*) exit 1 ;; esac
@@ -22,8 +21,8 @@ case "$*" in *was-enabled*) exit 1 ;; esac
 
 type step struct {
 	what  string
-	cmd   []string // the last is the package, or its name
-	calls []string // those that change something
+	cmd   []string // the last argument is the package, or its name
+	calls []string // the calls that change something
 }
 
 func TestDebLifecycle(t *testing.T) {
@@ -68,7 +67,7 @@ func TestRPMLifecycle(t *testing.T) {
 	tree := newTree(t)
 	rpm := []string{"rpm", "--root=" + tree, "--dbpath=/var/lib/rpm"}
 
-	// What the package depends on.
+	// A stand-in for the package's dependency.
 	write(t, filepath.Join(tree, "systemd.yaml"),
 		"name: systemd\narch: all\nversion: 252.0.0\nprovides: [/bin/sh]\n", 0o644)
 	run(t, "go", "tool", "-modfile=tools/go.mod", "nfpm", "package", "--packager", "rpm",
@@ -89,7 +88,7 @@ func TestRPMLifecycle(t *testing.T) {
 			"systemctl daemon-reload",
 		}},
 	})
-	// What the user has changed is his.
+	// The file that the user has changed is kept.
 	if left := named(t, tree); !slices.Equal(left, []string{"etc/default/wslmirror.rpmsave"}) {
 		t.Errorf("after the removal there is still %q", left)
 	}
@@ -114,13 +113,13 @@ func TestArchLifecycle(t *testing.T) {
 			"systemctl --no-reload disable --now wslmirror.service",
 		}},
 	})
-	// What the user has changed is his.
+	// The file that the user has changed is kept.
 	if left := named(t, tree); !slices.Equal(left, []string{"etc/default/wslmirror.pacsave"}) {
 		t.Errorf("after the removal there is still %q", left)
 	}
 }
 
-// steps takes the steps one after the other and compares what they did.
+// steps runs the steps in order and compares the calls that each makes.
 func steps(t *testing.T, tree string, steps []step) {
 	t.Helper()
 	settings := filepath.Join(tree, "etc/default/wslmirror")
@@ -128,7 +127,7 @@ func steps(t *testing.T, tree string, steps []step) {
 	for _, s := range steps {
 		os.Remove(filepath.Join(tree, "calls"))
 		out := runEnv(t, []string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}, s.cmd[0], s.cmd[1:]...)
-		// A scriptlet that fails does not make rpm fail.
+		// rpm does not fail when a scriptlet fails.
 		if strings.Contains(out, "scriptlet failed") || strings.Contains(out, "error:") {
 			t.Errorf("%s says:\n%s", s.what, out)
 		}
@@ -169,7 +168,7 @@ func calls(t *testing.T, tree string) []string {
 	})
 }
 
-// newTree makes the root of a system that has a shell and our stand-ins.
+// newTree creates the root of a system that contains a shell and our stand-ins.
 func newTree(t *testing.T) string {
 	t.Helper()
 	needRoot(t) // scripts run in a chroot
@@ -195,7 +194,7 @@ func newTree(t *testing.T) string {
 	return tree
 }
 
-// named lists what is in the tree by our name.
+// named lists the files in the tree whose names contain ours.
 func named(t *testing.T, tree string) []string {
 	t.Helper()
 	var found []string

@@ -17,7 +17,7 @@ func TestLintian(t *testing.T) {
 	if err != nil || len(debs) != 2 {
 		t.Fatalf("debs: %q, %v", debs, err)
 	}
-	// Debian 12's lintian has no option to be silent about root.
+	// Debian 12's lintian has no option to suppress its warning about root.
 	out := runEnv(t, []string{"LC_ALL=C"}, "lintian", append([]string{
 		"--pedantic", "--display-info", "--fail-on", "error,warning,info,pedantic"}, debs...)...)
 	if out := strings.TrimPrefix(out, "running with root privileges is not recommended!\n"); out != "" {
@@ -37,15 +37,15 @@ func TestRpmlint(t *testing.T) {
 	}
 }
 
-// The units are understood to the last word, and leave the services as little as
-// they promise: 1.1 on the scale of systemd-analyze, which runs from 0 to 10, and for
-// the holder, which has sockets of the Internet, 1.3.
+// systemd understands every word of the units, and the units restrict the services as much
+// as they promise: at most 1.1 on the scale of systemd-analyze from 0 to 10, and 1.3 for
+// the holder, which has internet sockets.
 func TestUnit(t *testing.T) {
 	need(t, "systemd-analyze", "dpkg-deb")
 	tree := t.TempDir()
 	run(t, "dpkg-deb", "--extract", pkg(t, packages(t, dist), "deb"), tree)
 
-	// The targets that every unit hangs on.
+	// The targets that every unit depends on.
 	found := 0
 	for _, dir := range []string{"/lib/systemd/system", "/usr/lib/systemd/system"} {
 		targets, _ := filepath.Glob(filepath.Join(dir, "*.target"))
@@ -65,7 +65,7 @@ func TestUnit(t *testing.T) {
 		unable(t, "systemd is not installed")
 	}
 
-	// Not the manual: it would be looked for on this machine.
+	// Not the manual: systemd-analyze would look for it on this machine.
 	for unit, threshold := range map[string]string{"wslmirror.service": "11", "wslmirror-hold.service": "13"} {
 		if out := run(t, "systemd-analyze", "verify", "--man=no", "--root="+tree, unit); out != "" {
 			t.Errorf("systemd-analyze verify says:\n%s", out)
@@ -77,15 +77,15 @@ func TestUnit(t *testing.T) {
 	}
 }
 
-// Every directive is known since systemd 239, or the unit says since when, by the NEWS
-// of systemd.
+// systemd 239 knows every directive, or a comment in the unit says since which version it
+// does, according to systemd's NEWS.
 func TestUnitOnOldSystemd(t *testing.T) {
 	b, err := os.ReadFile("../systemd/wslmirror.service")
 	if err != nil {
 		t.Fatal(err)
 	}
 	known := strings.Fields(`Description Documentation ConditionVirtualization ConditionPathExists ConditionCapability
-		After Before StartLimitIntervalSec Type Environment EnvironmentFile ExecStart ExecStopPost Restart RestartSec
+		Wants After Before StartLimitIntervalSec Type Environment EnvironmentFile ExecStart ExecStopPost Restart RestartSec
 		RestartPreventExitStatus WatchdogSec TimeoutSec RuntimeDirectory RuntimeDirectoryMode UMask DynamicUser
 		AmbientCapabilities CapabilityBoundingSet NoNewPrivileges LockPersonality KeyringMode RestrictAddressFamilies
 		IPAddressDeny ProtectSystem ProtectHome PrivateTmp PrivateDevices DevicePolicy PrivateMounts InaccessiblePaths
@@ -100,8 +100,8 @@ func TestUnitOnOldSystemd(t *testing.T) {
 	}
 }
 
-// What a directive takes away must not be given back by a later one, nor by one
-// that systemd-analyze does not judge.
+// A later directive must not give back what an earlier one takes away, nor must one that
+// systemd-analyze does not rate.
 func TestUnitPrivileges(t *testing.T) {
 	daemon, holder := directives(systemd.Unit), directives(systemd.HoldUnit)
 	for key, want := range map[string][]string{
@@ -110,7 +110,7 @@ func TestUnitPrivileges(t *testing.T) {
 		"RestrictAddressFamilies": {"AF_NETLINK AF_UNIX"},
 		"ExecStart":               {"/usr/bin/wslmirror run $WSLMIRROR_OPTS"},
 		"ExecStopPost":            {"/usr/bin/wslmirror cleanup"},
-		// It always comes back, but not with options that are wrong.
+		// systemd always restarts it, except with wrong options.
 		"Restart":                  {"always"},
 		"RestartPreventExitStatus": {"78"},
 		// With these, other users could not read the state.
@@ -134,7 +134,7 @@ func TestUnitPrivileges(t *testing.T) {
 			t.Errorf("of the holder: %s=%q, want %q", key, holder[key], want)
 		}
 	}
-	// All else that takes a right away is the same in both.
+	// All other restrictions are the same in both.
 	for key, want := range daemon {
 		if strings.HasPrefix(key, "Protect") || strings.HasPrefix(key, "Private") || strings.HasPrefix(key, "SystemCall") ||
 			slices.Contains([]string{"DynamicUser", "NoNewPrivileges", "RestrictSUIDSGID", "RestrictNamespaces", "RestrictRealtime", "MemoryDenyWriteExecute", "LockPersonality", "InaccessiblePaths", "DevicePolicy", "ProcSubset", "RemoveIPC", "KeyringMode", "UMask"}, key) {
@@ -145,7 +145,7 @@ func TestUnitPrivileges(t *testing.T) {
 	}
 }
 
-// directives are what a unit says, by their names.
+// directives returns the settings of a unit, by name.
 func directives(unit string) map[string][]string {
 	got := map[string][]string{}
 	for line := range strings.Lines(unit) {

@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// Nix knows the modules by the checksum of the folder that "go mod vendor" makes. Nobody
-// else would notice that it is the one of other modules.
+// Nix identifies the modules by the checksum of the folder that "go mod vendor" makes. Only
+// this test notices if the checksum is out of date.
 func TestFlakeKnowsTheModules(t *testing.T) {
 	need(t, "go")
 	flake, err := os.ReadFile("../flake.nix")
@@ -76,7 +76,7 @@ func archive(h hash.Hash, path string) error {
 	return nil
 }
 
-// word writes words as Nix does: their length and then their bytes, filled up to eight.
+// word writes words as Nix does: the length, then the bytes, padded to a multiple of eight.
 func word(h hash.Hash, words ...string) {
 	for _, w := range words {
 		binary.Write(h, binary.LittleEndian, uint64(len(w)))

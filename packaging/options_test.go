@@ -10,8 +10,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// A mistake in the settings ends the service for good, and everybody is told what it
-// is and what to do, until it is corrected.
+// A mistake in the settings stops the service until it is corrected. Every user is told
+// what the mistake is and how to correct it.
 func refusesOptions(t *testing.T, s service) {
 	const settings = "/etc/default/wslmirror"
 	const mistake = "run has no flag --pth (did you mean --path?)"
@@ -20,7 +20,7 @@ func refusesOptions(t *testing.T, s service) {
 	if out, err := s.Run("systemctl", "restart", "wslmirror"); err == nil {
 		t.Errorf("systemctl finds nothing wrong with it: %s", out)
 	}
-	time.Sleep(3 * time.Second) // RestartSec= is one
+	time.Sleep(3 * time.Second) // longer than RestartSec=
 	want := map[string]string{"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78", "NRestarts": "0"}
 	for property, want := range want {
 		if got := s.show(property); got != want {
@@ -52,7 +52,7 @@ func refusesOptions(t *testing.T, s service) {
 		t.Errorf("systemctl status does not say %q:\n%s", mistake, out)
 	}
 
-	// A crash is one line of the journal, for who may read it.
+	// A crash is one line of the journal, for users who may read it.
 	s.run("mv", settings+".good", settings)
 	s.run("systemctl", "restart", "wslmirror")
 	s.await(status.Active, 0)
@@ -62,13 +62,13 @@ func refusesOptions(t *testing.T, s service) {
 	if c := serviceCheck(t, s, "user"); c.Verdict != doctor.OK {
 		t.Errorf("doctor when it is corrected: %+v", c)
 	}
-	// Podman makes these when a user who has not logged in asks for its version, as
-	// doctor does. The purge looks for what is left.
+	// Podman creates these when doctor asks for its version as a user who has not logged
+	// in. The purge test looks for leftovers.
 	s.run("sh", "-c", "rm -rf /tmp/containers-user-* /tmp/podman-run-*")
 }
 
-// crashes has the daemon die as a Go program does, and systemd wait before it starts
-// it again.
+// crashes makes the daemon die like a Go program that panics, and systemd wait before it
+// restarts the daemon.
 func crashes(t *testing.T, s service) {
 	const dir = "/run/systemd/system/wslmirror.service.d"
 	s.run("sh", "-c", "mkdir -p "+dir+` && printf '[Service]\nRestartSec=1h\n' >`+dir+"/late.conf")
@@ -90,7 +90,7 @@ func crashes(t *testing.T, s service) {
 	}
 }
 
-// serviceCheck is doctor's word on the service.
+// serviceCheck returns doctor's check of the service.
 func serviceCheck(t *testing.T, s service, user string) doctor.Check {
 	t.Helper()
 	out, err := s.RunAs(user, "wslmirror", "doctor", "--json")

@@ -1,5 +1,5 @@
-// Package packaging tests the packages as they are shipped: it builds them
-// with build.sh and looks at nothing else.
+// Package packaging tests the packages as they are shipped: it builds them with build.sh
+// and uses nothing else.
 package packaging
 
 import (
@@ -18,13 +18,13 @@ import (
 	"time"
 )
 
-// higher is the version of the packages that upgrade the others.
+// higher is the version of the packages that the tests upgrade to.
 const higher = "0.999.0"
 
 var (
 	temp string // for packages that several tests share
 
-	// dist and distHigher return the directory of the packages, built once.
+	// dist and distHigher return the directory of the packages, which are built once.
 	dist       = sync.OnceValues(func() (string, error) { return build("..", "dist") })
 	distHigher = sync.OnceValues(func() (string, error) { return build("..", "higher", "VERSION="+higher) })
 )
@@ -64,7 +64,7 @@ func packages(t testing.TB, get func() (string, error)) string {
 	return dir
 }
 
-// pkg returns the one package for this machine in dir, of the format deb, rpm or
+// pkg returns the only package in dir for this machine in the format deb, rpm or
 // pkg.tar.zst.
 func pkg(t testing.TB, dir, format string) string {
 	t.Helper()
@@ -79,8 +79,8 @@ func pkg(t testing.TB, dir, format string) string {
 	return found[0]
 }
 
-// need skips the test on a developer's machine that lacks a program, and fails
-// it where CI is set.
+// need skips the test if a program is missing on a developer's machine, and fails it where
+// CI is set.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
@@ -106,8 +106,8 @@ func unable(t testing.TB, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// run runs a program and returns what it prints, on both outputs. It fails the
-// test if the program does.
+// run runs a program and returns its standard output and standard error. It fails the test
+// if the program fails.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	return runEnv(t, nil, name, args...)
@@ -139,8 +139,8 @@ func release(t *testing.T) (version, release string) {
 	return string(m[1]), string(m[2])
 }
 
-// Two builds, of copies of the source, at another time and in other
-// surroundings, give the same bytes.
+// Two builds give the same bytes, even from copies of the source, at another time and in
+// another environment.
 func TestReproducible(t *testing.T) {
 	first := packages(t, dist)
 
@@ -177,7 +177,7 @@ func sameFile(t *testing.T, one, other string) bool {
 	return bytes.Equal(a, b)
 }
 
-// copySource copies what a checkout has to dir, with other times and modes.
+// copySource copies the files of a checkout to dir, with other times and modes.
 func copySource(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
@@ -187,7 +187,7 @@ func copySource(t *testing.T, dir string) {
 		to := filepath.Join(dir, path[len(".."):])
 		switch {
 		case d.Name() == ".git" && !d.IsDir():
-			return nil // of a worktree it is a file, and SkipDir would skip all beside it
+			return nil // in a worktree it is a file, and SkipDir would skip its siblings
 		case d.Name() == ".git" || d.Name() == "dist":
 			return filepath.SkipDir
 		case d.IsDir():

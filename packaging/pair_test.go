@@ -11,9 +11,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// The distributions of one VM have one network. Where several have the service
-// enabled, one serves, and when it ends another takes over, by "poweroff" or by
-// "wsl --terminate". None of them sees anything in that to worry about.
+// The distributions of one VM share one network. If several have enabled the service, one
+// is active. When that distribution ends, by "poweroff" or by "wsl --terminate", another
+// one takes over. Their journals contain no warning about that.
 func TestDistributionsOfOneVM(t *testing.T) {
 	labtest.NeedTree(t)
 	deb := pkg(t, packages(t, dist), "deb")
@@ -26,7 +26,7 @@ func TestDistributionsOfOneVM(t *testing.T) {
 	}
 
 	var serves service
-	history := "active" // of the one that serves: the first was never anything else
+	history := "active" // of the active distribution: the first one was active from the start
 	for _, way := range []struct {
 		name string
 		end  func(*lab.Distro) error
@@ -46,7 +46,7 @@ func TestDistributionsOfOneVM(t *testing.T) {
 		history = "standby active"
 	}
 
-	// The last one also removes what the one left that had no time to do so.
+	// The last one also removes what a terminated distribution could not.
 	last := standby[0]
 	last.run("systemctl", "stop", "wslmirror")
 	sameKernel(t, before, traces(last))
@@ -57,9 +57,8 @@ func TestDistributionsOfOneVM(t *testing.T) {
 	}
 }
 
-// takeOver ends the distribution that serves, and returns for how long nobody
-// did, and what its journal had at the last. Exactly one of the others serves
-// then.
+// takeOver ends the distribution that is active. It returns how long no distribution was
+// active, and the last entries of its journal. Exactly one of the others is active then.
 func takeOver(t *testing.T, serves service, standby []service, end func(*lab.Distro) error) (time.Duration, []entry) {
 	t.Helper()
 	table := watchTable(t, serves.bench)

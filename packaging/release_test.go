@@ -18,10 +18,10 @@ import (
 	"testing"
 )
 
-// machines are the architectures, as Go and as uname call them.
+// machines are the architectures, as Go names them and as uname does.
 var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 
-// A release consists of these files, each of them with its checksum.
+// A release consists of these files, each with its checksum.
 func TestRelease(t *testing.T) {
 	dir := packages(t, dist)
 	version, rel := release(t)
@@ -52,11 +52,11 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// The package for this machine is that of the release, and the only file.
+// The package for this machine is the same as in the release, and the only file.
 func TestPackageForThisMachine(t *testing.T) {
 	released := packages(t, dist)
 	dir := t.TempDir()
-	// What an earlier build left there goes.
+	// Files of an earlier build are removed.
 	if err := os.WriteFile(filepath.Join(dir, "wslmirror_0.0.1-1_amd64.deb"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestPackageForThisMachine(t *testing.T) {
 }
 
 // files lists the files in a tar as "mode path", and returns the contents of those whose
-// path ends with one of wanted. Everything belongs to root.
+// path ends with one of wanted. All files must belong to root.
 func files(t *testing.T, archive io.Reader, wanted ...string) (list []string, contents map[string]string) {
 	t.Helper()
 	contents = map[string]string{}
@@ -108,8 +108,8 @@ func files(t *testing.T, archive io.Reader, wanted ...string) (list []string, co
 	}
 }
 
-// likeRPM is what the rpm has, in the format of files: Fedora and Arch have the same
-// places.
+// likeRPM returns the contents of the rpm in the format of files: Fedora and Arch use the
+// same paths.
 func likeRPM() (list []string) {
 	for line := range strings.Lines(wantRPM) {
 		if f := strings.Fields(line); len(f) > 0 && f[0][0] == '-' {
@@ -143,7 +143,7 @@ func TestArchContents(t *testing.T) {
 	}
 }
 
-// The tarball has the same program and unit as the packages, and says what to do.
+// The tarball contains the same program and unit as the packages, and instructions.
 func TestTarball(t *testing.T) {
 	need(t, "dpkg-deb")
 	version, _ := release(t)
@@ -175,7 +175,7 @@ func TestTarball(t *testing.T) {
 	}
 }
 
-// The list of modules is that of the program which is packaged.
+// The SBOM lists the modules of the packaged program.
 func TestSBOM(t *testing.T) {
 	need(t, "dpkg-deb")
 	version, _ := release(t)
@@ -233,8 +233,8 @@ func TestSBOM(t *testing.T) {
 	}
 }
 
-// OpenRC gives the program arguments that it understands, the settings of the service
-// among them.
+// OpenRC runs the program with arguments that it understands, including the settings of the
+// service.
 func TestOpenRC(t *testing.T) {
 	need(t, "dpkg-deb")
 	settings := filepath.Join(t.TempDir(), "settings")

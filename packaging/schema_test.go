@@ -32,8 +32,8 @@ func (s schema) each(fn func(name, description string)) {
 	}
 }
 
-// wslmirror-json(5) describes what the schemas do, in the same words: each member under
-// the heading of its document, and no others.
+// wslmirror-json(5) describes the same members as the schemas, in the same words, each
+// under the heading of its document.
 func TestManualOfJSON(t *testing.T) {
 	b, err := os.ReadFile("wslmirror-json.5")
 	if err != nil {

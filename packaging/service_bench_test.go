@@ -13,17 +13,17 @@ import (
 // rounds is how often BenchmarkService measures each of its figures.
 const rounds = 15
 
-// BenchmarkService measures what systemd and dpkg do with the service, in two
-// distributions of one VM:
+// BenchmarkService measures what systemd and dpkg do with the service, in two distributions
+// of one VM:
 //
-//   - start: "systemctl start" of a service that does not run, until systemd
-//     has been told that it is ready. It is systemd's own measure, from the
-//     moment it begins (InactiveExit) to READY=1 (ActiveEnter). Of that, main is
-//     from the moment at which it has forked the daemon (ExecMainStart).
-//   - restart: for how long the table is away in "systemctl restart".
-//   - upgrade: for how long it is away in "dpkg --install" of another version.
-//   - takeover: for how long it is away when one distribution's service is
-//     stopped and the other's takes over.
+//   - start: "systemctl start" of a stopped service, until systemd has been told
+//     that it is ready. This is systemd's own measurement, from the start of the
+//     job (InactiveExit) to READY=1 (ActiveEnter). main is the part after systemd
+//     has forked the daemon (ExecMainStart).
+//   - restart: how long the table is missing in "systemctl restart".
+//   - upgrade: how long it is missing in "dpkg --install" of another version.
+//   - takeover: how long it is missing when one distribution's service is stopped
+//     and the other's takes over.
 func BenchmarkService(b *testing.B) {
 	labtest.NeedTree(b)
 	debs := []string{pkg(b, packages(b, distHigher), "deb"), pkg(b, packages(b, dist), "deb")}
@@ -68,5 +68,5 @@ func BenchmarkService(b *testing.B) {
 		b.ReportMetric(float64(d[len(d)/2].Microseconds())/1000, what+"-median-ms")
 		b.ReportMetric(float64(d[len(d)-1].Microseconds())/1000, what+"-max-ms")
 	}
-	b.ReportMetric(0, "ns/op") // the whole says nothing
+	b.ReportMetric(0, "ns/op") // the total is meaningless
 }

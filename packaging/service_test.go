@@ -21,10 +21,10 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// What the tests of a booted distribution need: the service as systemd and its
-// users see it, its journal, and the table as the kernel has it.
+// Common code for the tests of a booted distribution: the service as systemd and its users
+// see it, its journal, and the table in the kernel.
 
-// patience bounds every wait.
+// patience limits every wait.
 var patience = labtest.Patience()
 
 // A service is wslmirror in a booted distribution of a bench.
@@ -34,7 +34,7 @@ type service struct {
 	bench *lab.Bench
 }
 
-// boot boots distributions side by side, in the network of one WSL.
+// boot boots distributions side by side in the network of one WSL VM.
 func boot(tb testing.TB, b *lab.Bench, names ...string) []service {
 	tb.Helper()
 	services, errs := make([]service, len(names)), make([]error, len(names))
@@ -52,7 +52,7 @@ func boot(tb testing.TB, b *lab.Bench, names ...string) []service {
 	return services
 }
 
-// run runs a program as root, which must not fail.
+// run runs a program as root and fails the test if the program fails.
 func (s service) run(args ...string) string {
 	s.tb.Helper()
 	out, err := s.Run(args...)
@@ -62,7 +62,7 @@ func (s service) run(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// unpack installs a package of this machine with dpkg.
+// unpack installs a package for this machine with dpkg.
 func (s service) unpack(deb string) {
 	s.tb.Helper()
 	if err := s.CopyIn(deb, "/opt/package.deb"); err != nil {
@@ -79,14 +79,14 @@ func (s service) enabled(deb string) {
 	s.run("systemctl", "enable", "--now", "wslmirror")
 }
 
-// show is a property of the unit.
+// show returns a property of the unit.
 func (s service) show(property string) string {
 	s.tb.Helper()
 	return s.run("systemctl", "show", "--property="+property, "--value", "wslmirror")
 }
 
-// moment is a property of the unit that is a time, by the clock that all
-// distributions share: CLOCK_MONOTONIC.
+// moment returns a property of the unit that is a time, on the clock that all distributions
+// share: CLOCK_MONOTONIC.
 func (s service) moment(property string) time.Duration {
 	s.tb.Helper()
 	µs, err := strconv.ParseInt(s.show(property+"TimestampMonotonic"), 10, 64)
@@ -96,8 +96,8 @@ func (s service) moment(property string) time.Duration {
 	return time.Duration(µs) * time.Microsecond
 }
 
-// status is what an ordinary user is told. The command's exit code says that it
-// is not active, too.
+// status returns the status that an ordinary user sees. It ignores the exit code, which
+// only repeats that the state is not active.
 func (s service) status() (snapshot status.Snapshot) {
 	s.tb.Helper()
 	out, err := s.RunAs("user", "wslmirror", "status", "--json")
@@ -107,7 +107,7 @@ func (s service) status() (snapshot status.Snapshot) {
 	return snapshot
 }
 
-// await waits until a user is told that state, by another process than not.
+// await waits until a user sees that state, from a process other than not.
 func (s service) await(state status.State, not int) status.Snapshot {
 	s.tb.Helper()
 	var now status.Snapshot
@@ -125,28 +125,28 @@ func (s service) await(state status.State, not int) status.Snapshot {
 	return now
 }
 
-// An entry is one of the journal, with its fields.
+// An entry is an entry of the journal, with its fields.
 type entry map[string]any
 
 func (e entry) field(name string) string {
-	value, _ := e[name].(string) // an array, if it is not text
+	value, _ := e[name].(string) // an array if it is not text
 	return value
 }
 
-// journal is what the journal has of the unit, of systemd's own words as well.
+// journal returns the journal of the unit, including systemd's own messages.
 func (s service) journal() []entry {
 	s.tb.Helper()
 	return entries(s.tb, s.run("journalctl", "--unit=wslmirror", "--output=json"))
 }
 
-// follow returns a function that waits for the end of the distribution and
-// returns the journal of the unit until then. It comes by the network, because
-// a distribution that shuts down waits for programs that Run has started.
+// follow returns a function that waits for the end of the distribution and returns the
+// journal of the unit until then. The journal is sent over the network, because a
+// distribution that shuts down waits for programs that Run has started.
 func (s service) follow() func() []entry {
 	s.tb.Helper()
 	var listener *net.TCPListener
 	err := s.bench.WSL.Do(func() (err error) {
-		listener, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}) // 127.0.0.1 is also Windows'
+		listener, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}) // not 127.0.0.1, which Windows shares
 		return err
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func (s service) follow() func() []entry {
 	listener.SetDeadline(time.Now().Add(patience))
 	host, port, _ := net.SplitHostPort(listener.Addr().String())
 	until := s.journal()
-	// Without the default dependencies it is not stopped, but killed at the last.
+	// Without default dependencies the unit is not stopped, but killed at the very end.
 	s.run("systemd-run", "--quiet", "--property=DefaultDependencies=no", "bash", "-c",
 		"exec journalctl --quiet --unit=wslmirror --output=json --follow "+
 			"--after-cursor='"+until[len(until)-1].field("__CURSOR")+"' >/dev/tcp/"+host+"/"+port)
@@ -188,7 +188,7 @@ func entries(tb testing.TB, journal string) (all []entry) {
 	return all
 }
 
-// states are the states that the daemon says it came to, one after the other.
+// states returns the states that the daemon reported, in order.
 func states(journal []entry) string {
 	var all []string
 	for _, e := range journal {
@@ -212,18 +212,18 @@ func calm(tb testing.TB, name string, journal []entry) {
 	}
 }
 
-// A watch looks again and again whose table is in the kernel. No event says when
-// a table ends with its owner's socket (nf_tables_api.c, nft_rcv_nl_event).
+// A watch polls which process owns the table in the kernel. There is no event when a table
+// disappears with its owner's socket (nf_tables_api.c, nft_rcv_nl_event).
 type watch struct {
 	end  func() error
 	back chan struct{}   // closed after the first gap
-	gaps []time.Duration // from the last sight of one table to the first of another
+	gaps []time.Duration // from the last sight of one table to the first sight of the next
 }
 
-// every is the pause between two looks, and so how exact a watch is.
+// every is the interval of a watch, and so its precision.
 const every = 100 * time.Microsecond
 
-// watchTable watches from a moment at which there is a table.
+// watchTable starts a watch while there is a table.
 func watchTable(tb testing.TB, b *lab.Bench) *watch {
 	tb.Helper()
 	conn, err := b.WSL.NFT(nftables.AsLasting())
@@ -274,15 +274,15 @@ func watchTable(tb testing.TB, b *lab.Bench) *watch {
 	return w
 }
 
-// await waits until the table has been away and is back. To ask the daemons
-// instead would wake them: they look anew before they answer.
+// await waits until the table has disappeared and is back. Asking the daemons instead would
+// wake them: they read the kernel before they answer.
 func (w *watch) await(tb testing.TB) {
 	tb.Helper()
 	labtest.Receive(tb, "a table takes the place of the one that was there", w.back)
 }
 
-// gap ends the watch. The table was away exactly once, for as long as returned,
-// and less by two looks.
+// gap ends the watch. It returns how long the table was away; the true time is shorter by
+// up to two intervals. The table must have been away exactly once.
 func (w *watch) gap(tb testing.TB) time.Duration {
 	tb.Helper()
 	w.await(tb)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// traces is everything in which the package could leave one.
+// traces returns the state of everything in which the package could leave something.
 func traces(s service) map[string]string {
 	s.tb.Helper()
 	found := make(map[string]string)
@@ -15,10 +15,10 @@ func traces(s service) map[string]string {
 		"kernel: ruleset": "nft --stateless list ruleset",
 		"kernel: rules":   "ip -4 rule; ip -6 rule",
 		"kernel: routes":  "ip -4 route show table all", // those of IPv6 change by themselves
-		// What counts is no setting.
+		// A counter is not a setting.
 		"kernel: sysctls": "sysctl --all --pattern '^net' | grep --invert-match nf_conntrack_count",
 		"systemd: units":  "systemctl list-units --all --plain --no-legend 'wslmirror*'; systemctl list-unit-files --no-legend 'wslmirror*' || true",
-		// What dpkg, the journal and systemd keep about everything is not ours.
+		// What dpkg, the journal and systemd keep about every package is not ours.
 		"files": `find / /run /tmp /sys/fs/cgroup -xdev ! -path '/var/log/*' ! -path '/run/log/*' \
 			! -path '/run/docker/*' ! -path '/var/lib/dpkg/*-old' ! -path /run/systemd/dynamic-uid | sort`,
 	} {
@@ -37,7 +37,7 @@ func sameKernel(t *testing.T, before, after map[string]string) {
 	}
 }
 
-// difference is the lines that only one of two sorted texts has.
+// difference returns the lines that only one of two sorted texts contains.
 func difference(before, after string) string {
 	var d strings.Builder
 	b, a := strings.Split(before, "\n"), strings.Split(after, "\n")

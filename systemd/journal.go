@@ -11,14 +11,14 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// LogToJournal makes l write to the journal, with its fields as the journal's
-// own, if standard error leads there. Elsewhere l stays as it is.
+// LogToJournal makes l write to the journal if standard error is connected to it. The
+// fields of l become fields of the journal. Otherwise l stays unchanged.
 func LogToJournal(l *logrus.Logger) {
 	if ok, err := journal.StderrIsJournalStream(); err != nil || !ok {
 		return
 	}
 	if !journal.Enabled() {
-		// Only the stream is there, and the journal knows the time by itself.
+		// There is only the stream, and the journal adds the time itself.
 		l.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableColors: true})
 		return
 	}
@@ -35,22 +35,22 @@ func (journalHook) Levels() []logrus.Level { return logrus.AllLevels }
 func (h journalHook) Fire(e *logrus.Entry) error {
 	message := text.Escaped(e.Message)
 	vars := make(map[string]string, len(e.Data)+1)
-	// systemd shows what was logged under this name, whatever the binary's is.
+	// systemd shows entries with this name, whatever the name of the binary.
 	vars["SYSLOG_IDENTIFIER"] = "wslmirror"
 	for key, value := range e.Data {
 		shown := text.Escaped(fmt.Sprint(value))
 		vars[fieldName(key)] = shown
 		if key == logrus.ErrorKey {
-			// journalctl does not show fields, and an error is worth seeing.
+			// journalctl does not show fields, and the error should be visible.
 			message += ": " + shown
 		}
 	}
 	return h.send(message, priority(e.Level), vars)
 }
 
-// fieldName is key as the journal takes it: upper-case letters, digits and
-// underscores, not beginning with an underscore (systemd.journal-fields(7)). The
-// prefix keeps clear of the names that systemd gives a meaning to.
+// fieldName returns key as the journal requires it: upper-case letters, digits and
+// underscores, not beginning with an underscore (systemd.journal-fields(7)). The prefix
+// avoids names that have a meaning for systemd.
 func fieldName(key string) string {
 	return "WSLMIRROR_" + strings.Map(func(r rune) rune {
 		switch {

@@ -1,6 +1,6 @@
-// Package systemd speaks with the service manager: readiness, the status line,
-// the watchdog and the journal. Where there is no service manager it does
-// nothing, so its callers need not ask.
+// Package systemd talks to the service manager: readiness, the status line, the watchdog
+// and the journal. Without a service manager its functions do nothing, so callers need not
+// check.
 package systemd
 
 import (
@@ -14,9 +14,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// A Notifier tells the service manager how the service is (sd_notify(3)).
+// A Notifier tells the service manager the state of the service (sd_notify(3)).
 type Notifier struct {
-	// send sends, but in tests.
+	// send is the function send, except in tests.
 	send   func(unsetEnvironment bool, state string) (bool, error)
 	ready  bool
 	status string
@@ -25,7 +25,7 @@ type Notifier struct {
 // NewNotifier makes a Notifier.
 func NewNotifier() *Notifier { return &Notifier{send: send} }
 
-// send is daemon.SdNotify. A socket at which nobody listens is no service manager.
+// send is daemon.SdNotify, but ignores a socket on which nothing listens.
 func send(unsetEnvironment bool, state string) (bool, error) {
 	sent, err := daemon.SdNotify(unsetEnvironment, state)
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
@@ -34,12 +34,12 @@ func send(unsetEnvironment bool, state string) (bool, error) {
 	return sent, err
 }
 
-// Managed reports whether this process is a service that tells its state.
+// Managed reports whether this process is a service that should report its state.
 func Managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
-// Status shows sentence in "systemctl status" and says, if ready, that the
-// service is. What the service manager knows already is not sent again. It is
-// for one goroutine; the other methods are for any.
+// Status shows sentence in "systemctl status" and, if ready is set, reports that the
+// service is ready. It sends nothing that the service manager already knows. Only one
+// goroutine may call it; any may call the other methods.
 func (n *Notifier) Status(sentence string, ready bool) error {
 	ready = ready || n.ready
 	if ready == n.ready && sentence == n.status {
@@ -56,7 +56,7 @@ func (n *Notifier) Status(sentence string, ready bool) error {
 	return nil
 }
 
-// Stopping says that the service has begun to stop.
+// Stopping reports that the service has begun to stop.
 func (n *Notifier) Stopping() error {
 	_, err := n.send(false, "STOPPING=1\nSTATUS=Stopping")
 	return err
@@ -65,21 +65,21 @@ func (n *Notifier) Stopping() error {
 // failedPrefix begins the status line of a service that has ended with an error.
 const failedPrefix = "Failed: "
 
-// Failed says why the service ends. systemd keeps it for "systemctl status" until
-// the next start, and shows it to every user.
+// Failed reports why the service ends. systemd keeps the reason until the next start, and
+// "systemctl status" shows it to every user.
 func (n *Notifier) Failed(reason string) error {
 	_, err := n.send(false, "STATUS="+failedPrefix+text.Escaped(reason))
 	return err
 }
 
-// Alive is the sign of life that the watchdog waits for.
+// Alive tells the watchdog that the service is alive.
 func (n *Notifier) Alive() error {
 	_, err := n.send(false, "WATCHDOG=1")
 	return err
 }
 
-// AliveEvery is how often Alive should be called, half of what the watchdog
-// allows as sd_watchdog_enabled(3) advises, or 0 where there is no watchdog.
+// AliveEvery returns how often to call Alive: half of the watchdog's timeout, as
+// sd_watchdog_enabled(3) advises, or 0 if there is no watchdog.
 func AliveEvery() time.Duration {
 	d, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

@@ -16,17 +16,17 @@ func Booted() bool {
 	return err == nil
 }
 
-// A UnitState is what systemd says about a service, under the names of
-// org.freedesktop.systemd1(5). The zero value is a service that systemd does not
-// know or was not asked about.
+// A UnitState is what systemd reports about a service. The names are those of
+// org.freedesktop.systemd1(5). The zero value is a service that systemd does not know or
+// was not asked about.
 type UnitState struct {
 	Active     string // ActiveState: "active", "failed", "activating", ...
 	Sub        string // SubState: "running", "auto-restart", ...
 	Result     string // how the last run ended: "success", "exit-code", "signal", ...
-	ExitStatus int    // ExecMainStatus: of the last run, a signal's number if one ended it
+	ExitStatus int    // ExecMainStatus of the last run, or the signal's number if a signal ended it
 	Restarts   int    // NRestarts: by systemd, since the last start by hand
-	// LastLine is the last thing that the last run had to say. It is empty where
-	// the service is well, and where the user may not read the journal.
+	// LastLine is the last message of the last run. It is empty if the service runs without
+	// a fault, or if the user may not read the journal.
 	LastLine string
 
 	invocation string // InvocationID
@@ -36,11 +36,11 @@ type UnitState struct {
 // Failed reports whether the service has ended with an error and stays down.
 func (u UnitState) Failed() bool { return u.Active == "failed" }
 
-// Restarting reports whether systemd starts the service again because it ended.
+// Restarting reports whether systemd restarts the service after it ended.
 func (u UnitState) Restarting() bool {
 	switch u.Active {
 	case "activating":
-		// Between two runs, or in one of them before it is ready.
+		// Between two runs, or in a run that is not yet ready.
 		return strings.HasPrefix(u.Sub, "auto-restart") || u.Restarts > 0
 	case "deactivating":
 		return u.Result != "" && u.Result != "success" // ExecStopPost= after a run that failed
@@ -48,16 +48,16 @@ func (u UnitState) Restarting() bool {
 	return false
 }
 
-// ReadUnit asks systemd about a service. It runs systemctl and journalctl, which the
-// daemon may not do. When ctx is done it returns at once.
+// ReadUnit asks systemd about a service. It runs systemctl and journalctl, which the daemon
+// must not do. It returns at once when ctx is done.
 func ReadUnit(ctx context.Context, unit string) (UnitState, error) {
 	type answer struct {
 		state UnitState
 		err   error
 	}
 	done := make(chan answer, 1)
-	// Looking for a program in PATH cannot be interrupted, and in WSL the path
-	// leads over Windows' drives.
+	// Searching PATH for a program cannot be interrupted, and in WSL the PATH includes
+	// Windows' drives.
 	go func() {
 		u, err := readUnit(ctx, unit, output)
 		done <- answer{u, err}
@@ -88,13 +88,13 @@ func readUnit(ctx context.Context, unit string, run func(ctx context.Context, ar
 	if !u.Failed() && !u.Restarting() {
 		return u, nil
 	}
-	// What Notifier.Failed said can be read by every user, and the journal by some.
+	// Every user can read the text of Notifier.Failed, but only some can read the journal.
 	var ok bool
 	if u.LastLine, ok = strings.CutPrefix(u.statusText, failedPrefix); ok || u.invocation == "" {
 		return u, nil
 	}
-	// The invocation rather than --unit: nothing of earlier runs, and nothing of
-	// what systemd itself says about the unit.
+	// Select the invocation instead of --unit: this leaves out earlier runs, and systemd's
+	// own messages about the unit.
 	out, err = run(ctx, "journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1000",
 		"_SYSTEMD_INVOCATION_ID="+u.invocation)
 	if err == nil {
@@ -103,7 +103,7 @@ func readUnit(ctx context.Context, unit string, run func(ctx context.Context, ar
 	return u, nil
 }
 
-// parseUnit reads the output of "systemctl show". What it does not know it skips.
+// parseUnit reads the output of "systemctl show", and skips what it does not know.
 func parseUnit(show string) (u UnitState) {
 	number := func(s string) int {
 		n, _ := strconv.Atoi(s)
@@ -131,9 +131,9 @@ func parseUnit(show string) (u UnitState) {
 	return u
 }
 
-// lastLine picks the line that tells most about the end of a run: the first line of
-// a Go program's last words, where it crashed, or else the last line. The hint after
-// an error is not it.
+// lastLine returns the line that best explains the end of a run. After a crash that is the
+// first line of the Go runtime's message, otherwise the last line, but not the hint that
+// follows an error.
 func lastLine(journal string) (last string) {
 	for line := range strings.Lines(journal) {
 		line = strings.TrimSpace(line)

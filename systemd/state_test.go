@@ -32,7 +32,7 @@ func TestReadUnit(t *testing.T) {
 		"no status line": {show: "ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=78\nStatusText=\n" + invocation,
 			journal: "starting\nwslmirror: not defined: -pth\nhint: see 'wslmirror help'\n\n", failed: true,
 			want: UnitState{Active: "failed", Sub: "failed", Result: "exit-code", ExitStatus: 78, LastLine: "not defined: -pth"}},
-		// The status line of a run that was killed says how it was before.
+		// The status line of a killed run describes its state before that.
 		"killed": {show: "ActiveState=activating\nSubState=auto-restart\nResult=signal\nExecMainStatus=9\nNRestarts=0\nStatusText=Serving\n" + invocation,
 			journal: "wslmirror is starting\n", again: true,
 			want: UnitState{Active: "activating", Sub: "auto-restart", Result: "signal", ExitStatus: 9, LastLine: "wslmirror is starting"}},
@@ -73,7 +73,7 @@ func TestReadUnit(t *testing.T) {
 	}
 }
 
-// Who may not read the journal learns the rest.
+// A user who may not read the journal still gets the rest.
 func TestReadUnitWithoutAJournal(t *testing.T) {
 	got, err := readUnit(t.Context(), "w.service", func(_ context.Context, args ...string) (string, error) {
 		if args[0] == "systemctl" {
@@ -86,7 +86,7 @@ func TestReadUnitWithoutAJournal(t *testing.T) {
 	}
 }
 
-// systemd that hangs, refuses or is not there delays nobody for longer than asked.
+// If systemd hangs, refuses or is missing, ReadUnit returns in time.
 func TestReadUnitEnds(t *testing.T) {
 	for name, script := range map[string]string{
 		"hangs": "sleep 60 & exec sleep 60", "hangs deaf": "trap '' TERM INT; while :; do sleep 1; done",

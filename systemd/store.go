@@ -8,27 +8,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Store has the service manager keep a copy of a descriptor under a name, for the next
-// process of this service (FDSTORE in sd_notify(3)). It needs FileDescriptorStoreMax= in
-// the unit.
+// Store makes the service manager keep a copy of a descriptor under a name, for the next
+// process of this service (FDSTORE in sd_notify(3)). The unit must set
+// FileDescriptorStoreMax=.
 func (n *Notifier) Store(name string, fd int) error {
-	// FDPOLL=0: it may not close the descriptor by itself when the other end of a
-	// connection has gone.
+	// FDPOLL=0: systemd must not close the descriptor when the other end of a connection is
+	// closed.
 	return sendWith("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fd)
 }
 
-// Forget has the service manager close what it keeps under a name.
+// Forget makes the service manager close the descriptor that it keeps under name.
 func (n *Notifier) Forget(name string) error {
 	_, err := n.send(false, "FDSTOREREMOVE=1\nFDNAME="+name)
 	return err
 }
 
-// Stored are the descriptors that the service manager has kept, by their names. They are
-// the caller's.
+// Stored returns the descriptors that the service manager has kept, by name. The caller
+// owns them.
 func Stored() map[string]int {
 	kept := map[string]int{}
 	for _, f := range activation.Files(true) {
-		// A file would close its descriptor when it is collected.
+		// An os.File would close its descriptor when it is garbage-collected.
 		if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
 			kept[f.Name()] = fd
 		}
@@ -37,8 +37,8 @@ func Stored() map[string]int {
 	return kept
 }
 
-// sendWith is send with a descriptor, which the library has no function for. It needs no
-// address of its own: to bind one would take 11 ms in WSL.
+// sendWith is send with a descriptor; the library has no function for that. The socket
+// needs no address of its own, and binding one would take 11 ms in WSL.
 func sendWith(state string, fd int) error {
 	name := os.Getenv("NOTIFY_SOCKET")
 	if name == "" {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The service manager gets the descriptor itself, with its name, and is told not to watch
+// The service manager receives the descriptor itself and its name, and is told not to poll
 // it.
 func TestStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")

@@ -61,7 +61,7 @@ func TestNotifierSendsAgainWhatWasNotSent(t *testing.T) {
 	}
 }
 
-// The service manager's end of the socket sees what is meant for it.
+// The messages arrive at the service manager's end of the socket.
 func TestNotifySocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -124,7 +124,7 @@ func TestJournalHook(t *testing.T) {
 	l.WithError(errors.New("broken")).Error("could not look")
 	l.Warn("hm")
 	l.Debug("detail")
-	// A name of somebody's chain.
+	// Any program can name a chain like this.
 	l.WithField("chain", "\x1b[2J\u202e\nPRIORITY=0\xff").WithError(errors.New("in chain \u009b2J")).Warn("a \"bad\" one\a")
 	want := []entry{
 		{"hello", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "wslmirror", "WSLMIRROR_INDEX": "7", "WSLMIRROR_RUNTIME_DIR": "/x"}},

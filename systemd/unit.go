@@ -2,9 +2,9 @@ package systemd
 
 import _ "embed"
 
-// Unit and HoldUnit are the units of the daemon and the holder as they are packaged. They
-// are for what has to know the sandbox that they ask for; the program does not, and has
-// them not in its binary.
+// Unit and HoldUnit are the units of the daemon and the holder as they are packaged, for
+// code that must know their sandbox. The program itself does not use them, so its binary
+// does not contain them.
 var (
 	//go:embed wslmirror.service
 	Unit string

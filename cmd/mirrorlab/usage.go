@@ -89,8 +89,8 @@ the rights of its service, for which they need setpriv and, except for the demo,
 systemd-analyze. The command 'windows' of the shell needs nsenter; chaos and
 soak also need nft, ip and unshare. The matrix, directions and bench run engines
 from Debian trees and from source, in a cache. None but field touches this
-machine's own network. Nothing is left behind, except a folder in $TMPDIR if mirrorlab is
-killed. NO_COLOR turns colours off.
+machine's own network. Nothing is left behind, except a folder in $TMPDIR if
+mirrorlab is killed. NO_COLOR turns colours off.
 
 Exit status:
   0  success; for all but shell and bench: everything is right; for field:

@@ -1,7 +1,7 @@
-// Package confine takes away what root has and the service does not need. It is for
-// where no systemd does that. The process becomes an ordinary user with CAP_NET_ADMIN,
-// under the unit's filter of system calls. It can write to one directory and sees
-// nothing of Windows.
+// Package confine drops the privileges of root that the service does not need, for systems
+// where systemd does not do that. The process becomes an ordinary user with CAP_NET_ADMIN,
+// under the unit's system call filter. It can write to one directory and sees nothing of
+// Windows.
 package confine
 
 import (
@@ -18,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A User is who the process becomes.
+// A User is the user that the process becomes.
 type User struct{ UID, GID int }
 
-// Nobody is the user who owns nothing, for Lookup. Every distribution has the number,
-// not every one the name.
+// Nobody is the user that owns nothing, for Lookup. Every distribution has this number, but
+// not every one has the name.
 const Nobody = "65534"
 
 // Lookup finds a user by name or by number. A number needs no entry in /etc/passwd.
@@ -45,7 +45,8 @@ func Lookup(name string) (User, error) {
 // ErrNotYours says that the directory belongs to another user.
 var ErrNotYours = errors.New("belongs to another user")
 
-// variable tells the process its name, which the kernel takes from /proc/self/exe.
+// variable carries the process name to the new program. Without it, the kernel would name
+// the process after /proc/self/exe.
 const variable = "WSLMIRROR_PROCESS_NAME"
 
 func init() {
@@ -54,17 +55,17 @@ func init() {
 		return
 	}
 	os.Unsetenv(variable)
-	// The process is called what its first thread is called. init runs on that one.
+	// The name of the process is that of its first thread, which runs init.
 	if b, err := unix.BytePtrFromString(name); err == nil {
 		unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(b)), 0, 0, 0)
 	}
 }
 
-// Exec starts this program anew with args, as the same process, and returns only if
-// that fails. The process must be root. The new program can write to the directory dir,
-// which is made if it does not exist, and to no other file.
+// Exec runs this program again with args, in the same process, and returns only if that
+// fails. The process must be root. The new program can write to the directory dir, which
+// Exec creates if necessary, and to no other file.
 func Exec(u User, dir string, args []string) error {
-	// Rights belong to a thread. The program becomes what the thread is that starts it.
+	// Privileges belong to a thread. The new program has those of the thread that runs it.
 	runtime.LockOSThread()
 	if err := makeDir(u, dir); err != nil {
 		return err
@@ -81,20 +82,20 @@ func Exec(u User, dir string, args []string) error {
 	if err := loadFilter(); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)
 	}
-	// By this name it is found even in a folder that only root may enter.
+	// This path works even if the program lies in a directory that only root may enter.
 	const self = "/proc/self/exe"
 	env := append(os.Environ(), variable+"="+filepath.Base(os.Args[0]))
 	return &fs.PathError{Op: "start anew", Path: self, Err: unix.Exec(self, args, env)}
 }
 
-// makeDir makes dir for u. What is there is not given to another user.
+// makeDir creates dir for u. An existing directory keeps its owner.
 func makeDir(u User, dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
 	err := os.Mkdir(dir, 0o755)
 	if err == nil {
-		return errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, u.UID, u.GID)) // whatever the umask
+		return errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, u.UID, u.GID)) // in spite of the umask
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
@@ -109,17 +110,17 @@ func makeDir(u User, dir string) error {
 	return nil
 }
 
-// hidden is what is Windows': its drives, and the sockets that start its programs. Any
+// hidden are the paths to Windows: its drives, and the sockets that start its programs. Any
 // user may use both.
 var hidden = []string{"/mnt", "/run/WSL"}
 
-// restrictFiles gives the thread a file system of its own, in which it can write to dir
-// alone.
+// restrictFiles gives the thread its own view of the file system, in which it can write
+// only to dir.
 func restrictFiles(dir string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return err
 	}
-	// What is mounted later shows up here, but nothing of this is seen outside.
+	// Later mounts outside still appear here, but our mounts do not appear outside.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return err
 	}
@@ -140,12 +141,12 @@ func restrictFiles(dir string) error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &writable); err != nil {
 		return err
 	}
-	// Where it was may be hidden now, and would still be open to it.
+	// The current directory may be hidden now, but would still be accessible.
 	return unix.Chdir("/")
 }
 
-// dropRights makes the thread one of u, with CAP_NET_ADMIN alone. These are plain
-// system calls: those of the standard library are for all threads.
+// dropRights turns the thread into one of u, with CAP_NET_ADMIN only. These are plain
+// system calls, because those of the standard library change all threads.
 func dropRights(u User) error {
 	for c := uintptr(0); ; c++ {
 		if c == unix.CAP_NET_ADMIN {
@@ -178,7 +179,7 @@ func dropRights(u User) error {
 	if err := unix.Capset(&header, &sets[0]); err != nil {
 		return err
 	}
-	// This set is what an ordinary program gets.
+	// An ordinary program inherits this set.
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_NET_ADMIN, 0, 0); err != nil {
 		return err
 	}

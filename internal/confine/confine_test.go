@@ -15,7 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// probe is the directory for a process that gives up its rights and then tries what it
+// probe is the directory for a process that drops its privileges and then tries what it
 // must not be able to do.
 const probe = "WSLMIRROR_TEST_PROBE"
 
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	try(dir)
 }
 
-// try prints what each attempt comes to.
+// try prints the result of each attempt.
 func try(dir string) {
 	socket := func(family, kind, protocol int) error {
 		fd, err := unix.Socket(family, kind, protocol)
@@ -78,8 +78,8 @@ func try(dir string) {
 	os.Exit(0)
 }
 
-// probing starts this program for a look at what it may do, with a copy that lies where
-// only root may look.
+// probing returns a command that runs this test program as a probe, from a copy in a
+// directory that only root may enter.
 func probing(t *testing.T, dir string) *exec.Cmd {
 	t.Helper()
 	labtest.NeedRoot(t)
@@ -95,7 +95,7 @@ func probing(t *testing.T, dir string) *exec.Cmd {
 }
 
 func TestExec(t *testing.T) {
-	top, err := os.MkdirTemp("", "wslmirror-confine-") // t.TempDir lies where only root may enter
+	top, err := os.MkdirTemp("", "wslmirror-confine-") // only root may enter the parent of t.TempDir
 	if err == nil {
 		err = os.Chmod(top, 0o755)
 	}
@@ -139,7 +139,7 @@ variable: []`
 	}
 }
 
-// A directory that is somebody else's is not taken from him.
+// Exec does not take over a directory of another user.
 func TestExecTakesNoDirectory(t *testing.T) {
 	dir := t.TempDir()
 	out, err := probing(t, dir).CombinedOutput()
@@ -148,7 +148,7 @@ func TestExecTakesNoDirectory(t *testing.T) {
 	}
 }
 
-// Where the user may not go it could publish nothing.
+// Without access to the directory, the daemon could publish nothing.
 func TestExecNeedsTheDirectory(t *testing.T) {
 	private := filepath.Join(t.TempDir(), "private")
 	if err := os.Mkdir(private, 0o700); err != nil {

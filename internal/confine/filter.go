@@ -9,15 +9,15 @@ import (
 // families are the unit's RestrictAddressFamilies=.
 var families = []uint32{unix.AF_NETLINK, unix.AF_UNIX}
 
-// Where the kernel's struct seccomp_data has what the filter looks at.
+// The offsets in the kernel's struct seccomp_data that the filter reads.
 const (
 	call     = 0
 	arch     = 4
-	argument = 16 // the lower half of the first one
+	argument = 16 // the lower half of the first argument
 )
 
-// filter is the program by which the kernel decides about a system call: SystemCallFilter=,
-// SystemCallArchitectures= and RestrictAddressFamilies= of the unit.
+// filter returns the program with which the kernel checks each system call. It corresponds
+// to SystemCallFilter=, SystemCallArchitectures= and RestrictAddressFamilies= of the unit.
 func filter() []unix.SockFilter {
 	refuse := answer(unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM))
 	n := uint8(len(families))
@@ -26,7 +26,7 @@ func filter() []unix.SockFilter {
 		load(call), jump(unix.BPF_JEQ, unix.SYS_SOCKET, 0, n+2), load(argument),
 	}
 	for _, family := range families {
-		program = append(program, jump(unix.BPF_JEQ, family, n, 0)) // past the refusal
+		program = append(program, jump(unix.BPF_JEQ, family, n, 0)) // skips the refusal
 		n--
 	}
 	program = append(program, answer(unix.SECCOMP_RET_ERRNO|uint32(unix.EAFNOSUPPORT)), load(call))
@@ -42,8 +42,7 @@ func load(offset uint32) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
 }
 
-// jump compares what was loaded with value, and passes over as many instructions as is
-// said for true and for false.
+// jump compares the loaded value with value, and skips ifTrue or ifFalse instructions.
 func jump(comparison uint16, value uint32, ifTrue, ifFalse uint8) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_JMP | comparison | unix.BPF_K, Jt: ifTrue, Jf: ifFalse, K: value}
 }
@@ -52,7 +51,7 @@ func answer(value uint32) unix.SockFilter {
 	return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value}
 }
 
-// loadFilter puts the thread, and the program that it becomes, under the filter.
+// loadFilter installs the filter for the thread and the program that it becomes.
 func loadFilter() error {
 	program := filter()
 	f := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}

@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "write the lists of system calls anew, by the unit and this systemd")
 
-// machines have a list of system calls each.
+// machines are the architectures, each with its own list of system calls.
 var machines = map[string]struct {
 	info *bpfarch.Info
 	id   string
@@ -26,8 +26,8 @@ var machines = map[string]struct {
 	"arm64": {bpfarch.AARCH64, "AUDIT_ARCH_AARCH64"},
 }
 
-// The lists allow nothing that the unit forbids. They were written by one version of
-// systemd, and others know more calls. So they may lack some that this one allows.
+// The lists allow nothing that the unit forbids. They come from one version of systemd, and
+// other versions know more calls, so a list may lack some that this version allows.
 func TestListsAllowWhatTheUnitAllows(t *testing.T) {
 	unit, err := sandbox.OfUnit(systemd.Unit)
 	if err != nil {
@@ -62,7 +62,7 @@ func TestListsAllowWhatTheUnitAllows(t *testing.T) {
 	}
 }
 
-// list is the source of a list.
+// list returns the Go source of a list.
 func list(t *testing.T, info *bpfarch.Info, id string, numbers []int) []byte {
 	t.Helper()
 	var b strings.Builder
@@ -94,7 +94,7 @@ var allowed = [][2]uint32{
 	return source
 }
 
-// recorded are the numbers in a list.
+// recorded returns the numbers in a list.
 func recorded(t *testing.T, file string) (numbers []int) {
 	t.Helper()
 	b, err := os.ReadFile(file)

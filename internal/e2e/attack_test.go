@@ -13,8 +13,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// A server that has no room for more connections when the daemon starts, or is replaced
-// by another one, has answered before, and its clients are not refused.
+// A server's backlog is full when the first daemon starts, or when another daemon takes
+// over. The server has answered before, so its clients are not refused.
 func TestDaemonStartsBesideABusyServer(t *testing.T) {
 	for name, before := range map[string]bool{"the first daemon": false, "a successor": true} {
 		t.Run(name, func(t *testing.T) {
@@ -26,7 +26,7 @@ func TestDaemonStartsBesideABusyServer(t *testing.T) {
 				d = start(t, b.WSL)
 				d.awaitState(status.Active)
 			}
-			// Two find room, and then there is none.
+			// Two connections fill the backlog.
 			for range 2 {
 				comesTo(t, "while there is room", b.WSL, "127.0.0.1:9000", "connected")
 			}
@@ -38,15 +38,15 @@ func TestDaemonStartsBesideABusyServer(t *testing.T) {
 				d.stop(unix.SIGTERM)
 			}
 			next.awaitState(status.Active)
-			<-time.After(3500 * time.Millisecond) // in which each SYN is sent again, twice
+			<-time.After(3500 * time.Millisecond) // meanwhile each SYN is retransmitted twice
 			accept()
 			allCome(t, name, c, come, "connected")
 		})
 	}
 }
 
-// While closed ports are asked for by the thousand, servers answer, and other closed
-// ports still refuse.
+// During thousands of requests to closed ports, servers answer, and other closed ports
+// still refuse.
 func TestFloodOfClosedPorts(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{Ports: 4096})
@@ -65,12 +65,12 @@ func TestFloodOfClosedPorts(t *testing.T) {
 	if o := come(); o.Came["connected"] > 0 || o.Came["refused"]+o.Came["waiting"] != c.N {
 		t.Errorf("%+v", o)
 	}
-	// The kernel sends a thousand ICMP messages in a second, so this may take more SYNs
-	// than two.
+	// The kernel sends at most a thousand ICMP messages a second, so this may take more
+	// than two SYNs.
 	comesTo(t, "after a flood", b.WSL, "127.0.0.1:7999", "refused")
 }
 
-// As many closed ports as a tool asks for at once all refuse.
+// All closed ports refuse, even if a tool tries as many as it can at once.
 func TestManyClosedPorts(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{Ports: 4096})
@@ -84,8 +84,8 @@ func TestManyClosedPorts(t *testing.T) {
 	}
 }
 
-// What containers have opened to a server of Windows takes no source port from Linux's
-// own clients of that server: Windows sends back to Linux only the ports of its block.
+// Connections of containers to a server in Windows take no source port from Linux's own
+// clients of that server: Windows sends only the ports of its block back to Linux.
 func TestToWindowsLeavesLinuxItsSourcePorts(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -115,8 +115,8 @@ func TestToWindowsLeavesLinuxItsSourcePorts(t *testing.T) {
 	}
 }
 
-// A container that asks for a port of Windows that nobody has is refused, as it is
-// without wslmirror, and does not wait for two minutes.
+// A container that connects to a port that is closed in Windows is refused, as without
+// wslmirror, and does not wait for two minutes.
 func TestToWindowsRefusesAClosedPort(t *testing.T) {
 	for _, mode := range lab.Modes {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestToWindowsRefusesAClosedPort(t *testing.T) {
 	}
 }
 
-// What a user's own rule does with what containers send to a port stays as it is.
+// A user's own rule for packets from containers to a port stays in effect.
 func TestToWindowsBesideARedirect(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -153,8 +153,8 @@ func TestToWindowsBesideARedirect(t *testing.T) {
 	asks(t, b, "with wslmirror", engine.Container, "tcp", "172.17.0.1:7005", "WSL")
 }
 
-// A program of Linux that takes only what arrives on the containers' bridge keeps its
-// port as well.
+// A program in Linux that accepts only what arrives on the containers' bridge also keeps
+// its port.
 func TestToWindowsBesideAServerOfTheBridge(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -203,7 +203,7 @@ func serveOnDevice(t *testing.T, h *lab.Host, dev string, port int) {
 	})
 }
 
-// A connection of a container to Windows goes on, whatever happens to ports, addresses
+// A connection of a container to Windows continues, whatever happens to ports, addresses
 // and daemons.
 func TestToWindowsConnectionsGoOn(t *testing.T) {
 	t.Parallel()
@@ -234,7 +234,7 @@ func TestToWindowsConnectionsGoOn(t *testing.T) {
 	}
 	d.awaitToWindows("")
 	goesOn("Linux listens")
-	s.Close() // which fails if a connection ends at this moment
+	s.Close() // fails if a connection ends at this moment
 	d.awaitToWindows("7005/tcp")
 	goesOn("Linux does not listen any more")
 
@@ -265,7 +265,7 @@ func TestToWindowsConnectionsGoOn(t *testing.T) {
 	goesOn("replugged")
 }
 
-// Whoever takes over does so by its own settings.
+// A daemon that takes over uses its own settings.
 func TestToWindowsEndsWithASuccessor(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})

@@ -13,8 +13,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// In a real WSL each bind() costs 11 ms, whatever its socket is for, because one thread
-// serves all of the VM. So they are counted, and must not become more.
+// In a real WSL each bind() costs 11 ms, for any kind of socket, because one thread serves
+// the whole VM. So this test counts them and limits their number.
 func TestFewBinds(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	playMirrored(t)

@@ -24,7 +24,7 @@ func TestBundle(t *testing.T) {
 	d := start(t, b.WSL)
 	d.awaitState(status.Active)
 	publishes(t, b, d)
-	// What is private comes from everywhere: routes, rules, addresses, chains.
+	// Private data of every kind: routes, rules, addresses, chains.
 	for _, script := range []string{
 		"ip addr add 93.184.216.34/32 dev eth0", "ip -6 addr add 2a00:1450:4001:81b::200e/64 dev eth0 nodad",
 		"ip route add 8.8.8.0/24 via 192.0.2.1", "ip rule add pref 100 from 9.9.9.9 lookup main",
@@ -35,7 +35,7 @@ func TestBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A dockerd with secrets, and with a section of its own making.
+	// A dockerd with secrets in its options, and an option that forges a heading.
 	dockerd := filepath.Join(t.TempDir(), "dockerd")
 	if err := os.Symlink("/bin/sh", dockerd); err != nil {
 		t.Fatal(err)

@@ -15,14 +15,14 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// An asker is a client that asks one port again and again.
+// An asker is a client that sends requests to one port again and again.
 type asker struct {
 	client            *lab.Host
 	proto, port, want string
 }
 
-// keepAsking has clients ask until stop is called, which returns how many good
-// answers each of them got. One that is not good is an error.
+// keepAsking makes clients send requests until stop is called. stop returns how many right
+// answers each client received. A wrong answer is an error.
 func keepAsking(t *testing.T, pause time.Duration, askers ...asker) (stop func() []int) {
 	done := make(chan struct{})
 	var asking sync.WaitGroup
@@ -50,9 +50,8 @@ func keepAsking(t *testing.T, pause time.Duration, askers ...asker) (stop func()
 	}
 }
 
-// Containers come and go, 200 published ports in all, while clients connect to
-// others. None of these notices, and in the end the table is what a daemon that
-// has just started would make.
+// Containers come and go, 200 published ports in all, while clients connect to other ports.
+// No client notices, and in the end the table is the same as that of a new daemon.
 func TestChurn(t *testing.T) {
 	b := labtest.New(t, lab.Options{Ports: 2000})
 	docker := labtest.StartDocker(t, b, "--userland-proxy=false")
@@ -108,9 +107,8 @@ func TestChurn(t *testing.T) {
 	}
 }
 
-// 500 containers come and go, ten at a time, in the rules that
-// Docker writes for them. Nobody who uses another port notices, and nothing of
-// them stays in the map.
+// 500 containers come and go, ten at a time, in the rules that Docker writes for them.
+// Clients of other ports notice nothing, and none of the containers stays in the map.
 func TestDirectChurn(t *testing.T) {
 	b := labtest.New(t, lab.Options{Ports: 4000})
 	docker := labtest.StartDocker(t, b)
@@ -122,7 +120,7 @@ func TestDirectChurn(t *testing.T) {
 	const steady = "8080/tcp direct, 8080/udp direct"
 	d.awaitPaths(steady)
 
-	// A connection that is kept, and new ones all the time.
+	// An established connection, and new ones all the time.
 	kept, err := b.Windows.Dial("tcp", "", "127.0.0.1:8080", patience)
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +132,7 @@ func TestDirectChurn(t *testing.T) {
 		asker{b.WSL, "tcp", "8080", "steady"},
 		asker{b.Windows, "tcp", "9000", "WSL"},
 	)
-	// change writes or removes what Docker does for a container.
+	// change adds or removes the rules that Docker writes for a container.
 	change := func(action string, container int) {
 		addr, port := fmt.Sprintf("172.17.%d.%d", 1+container/250, 1+container%250), 10000+container
 		rules := fmt.Sprintf("*nat\n%s DOCKER ! -i docker0 -p tcp -m tcp --dport %d -j DNAT --to-destination %s:80\n"+

@@ -13,8 +13,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// The clock jumps by a day and back, both ways. It is the clock of the machine, so this
-// runs only where somebody asks for it by the build tag.
+// The clock jumps by a day and back, in both directions. It is the machine's clock, so this
+// test runs only with the build tag.
 func TestClockJumps(t *testing.T) {
 	for _, by := range []time.Duration{24 * time.Hour, -24 * time.Hour} {
 		b := labtest.New(t, lab.Options{})
@@ -26,8 +26,8 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// excursion sets the clock, calls while, and sets the clock back by the one that did not
-// jump.
+// excursion sets the clock, calls while, and sets the clock back. It uses the clock that
+// did not jump to compute the right time.
 func excursion(t *testing.T, by time.Duration, while func()) {
 	t.Helper()
 	runtime.LockOSThread()

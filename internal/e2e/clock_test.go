@@ -17,9 +17,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// The clock is set, as it is when a machine resumes. The daemon looks, finds all in
-// order, and changes nothing. The machine's clock stays as it is: the daemon is told of
-// a change that did not happen. clock_set_test.go makes one.
+// The clock is set, as when a machine resumes. The daemon makes a pass and changes nothing.
+// The machine's clock stays as it is: the daemon is only told of a change. The test in
+// clock_set_test.go really sets the clock.
 func TestClockIsSet(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	var p *tap
@@ -36,8 +36,8 @@ func TestClockIsSet(t *testing.T) {
 	}
 }
 
-// tellClockSet has the daemon's timer expire, and lets the read that follows fail as it
-// does when the clock was set (timerfd_create(2)).
+// tellClockSet makes the daemon's timer expire, and makes the next read fail as it does
+// when the clock has been set (timerfd_create(2)).
 func tellClockSet(t *testing.T, d *daemon, p *tap) {
 	t.Helper()
 	timer := timerOf(t, d.proc.Process.Pid)
@@ -48,7 +48,7 @@ func tellClockSet(t *testing.T, d *daemon, p *tap) {
 			return 0
 		}
 		p.fault = nil
-		// As ClockSet of the package netwatch arms it. The daemon is stopped meanwhile.
+		// Arm it like netwatch.ClockSet. The daemon is stopped meanwhile.
 		never := unix.ItimerSpec{Value: unix.Timespec{Sec: 1 << 33}}
 		told <- unix.TimerfdSettime(timer, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil)
 		return unix.ECANCELED
@@ -61,7 +61,7 @@ func tellClockSet(t *testing.T, d *daemon, p *tap) {
 	}
 }
 
-// timerOf is the timer of a process, which has one.
+// timerOf returns the only timer of a process.
 func timerOf(t *testing.T, pid int) (fd int) {
 	t.Helper()
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -90,8 +90,8 @@ func timerOf(t *testing.T, pid int) (fd int) {
 	return -1
 }
 
-// staysCalm sets the clock twice, by set. Each time the daemon looks once, or twice where
-// set sets the clock and sets it back, and leaves its table as it was.
+// staysCalm calls set twice to set the clock. Each time the daemon must make one pass, or
+// two if set also sets the clock back, and leave its table as it was.
 func staysCalm(t *testing.T, b *lab.Bench, d *daemon, set func()) {
 	t.Helper()
 	began := d.awaitState(status.Active)
@@ -118,8 +118,8 @@ func staysCalm(t *testing.T, b *lab.Bench, d *daemon, set func()) {
 		set()
 		n := 0
 		labtest.Eventually(t, "the daemon looks", func() bool { n += looks(); return n > 0 })
-		// One look more, because it is asked for. A daemon that goes on looking by itself
-		// has looked more often by then.
+		// This requests one more pass. A daemon that keeps making passes by itself has made
+		// more by then.
 		if err := status.Refresh(d.dir); err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func staysCalm(t *testing.T, b *lab.Bench, d *daemon, set func()) {
 		if age := time.Since(s.Updated).Abs(); age > labtest.Patience() {
 			t.Errorf("updated %v ago", age)
 		}
-		looks() // that of status
+		looks() // the pass for status
 	}
 	d.stop(unix.SIGTERM)
 	if log := d.log.String(); warns(log) {
@@ -144,8 +144,8 @@ func staysCalm(t *testing.T, b *lab.Bench, d *daemon, set func()) {
 	}
 }
 
-// watchLooks counts how often the daemon publishes. What it returns says how often
-// since it was last called.
+// watchLooks counts how often the daemon publishes. The result returns how often since its
+// last call.
 func watchLooks(t *testing.T, dir string) (looks func() int) {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
@@ -153,7 +153,8 @@ func watchLooks(t *testing.T, dir string) (looks func() int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	// Of equal events that wait, inotify makes one. With both names they alternate.
+	// inotify merges equal events that are not yet read. With both kinds of event they
+	// alternate.
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_FROM|unix.IN_MOVED_TO); err != nil {
 		t.Fatal(err)
 	}

@@ -19,18 +19,18 @@ import (
 // askedAgain is the comment of the rule that refuses.
 const askedAgain = "asked again: closed"
 
-// A SYN is sent again after one second, so a refusal comes after that, and long before
-// a client gives up by itself.
+// A SYN is retransmitted after one second, so a refusal comes after that, and long before
+// the client times out by itself.
 var (
 	soonest = 900 * time.Millisecond
 	latest  = lab.Scaled(3 * time.Second)
 )
 
-// longer than a refusal takes is how long a client waits that should not get any. As
-// with silence, a busy machine hides a mistake, and makes none.
+// longer is how long a client waits that should not be refused: longer than a refusal
+// takes. As with silence, a busy machine can hide a fault, but cannot cause a failure.
 const longer = 2 * time.Second
 
-// connect opens a connection of TCP, closes it, and returns what came of it: see cameTo.
+// connect opens a TCP connection, closes it, and returns the result: see cameTo.
 func connect(h *lab.Host, local, addr string, wait time.Duration) string {
 	c, err := h.Dial("tcp", local, addr, wait)
 	if err == nil {
@@ -39,7 +39,7 @@ func connect(h *lab.Host, local, addr string, wait time.Duration) string {
 	return cameTo(err)
 }
 
-// comesTo connects and wants something to come of it.
+// comesTo connects and requires the result want.
 func comesTo(t *testing.T, when string, h *lab.Host, addr, want string) {
 	t.Helper()
 	wait := patience
@@ -51,8 +51,7 @@ func comesTo(t *testing.T, when string, h *lab.Host, addr, want string) {
 	}
 }
 
-// refusedBy connects to a closed port, and wants the refusal that comes with the second
-// SYN.
+// refusedBy connects to a closed port and requires the refusal that follows the second SYN.
 func refusedBy(t *testing.T, when string, h *lab.Host, local, addr string) {
 	t.Helper()
 	began := time.Now()
@@ -62,7 +61,7 @@ func refusedBy(t *testing.T, when string, h *lab.Host, local, addr string) {
 	}
 }
 
-// A closed port of 127.0.0.1 refuses Linux's clients where they would wait otherwise.
+// A closed port on 127.0.0.1 refuses Linux's clients, which would otherwise wait.
 func TestClosedPortRefuses(t *testing.T) {
 	const closed = "127.0.0.1:7999"
 	for _, mode := range []lab.Mode{lab.Mirrored, lab.MirroredHAL} {
@@ -106,7 +105,7 @@ func TestClosedPortRefuses(t *testing.T) {
 	})
 }
 
-// direction is what status says of one.
+// direction returns a direction as status reports it.
 func (d *daemon) direction(name string) status.Direction {
 	d.t.Helper()
 	s, _ := d.status()
@@ -119,8 +118,8 @@ func (d *daemon) direction(name string) status.Direction {
 	panic("unreachable")
 }
 
-// listenWithBacklog listens with room for one connection, and accepts nobody before
-// accept is called.
+// listenWithBacklog listens with room for one connection, and accepts none until accept is
+// called.
 func listenWithBacklog(t *testing.T, h *lab.Host, port int) (accept func()) {
 	t.Helper()
 	var fd int
@@ -138,7 +137,7 @@ func listenWithBacklog(t *testing.T, h *lab.Host, port int) (accept func()) {
 	}
 	var accepting sync.WaitGroup
 	t.Cleanup(func() {
-		unix.Shutdown(fd, unix.SHUT_RDWR) // which wakes accept
+		unix.Shutdown(fd, unix.SHUT_RDWR) // wakes accept
 		accepting.Wait()
 		unix.Close(fd)
 	})
@@ -156,7 +155,7 @@ func listenWithBacklog(t *testing.T, h *lab.Host, port int) (accept func()) {
 	}
 }
 
-// withAndWithout runs a test on two benches, of which the second has a wslmirror.
+// withAndWithout runs a test on two benches, the second with wslmirror.
 func withAndWithout(t *testing.T, opts lab.Options, test func(t *testing.T, b *lab.Bench)) {
 	for name, with := range map[string]bool{"without wslmirror": false, "with wslmirror": true} {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +174,7 @@ func withAndWithout(t *testing.T, opts lab.Options, test func(t *testing.T, b *l
 	}
 }
 
-// A server without room for more connections drops SYNs too. Its clients are not refused.
+// A server with a full backlog drops SYNs too. Its clients are not refused.
 func TestBusyServerIsNotRefused(t *testing.T) {
 	withAndWithout(t, lab.Options{Ports: 4096}, func(t *testing.T, b *lab.Bench) {
 		var servers sync.WaitGroup
@@ -185,7 +184,7 @@ func TestBusyServerIsNotRefused(t *testing.T) {
 			c := crowd{N: 200, Port: port, Wait: labtest.Patience()}
 			come := c.start(t, b)
 			servers.Go(func() {
-				// By then all clients that found no room have sent their SYN again, twice.
+				// By then all clients without room have retransmitted their SYN twice.
 				<-time.After(2500 * time.Millisecond)
 				accept()
 				allCome(t, "to a server of "+server.Name, c, come, "connected")
@@ -194,7 +193,7 @@ func TestBusyServerIsNotRefused(t *testing.T) {
 	})
 }
 
-// A server that has answered and starts again is waited for.
+// Clients wait for a server that has answered before and restarts.
 func TestRestartingServerIsNotRefused(t *testing.T) {
 	withAndWithout(t, lab.Options{}, func(t *testing.T, b *lab.Bench) {
 		var servers sync.WaitGroup
@@ -205,7 +204,7 @@ func TestRestartingServerIsNotRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			comesTo(t, "before", b.WSL, addr, "connected")
-			s.Close() // which fails if a connection ends at this moment
+			s.Close() // fails if a connection ends at this moment
 			servers.Go(func() {
 				<-time.After(5 * time.Second)
 				if _, err := server.ServeEcho("tcp", addr); err != nil {
@@ -222,8 +221,8 @@ func TestRestartingServerIsNotRefused(t *testing.T) {
 	})
 }
 
-// A server that comes to a port that has refused is reached, from the same source port
-// too as soon as that has been forgotten, which takes 3.5 seconds.
+// A server that starts on a port that has refused is reachable. From the same source port
+// it is reachable as soon as the table has forgotten the refused SYN, after 3.5 seconds.
 func TestServerOnAPortThatRefused(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -248,16 +247,16 @@ func TestServerOnAPortThatRefused(t *testing.T) {
 		}
 		return false
 	})
-	// The refusal itself came a second after the port was asked for.
+	// The refusal itself came a second after the first SYN.
 	if took := time.Since(began); took > lab.Scaled(3500*time.Millisecond) {
 		t.Errorf("the same source port was refused for %v", took)
 	}
 	t.Logf("connected after %v and %d refusals", time.Since(began), refusals)
 	comesTo(t, "another source port", b.WSL, addr, "connected")
 
-	// Nobody remembers the others: the port has answered.
+	// After another source port has connected, the first one is not refused either.
 	const other = "127.0.0.1:9001"
-	local = fmt.Sprintf("127.0.0.1:%d", b.FirstPort+30) // which is in no TIME_WAIT
+	local = fmt.Sprintf("127.0.0.1:%d", b.FirstPort+30) // this port is not in TIME_WAIT
 	refusedBy(t, "a closed port", b.WSL, local, other)
 	if _, err := b.WSL.ServeEcho("tcp", other); err != nil {
 		t.Fatal(err)
@@ -268,9 +267,9 @@ func TestServerOnAPortThatRefused(t *testing.T) {
 	}
 }
 
-// Who asks again and again with little patience and few source ports, as health checks
-// do, reaches a server within seconds after it has started. A mark of the flow would
-// have refused such a client for ever.
+// A client that retries often, with short timeouts and few source ports, like a health
+// check, reaches a server within seconds after it has started. If the refusal depended on a
+// mark of the flow, such a client would be refused forever.
 func TestImpatientClientReachesANewServer(t *testing.T) {
 	const addr = "127.0.0.1:9000"
 	for _, with := range []bool{false, true} {
@@ -308,7 +307,7 @@ func TestImpatientClientReachesANewServer(t *testing.T) {
 	}
 }
 
-// What is not for a closed port of 127.0.0.1 by way of Windows is as it was.
+// Only packets that go to a closed port of 127.0.0.1 through Windows are refused.
 func TestRefusalLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -328,7 +327,7 @@ func TestRefusalLeavesOthersAlone(t *testing.T) {
 		"add table ip users",
 		"add chain ip users redirects { type nat hook output priority -100; }",
 		"add rule ip users redirects ip daddr 127.0.0.1 tcp dport 9000 redirect to :12345",
-		"add rule ip users redirects ip daddr 127.0.0.1 tcp dport 9001 redirect to :12346", // closed
+		"add rule ip users redirects ip daddr 127.0.0.1 tcp dport 9001 redirect to :12346", // this port is closed
 		"add chain ip users drops { type filter hook output priority filter; }",
 		"add rule ip users drops ip daddr 127.0.0.1 tcp dport 9002 drop",
 	} {
@@ -336,7 +335,7 @@ func TestRefusalLeavesOthersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v6 := func() string { // as connect
+	v6 := func() string { // like connect
 		var got string
 		err := b.WSL.Do(func() error {
 			c, err := net.DialTimeout("tcp6", "[::1]:7999", patience)
@@ -372,7 +371,7 @@ func TestRefusalLeavesOthersAlone(t *testing.T) {
 		if got := v6(); got != "refused" {
 			t.Errorf("%s: ::1: %s", when, got)
 		}
-		var clients sync.WaitGroup // most of which wait
+		var clients sync.WaitGroup // most of them wait
 		comes := func(h *lab.Host, addr, want string) {
 			clients.Go(func() { comesTo(t, when, h, addr, want) })
 		}
@@ -381,7 +380,7 @@ func TestRefusalLeavesOthersAlone(t *testing.T) {
 		comes(engine.Container, "172.17.0.1:7999", "refused")
 		comes(b.WSL, "172.17.0.2:7999", "refused")
 		comes(b.LAN, "192.0.2.2:7999", "refused")
-		comes(b.WSL, "127.0.0.1:9002", "waiting") // the user drops it
+		comes(b.WSL, "127.0.0.1:9002", "waiting") // the user's rule drops it
 		for host, addr := range map[*lab.Host]string{b.WSL: "127.0.0.2:7999", engine.Container: "127.0.0.1:7999"} {
 			clients.Go(func() {
 				if got := datagram(host, addr); got != "refused" {

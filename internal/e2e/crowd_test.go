@@ -17,25 +17,25 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
-// A crowd is many clients of TCP at once, in a process of their own: the bench's library
-// for nftables panics on a descriptor of 1024 or more.
+// A crowd is many TCP clients at once, in a process of their own: the nftables library of
+// the bench panics on a descriptor of 1024 or more.
 type crowd struct {
 	N int
-	// Port is that of 127.0.0.1 for which the first client asks. Others ask for the same
-	// one, or with Scan for the next ones.
+	// Port is the port of 127.0.0.1 to which the first client connects. The others connect
+	// to the same port or, with Scan, to the next ones.
 	Port int
 	Scan bool
 	Wait time.Duration
 }
 
-// An outcome is what came of a crowd: how many clients came to what, as connect says it,
-// and how long the slowest took.
+// An outcome is the result of a crowd: how many clients had which result, in connect's
+// words, and how long the slowest took.
 type outcome struct {
 	Came    map[string]int
 	Slowest time.Duration
 }
 
-// start has the clients ask, and come returns what comes of it.
+// start starts the clients, and come returns their outcome.
 func (c crowd) start(t *testing.T, b *lab.Bench) (come func() outcome) {
 	t.Helper()
 	tellWindows(t, b)
@@ -64,7 +64,7 @@ func (c crowd) start(t *testing.T, b *lab.Bench) (come func() outcome) {
 	}
 }
 
-// allCome waits for a crowd of which all clients must come to the same.
+// allCome waits for a crowd whose clients must all have the result want.
 func allCome(t *testing.T, who string, c crowd, come func() outcome, want string) (slowest time.Duration) {
 	t.Helper()
 	o := come()
@@ -76,7 +76,7 @@ func allCome(t *testing.T, who string, c crowd, come func() outcome, want string
 
 const crowdEnv = "WSLMIRROR_E2E_CROWD"
 
-// beCrowd is the process of a crowd.
+// beCrowd runs a crowd in its own process.
 func beCrowd(text string) error {
 	var c crowd
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
@@ -107,8 +107,8 @@ func beCrowd(text string) error {
 	return json.NewEncoder(os.Stdout).Encode(o)
 }
 
-// cameTo is what came of a connection: "connected", "refused", "waiting" at the end of
-// the client's time, or the error.
+// cameTo returns the result of a connection: "connected", "refused", "waiting" if it timed
+// out, or the error.
 func cameTo(err error) string {
 	var network net.Error
 	switch {

@@ -23,11 +23,10 @@ type daemon struct {
 	host *lab.Host
 	dir  string
 	proc *lab.Process
-	log  *bytes.Buffer // complete once the daemon has ended
+	log  *bytes.Buffer // complete after the daemon has ended
 }
 
-// start starts a daemon in h with the rights of the service, and waits until it
-// publishes.
+// start starts a daemon in h with the rights of the service, and waits until it publishes.
 func start(t *testing.T, h *lab.Host, args ...string) *daemon {
 	t.Helper()
 	d := launch(t, h, func(args ...string) *exec.Cmd { return asService(t, args...) }, args...)
@@ -53,7 +52,7 @@ func launch(t *testing.T, h *lab.Host, command func(...string) *exec.Cmd, args .
 	return d
 }
 
-// status is what the program "wslmirror status" says.
+// status returns the output of "wslmirror status".
 func (d *daemon) status() (s status.Snapshot, exit int) {
 	d.t.Helper()
 	cmd := program(d.t, "status", "--json", "--runtime-dir", d.dir)
@@ -68,7 +67,7 @@ func (d *daemon) status() (s status.Snapshot, exit int) {
 	return s, cmd.ProcessState.ExitCode()
 }
 
-// await waits until the daemon publishes what ok accepts.
+// await waits until the daemon publishes a snapshot that ok accepts.
 func (d *daemon) await(what string, ok func(status.Snapshot) bool) status.Snapshot {
 	d.t.Helper()
 	var s status.Snapshot
@@ -102,7 +101,7 @@ func (d *daemon) awaitState(want status.State) status.Snapshot {
 	return d.await(string(want), func(s status.Snapshot) bool { return s.State == want })
 }
 
-// stop ends the daemon with a signal it obeys.
+// stop ends the daemon with a signal that it handles.
 func (d *daemon) stop(sig os.Signal) {
 	d.t.Helper()
 	if err := d.proc.Stop(sig); err != nil {
@@ -110,7 +109,7 @@ func (d *daemon) stop(sig os.Signal) {
 	}
 }
 
-// ruleset is the whole ruleset of h without its counters.
+// ruleset returns the whole ruleset of h without its counters.
 func ruleset(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	out, err := h.Run("nft", "--stateless", "list", "ruleset")
@@ -149,8 +148,7 @@ func TestStopsWithoutATrace(t *testing.T) {
 	}
 }
 
-// What the program puts into the kernel is what the package nft has in its
-// golden file and DESIGN promises.
+// The program installs the table that package nft's golden file contains.
 func TestTableIsTheGoldenOne(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	start(t, b.WSL)
@@ -163,7 +161,7 @@ func TestTableIsTheGoldenOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, rules, _ := strings.Cut(out, "\n")
-	// The bench's eth0 is a veth, as a container's link may be. WSL's own is not.
+	// The bench's eth0 is a veth, which may lead to a container. WSL's own eth0 is not.
 	rules = strings.Replace(rules, "\t\telements = { \"eth0\" }\n", "", 1)
 	_, want, _ := strings.Cut(string(golden), "\n")
 	if rules != want {

@@ -14,13 +14,13 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// On a kernel that lacks a module the daemon serves what it can, says what it leaves out,
-// and takes that on when the module comes.
+// On a kernel that lacks a module, the daemon does what it can, reports what it leaves out,
+// and starts to do that when the module is loaded.
 func TestDegraded(t *testing.T) {
 	playMirrored(t)
 	for lacking, test := range map[string]struct {
 		absent, out []string
-		chains      string // that are there all the same
+		chains      string // the chains that are installed anyway
 	}{
 		"nft_ct":               {[]string{"ct"}, []string{"localhost from Linux", "closed ports", "containers to Windows"}, "guard WSLPREROUTING"},
 		"nft_masq":             {[]string{"masq"}, []string{"localhost from Linux"}, "guard refuse to_windows to_windows_source unanswered WSLPREROUTING"},
@@ -36,7 +36,7 @@ func TestDegraded(t *testing.T) {
 			if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
 				t.Fatal(err)
 			}
-			// Somebody opens the bridge, as engines without a proxy do.
+			// Engines without a proxy open the bridge like this.
 			if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestDegraded(t *testing.T) {
 	}
 }
 
-// ourChains are the names of the chains of our table, sorted as people would.
+// ourChains returns the names of the chains in our table, in natural order.
 func ourChains(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	var names []string

@@ -14,7 +14,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// counted is how many new connections the rules with that comment have seen.
+// counted returns how many new connections the rules with that comment have counted.
 func counted(t *testing.T, h *lab.Host, comment string) (n int) {
 	t.Helper()
 	list, err := h.Run("nft", "list", "table", "ip", "wslmirror")
@@ -32,13 +32,13 @@ func counted(t *testing.T, h *lab.Host, comment string) (n int) {
 	return n
 }
 
-// pastProxy is how many connections went past the proxy, of Windows and of Linux.
+// pastProxy returns how many connections went past the proxy, from Windows and from Linux.
 func pastProxy(t *testing.T, h *lab.Host) int {
 	t.Helper()
 	return counted(t, h, "past the proxy") + counted(t, h, "past the proxy, from Linux")
 }
 
-// routeLocalnet is the sysctl of a link.
+// routeLocalnet returns the sysctl of a link.
 func routeLocalnet(t *testing.T, h *lab.Host, link string) string {
 	t.Helper()
 	value, err := h.GetSysctl("ipv4/conf/" + link + "/route_localnet")
@@ -48,7 +48,7 @@ func routeLocalnet(t *testing.T, h *lab.Host, link string) string {
 	return strings.TrimSpace(value)
 }
 
-// answers asks once and wants the answer, or none if it is "".
+// answers sends one request and requires the answer want, or none if want is "".
 func answers(t *testing.T, when string, client *lab.Host, proto, port, want string) {
 	t.Helper()
 	wait := patience
@@ -60,7 +60,7 @@ func answers(t *testing.T, when string, client *lab.Host, proto, port, want stri
 	}
 }
 
-// paths is the path of each port, with its reason.
+// paths returns the path of each port, with its reason.
 func paths(s status.Snapshot) string {
 	var list []string
 	for _, p := range s.Ports {
@@ -74,8 +74,8 @@ func (d *daemon) awaitPaths(want string) {
 	d.await(want, func(s status.Snapshot) bool { return paths(s) == want })
 }
 
-// Published ports are reached past docker-proxy, from Windows and from Linux, as
-// containers and networks come and go, and what that takes is undone.
+// Clients in Windows and Linux reach published ports past docker-proxy while containers and
+// networks come and go. In the end all changes are undone.
 func TestDirect(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -103,7 +103,7 @@ func TestDirect(t *testing.T) {
 		t.Errorf("a port of the LAN address alone is in the map:\n%s", list)
 	}
 
-	// Other rules that would stop it: the proxy serves, and status says why.
+	// Other rules would drop these packets: the proxy serves, and status says why.
 	for _, rule := range []string{"-i loopback0 -j DROP", "-d 172.17.0.0/16 -m limit --limit 1/s -j DROP", "! -i eth0 -p tcp --dport 80 -j REJECT", "-i docker0 ! -o docker0 -j DROP"} {
 		fields := strings.Fields(rule)
 		if _, err := b.WSL.Run("iptables-nft", append([]string{"-I", "DOCKER-USER"}, fields...)...); err != nil {
@@ -111,7 +111,7 @@ func TestDirect(t *testing.T) {
 		}
 		const why = "other rules drop what is forwarded to it, or may"
 		want := "8080/tcp proxy: " + why + ", 8081/tcp proxy: " + why + ", 8080/udp proxy: " + why
-		if strings.Contains(rule, "tcp") { // and so not UDP
+		if strings.Contains(rule, "tcp") { // so UDP is not affected
 			want = strings.TrimSuffix(want, "proxy: "+why) + "direct"
 		}
 		d.awaitPaths(want)
@@ -123,7 +123,7 @@ func TestDirect(t *testing.T) {
 		d.awaitPaths(direct)
 	}
 
-	// No forwarding, which a proxy does not need.
+	// Without forwarding, which a proxy does not need.
 	for _, on := range []string{"0", "1"} {
 		if err := b.WSL.Sysctl("ipv4/ip_forward", on); err != nil {
 			t.Fatal(err)
@@ -136,7 +136,7 @@ func TestDirect(t *testing.T) {
 		answers(t, "forwarding "+on, b.Windows, "tcp", "8080", "web")
 	}
 
-	// A network of its own, and a container that moves.
+	// A user-defined network, and a container that moves to it.
 	cli("network", "create", "--opt", "com.docker.network.bridge.name=br-test", "test")
 	cli("run", "--detach", "--name", "second", "--network", "test", "--publish", "8090:80", "echo", "/echo", "-name", "second", "-addr", ":80")
 	d.awaitPaths("8080/tcp direct, 8081/tcp direct, 8090/tcp direct, 8080/udp direct")
@@ -161,8 +161,8 @@ func TestDirect(t *testing.T) {
 	labtest.Eventually(t, "route_localnet of br-test is put back", func() bool { return routeLocalnet(t, b.WSL, "br-test") == "0" })
 	cli("network", "rm", "test")
 
-	// Stopped, or killed and cleaned up, the world is as it was. A client of UDP that
-	// goes on sending from its port is not held back by its old way.
+	// After a stop, or after a kill and a cleanup, everything is as before. A UDP client
+	// that keeps sending from its port follows the change of the path.
 	datagrams, err := b.WSL.Dial("udp", "127.0.0.1:60990", "127.0.0.1:8080", patience)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestDirect(t *testing.T) {
 	if after := world(t, b.WSL); after != before {
 		t.Errorf("before\n%s\nkilled and cleaned up\n%s", before, after)
 	}
-	// The next daemon cleans up as well, whatever its path.
+	// The next daemon cleans up as well, with either path.
 	d = start(t, b.WSL, "--path", "direct")
 	d.awaitPaths(direct)
 	d.proc.Stop(unix.SIGKILL)
@@ -207,8 +207,8 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// Established connections past the proxy go on when the daemon comes back, and
-// those through the proxy when the path changes.
+// Established connections past the proxy continue when the daemon comes back, and those
+// through the proxy continue when the path changes.
 func TestDirectConnectionsSurvive(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -250,7 +250,7 @@ func TestDirectConnectionsSurvive(t *testing.T) {
 	}
 }
 
-// What was there before stays, and what the engine has come to need.
+// route_localnet stays on if it was on before, or if the engine has come to need it.
 func TestDirectLeavesRouteLocalnetOfOthers(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -266,8 +266,8 @@ func TestDirectLeavesRouteLocalnetOfOthers(t *testing.T) {
 	}
 }
 
-// Without the repair Windows' clients go past the proxy, and Linux's through it
-// as ever.
+// Without the repair, Windows' clients go past the proxy, and Linux's clients still go
+// through it.
 func TestDirectWithoutRepair(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -284,7 +284,7 @@ func TestDirectWithoutRepair(t *testing.T) {
 	}
 }
 
-// awaitAnswer waits for a container that has just started.
+// awaitAnswer waits until a container that has just started answers.
 func awaitAnswer(t *testing.T, client *lab.Host, port, want string) {
 	t.Helper()
 	labtest.Eventually(t, "an answer of "+want, func() bool {
@@ -293,7 +293,7 @@ func awaitAnswer(t *testing.T, client *lab.Host, port, want string) {
 	})
 }
 
-// awaitEnd asks until the connection ends, and returns an error if it hangs.
+// awaitEnd sends requests until the connection ends, and returns an error if it hangs.
 func awaitEnd(c *lab.Client) error {
 	for range 5 {
 		_, err := c.Ask(patience)

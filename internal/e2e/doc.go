@@ -1,4 +1,4 @@
-// Package e2e holds the end-to-end tests: they build wslmirror, run it on the bench with
-// the rights of the service, and judge it by what its users see, which is the kernel, the
-// traffic, the log and what the commands print. Nothing imports it.
+// Package e2e contains the end-to-end tests. They build wslmirror, run it on the bench with
+// the rights of the service, and check what its users see: the kernel, the traffic, the log
+// and the output of the commands. Nothing imports this package.
 package e2e

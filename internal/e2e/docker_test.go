@@ -17,17 +17,16 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// patience is how long a client waits for an answer that must come. On the bench one
-// takes less than a thousandth of it.
+// patience is how long a client waits for an answer that must come. On the bench, answers
+// take less than a thousandth of it.
 var patience = lab.Scaled(10 * time.Second)
 
-// silence is how long a client waits for an answer that should not come. A machine that
-// is too busy to answer within that time hides a mistake, and makes none.
+// silence is how long a client waits for an answer that should not come. A machine too busy
+// to answer in that time can hide a fault, but cannot cause a failure.
 const silence = time.Second
 
-// What Windows sees of a real Docker 20.10: nothing without wslmirror, the
-// container with it, and nothing again when it has stopped. Everything else is
-// reached throughout.
+// Windows' clients of a real Docker 20.10 get no answer without wslmirror, the container's
+// answer with it, and none again after it has stopped. All other clients always get one.
 func TestDocker(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -87,8 +86,8 @@ func TestDocker(t *testing.T) {
 	check("after it stopped", false)
 }
 
-// A UDP client with a fixed source port that began before wslmirror was there
-// is not bound to the way its first packet took.
+// A UDP client with a fixed source port that began before wslmirror does not keep the NAT
+// of its first packet.
 func TestFlowThatBeganBefore(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -102,15 +101,16 @@ func TestFlowThatBeganBefore(t *testing.T) {
 		t.Fatalf("answered before: %q", answer)
 	}
 	start(t, b.WSL).awaitState(status.Active)
-	// Its conntrack entry goes when the rule has come. It keeps sending, so that the entry
-	// would not end by itself: for that it takes half a minute without a packet.
+	// The daemon removes the flow's conntrack entry after it has installed the rule. The
+	// client keeps sending, so the entry would not time out by itself: that takes half a
+	// minute without a packet.
 	labtest.Eventually(t, "an answer of web, as the conntrack entry is gone", func() bool {
 		answer, err := client.Ask(100 * time.Millisecond)
 		return err == nil && answer == "web"
 	})
 }
 
-// Connections that are established when the daemon goes and comes stay so.
+// Established connections survive when the daemon stops and starts.
 func TestConnectionsSurviveRestart(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b)
@@ -136,8 +136,8 @@ func TestConnectionsSurviveRestart(t *testing.T) {
 	}
 }
 
-// Where the kernel serves localhost, wslmirror keeps out of the way, port by
-// port, from the first packet on and as containers come and go.
+// Where the kernel serves localhost, wslmirror changes nothing, port by port, from the
+// first packet on, and while containers come and go.
 func TestDockerWithoutProxy(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b, "--userland-proxy=false")
@@ -157,7 +157,7 @@ func TestDockerWithoutProxy(t *testing.T) {
 		answers(when, client, "tcp", "9000", "WSL")
 	}
 	check("before", b.Windows)
-	// What works without us must go on with us, through our coming and going.
+	// What works without wslmirror must keep working while it starts and stops.
 	old, err := b.Windows.Dial("tcp", "", "127.0.0.1:8080", patience)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func TestDockerWithoutProxy(t *testing.T) {
 	s := d.awaitState(status.Active)
 	goesOn("with another wslmirror")
 	check("with wslmirror", b.Windows)
-	check("with wslmirror", b.WSL) // which nothing answers without it
+	check("with wslmirror", b.WSL) // without wslmirror, clients in Linux get no answer
 	want := []status.Port{
 		{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},
 		{Proto: "tcp", Port: 8081, Address: "127.0.0.1", Target: "172.17.0.2:80", Engine: "docker", Path: "kernel"},

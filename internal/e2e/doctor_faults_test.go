@@ -15,8 +15,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// obey types what a check says, in h. Comments are left out, and what takes
-// systemd or Windows.
+// obey runs the commands that a check suggests, in h. It leaves out comments, and commands
+// that need systemd or Windows.
 func obey(t *testing.T, h *lab.Host, c doctor.Check) {
 	t.Helper()
 	for line := range strings.Lines(c.Do) {
@@ -30,8 +30,8 @@ func obey(t *testing.T, h *lab.Host, c doctor.Check) {
 	}
 }
 
-// Each fault is made, named alone, and, where a command cures it, cured by what
-// doctor says to type.
+// Each fault is created. Doctor must name that fault and no other, and its commands must
+// cure it if cured is set.
 func TestDoctorNamesTheFault(t *testing.T) {
 	playMirrored(t)
 	sh := func(script string) func(*testing.T, *lab.Bench, *daemon) {
@@ -44,8 +44,8 @@ func TestDoctorNamesTheFault(t *testing.T) {
 	tests := map[string]struct {
 		want   string
 		make   func(*testing.T, *lab.Bench, *daemon)
-		cured  bool // by the commands
-		breaks bool // the way from Windows to a server in Linux, or in the container
+		cured  bool // by doctor's commands
+		breaks bool // the path from Windows to a server in Linux or in the container
 	}{
 		"flushed ruleset":          {"wsl-chains", sh("nft flush ruleset"), true, false},
 		"flushed chain":            {"wsl-chains", sh("nft flush chain ip nat WSLPOSTROUTING"), true, false},
@@ -86,7 +86,7 @@ func TestDoctorNamesTheFault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := labtest.New(t, lab.Options{})
-			// With repair it would restore what is lost of WSL's.
+			// With repair, the daemon would restore lost parts of WSL's setup.
 			d := start(t, b.WSL, "--repair=false")
 			d.awaitState(status.Active)
 			publishes(t, b, d)
@@ -125,7 +125,7 @@ func TestDoctorNamesTheFault(t *testing.T) {
 				if after := ruleset(t, b.WSL); after != before {
 					t.Errorf("before\n%s\nafter\n%s", before, after)
 				}
-			case "rule of a VPN": // is kept, where it is in nobody's way
+			case "rule of a VPN": // is kept, at a priority where it does no harm
 				if rules, err := b.WSL.Run("ip", "rule"); err != nil || strings.Count(rules, "51820") != 1 ||
 					!strings.Contains(rules, "3:\tnot from all fwmark 0xca6c lookup 51820") {
 					t.Errorf("%v\n%s", err, rules)
@@ -135,8 +135,8 @@ func TestDoctorNamesTheFault(t *testing.T) {
 	}
 }
 
-// Rules of others beside a real engine whose ports the kernel serves: what is harmless is no
-// fault, and what stops the answers of its containers is named and mended.
+// With a real engine whose ports the kernel serves: doctor reports no fault for harmless
+// rules of others, and names and cures rules that stop the replies of containers.
 func TestDoctorBesideRulesOfOthers(t *testing.T) {
 	playMirrored(t)
 	tailscale := "iptables-nft -N ts-input; iptables-nft -N ts-forward; iptables-nft -I INPUT -j ts-input; iptables-nft -I FORWARD -j ts-forward; " +
@@ -182,19 +182,19 @@ func TestDoctorBesideRulesOfOthers(t *testing.T) {
 	}
 }
 
-// What is repaired, or does no harm yet, is no fault.
+// What is repaired, or does no harm yet, is only a warning.
 func TestDoctorWarns(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{})
 	d := start(t, b.WSL)
 	d.awaitState(status.Active)
 	publishes(t, b, d)
-	start(t, b.LAN) // another network's is none of this one's
+	start(t, b.LAN) // another network's daemon does not count here
 	diagnose(t, b.WSL, d.dir).sees(t, "instances", doctor.OK, "one")
 	for _, script := range []string{
 		"echo 0 >/proc/sys/net/ipv4/conf/loopback0/accept_local", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet",
 		"ip rule add pref 0 ipproto tcp dport 80 lookup main",
-		// As with hostAddressLoopback, which does not know of a second address yet.
+		// With hostAddressLoopback on, a second address that WSL has not set up yet.
 		"ip route replace 192.0.2.2/32 dev eth0 table 128", "ip addr add 192.0.2.77/24 dev eth0",
 	} {
 		if _, err := b.WSL.Run("sh", "-c", script); err != nil {
@@ -219,7 +219,8 @@ func TestDoctorWarns(t *testing.T) {
 	}
 }
 
-// A daemon that waits for another link than WSL's says so, and does not blame WSL.
+// A daemon that waits for another link than WSL's says so, and does not report a fault of
+// WSL.
 func TestDoctorOnTheWrongInterface(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{})
@@ -241,7 +242,7 @@ func TestDoctorOnTheWrongInterface(t *testing.T) {
 	}
 }
 
-// exhaust takes every port of the block to one destination.
+// exhaust uses every port of the block for one destination.
 func exhaust(t *testing.T, b *lab.Bench, _ *daemon) {
 	const server = "192.0.2.1:7000"
 	if _, err := b.LAN.ServeEcho("tcp", server); err != nil {

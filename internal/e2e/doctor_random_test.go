@@ -13,9 +13,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 )
 
-// What doctor says to type against rules of one's own mends what it names, whatever the
-// rules are: as doctor sees it then, and as it happens. One round is enough, but for rules
-// that leave it uncertain which container a port is for.
+// Against random rules of the user, doctor's commands cure the fault that it names: in
+// doctor's own view afterwards, and for real packets. One round is enough, except for rules
+// that leave it uncertain to which container a port leads.
 func TestDoctorMendsRandomRules(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{Ports: 4096})

@@ -27,14 +27,14 @@ func playMirrored(t *testing.T) {
 	})
 }
 
-// A diagnosis is what "wslmirror doctor --json" printed.
+// A diagnosis is the output of "wslmirror doctor --json".
 type diagnosis struct {
 	Checks  []doctor.Check
 	Summary doctor.Summary
 	exit    int
 }
 
-// diagnose runs it in h.
+// diagnose runs doctor in h.
 func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
 	t.Helper()
 	cmd := program(t, "doctor", "--json", "--runtime-dir", dir)
@@ -56,7 +56,7 @@ func diagnose(t *testing.T, h *lab.Host, dir string) (d diagnosis) {
 	return d
 }
 
-// faults are the names of the faults in d.
+// faults returns the names of the faults in d.
 func (d diagnosis) faults() (names []string) {
 	for _, c := range d.Checks {
 		if c.Verdict == doctor.Fault {
@@ -82,7 +82,7 @@ func (d diagnosis) String() string {
 	return b.String()
 }
 
-// expect fails the test unless the faults are those named, and no others.
+// expect fails the test unless the faults are exactly those in want.
 func (d diagnosis) expect(t *testing.T, when string, want ...string) {
 	t.Helper()
 	wantExit := exitOK
@@ -94,7 +94,7 @@ func (d diagnosis) expect(t *testing.T, when string, want ...string) {
 	}
 }
 
-// sees fails the test unless a check came to that and says that.
+// sees fails the test unless a check has the verdict want and its text contains says.
 func (d diagnosis) sees(t *testing.T, name string, want doctor.Verdict, says string) {
 	t.Helper()
 	if c := d.check(name); c.Verdict != want || !strings.Contains(c.Seen, says) {
@@ -102,8 +102,8 @@ func (d diagnosis) sees(t *testing.T, name string, want doctor.Verdict, says str
 	}
 }
 
-// publishes makes a container with a published port, and waits until the daemon
-// has seen it.
+// publishes creates a container with a published port, and waits until the daemon has seen
+// it.
 func publishes(t *testing.T, b *lab.Bench, d *daemon) {
 	t.Helper()
 	engine, err := b.StartStandIn()
@@ -118,7 +118,7 @@ func publishes(t *testing.T, b *lab.Bench, d *daemon) {
 	d.await("two ports", func(s status.Snapshot) bool { return len(s.Ports) == 2 })
 }
 
-// An ordinary user sees most of it, and is told what he does not.
+// An ordinary user gets most checks, and doctor names those that need root.
 func TestDoctorAsOrdinaryUser(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{})
@@ -164,7 +164,7 @@ func TestDoctorAsOrdinaryUser(t *testing.T) {
 	}
 }
 
-// It sends no packet: to a closed port of 127.0.0.1 a connection would hang.
+// Doctor sends no packet: a connection to a closed port of 127.0.0.1 would hang.
 func TestDoctorSendsNothing(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{})
@@ -185,7 +185,7 @@ func TestDoctorSendsNothing(t *testing.T) {
 	}
 }
 
-// Real engines, healthy, and the one that started before loopback0.
+// Real engines: healthy ones, and one that started before loopback0 existed.
 func TestDoctorWithEngines(t *testing.T) {
 	playMirrored(t)
 	for _, test := range []struct {
@@ -193,7 +193,7 @@ func TestDoctorWithEngines(t *testing.T) {
 		late   bool
 		args   []string
 		want   []string
-		docker string // what docker-loopback0 begins with
+		docker string // the beginning of what docker-loopback0 says
 	}{
 		{"docker-20.10", false, nil, nil, "Docker has no exception"},
 		{"docker-iptables", false, nil, nil, "Docker lets loopback0 pass"},

@@ -16,8 +16,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// Two daemons on one network are two distributions of one VM: one serves, one
-// stands by, and takes over when the first has gone, however it went.
+// Two daemons on one network are two distributions of one VM: one is active, the other is
+// on standby and takes over when the first one ends, however it ends.
 func TestElection(t *testing.T) {
 	for _, end := range []unix.Signal{unix.SIGKILL, unix.SIGTERM} {
 		t.Run(unix.SignalName(end), func(t *testing.T) {
@@ -49,8 +49,8 @@ func TestElection(t *testing.T) {
 	}
 }
 
-// In a distribution without a daemon, status does not miss one while another
-// distribution's serves, and says so to root and to any user.
+// If another distribution runs the daemon, status in a distribution without one does not
+// complain, and says so to root and to any user.
 func TestStatusWhereAnotherDistributionServes(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	ask := func(serves bool) {
@@ -73,7 +73,7 @@ func TestStatusWhereAnotherDistributionServes(t *testing.T) {
 	ask(false)
 }
 
-// However many stand by, one takes over and the others stay calm.
+// Among many daemons on standby, one takes over and the others stay calm.
 func TestElectionAmongMany(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	daemons := map[*daemon]bool{}
@@ -81,7 +81,7 @@ func TestElectionAmongMany(t *testing.T) {
 		daemons[start(t, b.WSL)] = true
 	}
 	for len(daemons) > 0 {
-		// Until every one of them knows its place.
+		// Wait until every daemon has its state.
 		var serves *daemon
 		labtest.Eventually(t, "one is active and the others stand by", func() bool {
 			var active, standby int
@@ -107,7 +107,7 @@ func TestElectionAmongMany(t *testing.T) {
 	}
 }
 
-// A daemon that waits for loopback0 holds no table, so two may wait.
+// A daemon that waits for loopback0 owns no table, so two daemons may wait.
 func TestElectionWhenLoopback0Appears(t *testing.T) {
 	b := labtest.New(t, lab.Options{NoLoopback0: true})
 	one, two := start(t, b.WSL), start(t, b.WSL)
@@ -125,8 +125,8 @@ func TestElectionWhenLoopback0Appears(t *testing.T) {
 	}
 }
 
-// A daemon that ends leaves its ip rule to the one that stands by, and connections
-// that are busy all the time go on.
+// A daemon that ends leaves its ip rule to the daemon on standby, and busy connections
+// continue.
 func TestHandOver(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -189,8 +189,8 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// A daemon that stands by does nothing while the other one serves, and notices
-// its end by itself: here nobody asks it, which would make it look.
+// A daemon on standby does nothing while the other one is active, and notices its end by
+// itself. This test does not request its status, because that would cause a pass.
 func TestStandbyIsCalmAndAwake(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	serves := start(t, b.WSL)
@@ -205,8 +205,8 @@ func TestStandbyIsCalmAndAwake(t *testing.T) {
 		}
 		return s
 	}
-	// One that polls would never be without a look for so long. The first second may have
-	// some: what the other one has done last is an event for both.
+	// A daemon that polls would make a pass in this time. The first second may have some,
+	// because the last changes of the other daemon are events for both.
 	const calm = time.Second
 	looks := watchLooks(t, standby.dir)
 	labtest.Eventually(t, "a second without a look", func() bool {

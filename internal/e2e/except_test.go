@@ -13,8 +13,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// What the user has excepted is as it is without wslmirror, in every direction, and the
-// rest is repaired.
+// An excepted port behaves as without wslmirror, in every direction, and the other ports
+// are repaired.
 func TestExcept(t *testing.T) {
 	for _, mode := range lab.Modes {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -47,7 +47,7 @@ func TestExcept(t *testing.T) {
 			}`); err != nil {
 				t.Fatal(err)
 			}
-			// see is what each client meets at each port.
+			// see returns what each client gets on each port.
 			see := func() map[string]string {
 				var mu sync.Mutex
 				seen := map[string]string{}
@@ -106,8 +106,8 @@ func TestExcept(t *testing.T) {
 	}
 }
 
-// Of an excepted port, a drop that Docker has written because loopback0 came late stays
-// in force, also where an earlier daemon has let its packets pass.
+// If Docker has written a drop for an excepted port because loopback0 came late, the drop
+// stays in effect, even if an earlier daemon has accepted the port's packets.
 func TestExceptLateLoopback0(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})

@@ -18,8 +18,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// readsOnly are the files that the daemon reads, all without a word of ours: the
-// runtime does once at the start, and the standard library.
+// readsOnly are the files that the daemon only reads. Our code does not ask for them: the
+// Go runtime and the standard library do, at the start.
 var readsOnly = map[string]string{
 	"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size": "runtime: the size of a huge page",
 	"/proc/self/cgroup":            "runtime: whether GODEBUG's containermaxprocs makes a difference",
@@ -29,8 +29,8 @@ var readsOnly = map[string]string{
 	"/proc/sys/net/core/somaxconn": "net: the backlog of a socket that listens",
 }
 
-// In a whole life with the program as users get it, what it opens, makes, renames
-// or removes is in its runtime directory.
+// This runs the released program from start to stop. All files that it opens, creates,
+// renames or removes are in its runtime directory.
 func TestOpensNothingElse(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -42,7 +42,7 @@ func TestOpensNothingElse(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "calls")
 	d := launch(t, b.WSL, func(args ...string) *exec.Cmd {
 		cmd := program.Command(args...)
-		// -D: it is the daemon that is our child.
+		// -D: the daemon is our child, not strace.
 		traced := exec.Command("strace", append([]string{"-D", "-f", "-q", "-o", trace, "-e", "trace=%file", "--signal=none"}, cmd.Args...)...)
 		traced.Env = cmd.Env
 		return traced
@@ -58,7 +58,7 @@ func TestOpensNothingElse(t *testing.T) {
 	d.awaitState(status.Waiting)
 	tracer := tracerOf(t, d.proc.Process.Pid)
 	d.stop(unix.SIGTERM)
-	labtest.Eventually(t, "strace ends", func() bool { return !alive(tracer) }) // nobody's child: it cannot be waited for
+	labtest.Eventually(t, "strace ends", func() bool { return !alive(tracer) }) // it is not our child, so we cannot wait for it
 	calls, err := os.ReadFile(trace)
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestOpensNothingElse(t *testing.T) {
 	t.Logf("%d calls for files in the runtime directory; read elsewhere: %s", ours, slices.Sorted(maps.Keys(read)))
 }
 
-// tracerOf is the process that traces another.
+// tracerOf returns the process that traces pid.
 func tracerOf(t *testing.T, pid int) (tracer int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -108,8 +108,7 @@ func tracerOf(t *testing.T, pid int) (tracer int) {
 	return tracer
 }
 
-// alive reports whether a process runs. One that has ended and that nobody has waited
-// for does not.
+// alive reports whether a process runs. A zombie does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(string(stat), ") ")

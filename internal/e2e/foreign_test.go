@@ -11,10 +11,10 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// Rules that other programs write beside those of an engine. Each is a kind: what
-// it does to packets says nothing of who serves a published port.
+// Rules that other programs write beside an engine's. Each stands for a kind of rule. What
+// such a rule does to packets says nothing about who serves a published port.
 
-// outputRules are what proxies on this machine write at the hook output.
+// outputRules are rules that proxies on this machine write at the output hook.
 var outputRules = map[string][]string{
 	"a transparent proxy for one port": {"nft insert rule ip nat OUTPUT meta skuid != 1337 tcp dport 8080 redirect to :12345"},
 	"a transparent proxy for all TCP":  {"nft insert rule ip nat OUTPUT meta skuid 1001 meta l4proto tcp redirect to :12345"},
@@ -26,8 +26,8 @@ var outputRules = map[string][]string{
 		"nft table inet proxy { chain prerouting { type nat hook prerouting priority -99; meta mark 0x2024 return; ip daddr 127.0.0.0/8 return; meta l4proto tcp redirect to :41873; }; }"},
 }
 
-// A rule at the hook output alone does not turn the repair off, and a bridge is
-// restored whatever such rules make of a port.
+// A rule at the output hook alone does not turn off the repair, and route_localnet of a
+// bridge is restored whatever such rules do to a port.
 func TestProxiesBesideAnEngine(t *testing.T) {
 	for name, rules := range outputRules {
 		t.Run(name, func(t *testing.T) {
@@ -70,9 +70,9 @@ func TestProxiesBesideAnEngine(t *testing.T) {
 	}
 }
 
-// What users write against the very fault works with us as without us: here an
-// accept ahead of Docker's jump at the hook output, and a conntrack zone for what
-// arrives, by which Linux's packets meet Docker's rules on their way back
+// Workarounds that users write against this fault work the same with wslmirror as without:
+// here an accept ahead of Docker's jump at the output hook, and a conntrack zone for
+// arriving packets, which makes packets from Linux meet Docker's rules on their way back
 // (moby#53553).
 func TestWorkaroundBesideDockerWithoutProxy(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
@@ -103,7 +103,7 @@ func TestWorkaroundBesideDockerWithoutProxy(t *testing.T) {
 	check("afterwards")
 }
 
-// However large what others have is, the daemon does its work beside it.
+// The daemon works even beside very large sets of others.
 func TestBesideHugeSets(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -119,7 +119,7 @@ func TestBesideHugeSets(t *testing.T) {
 	d := start(t, b.WSL, "--path", "direct")
 	d.awaitPaths("8080/tcp direct")
 	answers(t, "beside a blocklist", b.Windows, "tcp", "8080", "container")
-	// 127.0.0.1 itself is looked up, not guessed.
+	// The address itself is looked up in the set; nothing is guessed.
 	if _, err := b.WSL.Run("nft", "add element inet blocklist drop_here { 172.17.0.2 }"); err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +127,8 @@ func TestBesideHugeSets(t *testing.T) {
 	d.stop(unix.SIGTERM)
 }
 
-// A table of another owner is nobody's to change: that is said of the port, and the
-// daemon serves all else.
+// Nobody can change a table that another process owns. The status of the port says so, and
+// the daemon serves everything else.
 func TestBesideATableThatIsOwned(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -157,7 +157,7 @@ func TestBesideATableThatIsOwned(t *testing.T) {
 	if err := owned.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Of that the kernel says nothing. The next change is an event.
+	// The kernel sends no event for that. The next change is an event.
 	if _, err := b.WSL.Run("nft", "add table ip another"); err != nil {
 		t.Fatal(err)
 	}
@@ -169,8 +169,8 @@ func TestBesideATableThatIsOwned(t *testing.T) {
 	}
 }
 
-// A rule for what arrives alone, which a user wrote for the LAN, promises no proxy on
-// 127.0.0.1: a server of Linux has the port there, whatever the path.
+// A user's rule for packets that arrive, written for the LAN, does not mean that a proxy
+// listens on 127.0.0.1: a server in Linux has the port there, with either path.
 func TestServerBesideARuleForTheLAN(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	if _, err := b.StartStandIn(); err != nil {
@@ -192,8 +192,8 @@ func TestServerBesideARuleForTheLAN(t *testing.T) {
 	}
 }
 
-// What sends a port elsewhere and has no proxy is nowhere said to have one: what
-// systemd-nspawn --port writes, and a redirect of one's own.
+// No command claims a proxy for ports that are redirected without one: by the rules of
+// systemd-nspawn --port, and by a user's own redirect.
 func TestPublishedWithoutProxy(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{})

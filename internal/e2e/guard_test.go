@@ -14,9 +14,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// A container that forges packets reaches nothing on 127.0.0.0/8, neither in
-// Linux nor in Windows, and the published ports work all the same. Where containers may
-// reach a port of Windows, they reach no other.
+// A container that forges packets reaches nothing on 127.0.0.0/8, neither in Linux nor in
+// Windows, but the published ports still work. Where containers may reach one port of
+// Windows, they reach no other.
 func TestGuard(t *testing.T) {
 	for _, path := range []string{status.PathProxy, status.PathDirect} {
 		t.Run(path, func(t *testing.T) { testGuard(t, path, false) })
@@ -33,8 +33,7 @@ func testGuard(t *testing.T, path string, toWindows bool) {
 	if err := engine.Publish("tcp", "0.0.0.0:8080"); err != nil {
 		t.Fatal(err)
 	}
-	// What an engine without a proxy does to its bridge, and so do we on the path
-	// direct.
+	// An engine without a proxy does this to its bridge, and so do we with the direct path.
 	if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +68,7 @@ func testGuard(t *testing.T, path string, toWindows bool) {
 	listen(b.Windows, "0.0.0.0:9001")
 	listen(b.Windows, "0.0.0.0:9002") // the port that containers may reach
 	mayReach := []string{"172.17.0.1:9000", "172.17.0.1:9002", "192.0.2.2:9002"}
-	// send has the container send from each address it can claim.
+	// send makes the container send from each address that it can claim.
 	send := func() (got []string) {
 		t.Helper()
 		for _, from := range []string{engine.Addr.String(), "127.0.0.1"} {
@@ -81,8 +80,7 @@ func testGuard(t *testing.T, path string, toWindows bool) {
 				sendPacket(t, engine.Container, from, to, to)
 			}
 		}
-		// What may be sent comes last, so that when it has come there is nothing more
-		// under way.
+		// Send the allowed packet last: when it has arrived, no other packet is under way.
 		const end = "the end"
 		sendPacket(t, engine.Container, engine.Addr.String(), "172.17.0.1:9000", end)
 		sendPacket(t, b.WSL, "", "127.0.0.1:9001", end)
@@ -136,13 +134,13 @@ func testGuard(t *testing.T, path string, toWindows bool) {
 	if path == status.PathDirect {
 		return
 	}
-	// No event tells that a bridge lets such packets pass from now on, least of
-	// all if all links do.
+	// There is no event when a bridge begins to let such packets pass, and certainly none
+	// when all links do.
 	for _, link := range []string{"docker0", "all"} {
 		if err := b.WSL.Sysctl("ipv4/conf/docker0/route_localnet", "0"); err != nil {
 			t.Fatal(err)
 		}
-		d.status() // makes it look
+		d.status() // starts a pass
 		if err := b.WSL.Sysctl("ipv4/conf/"+link+"/route_localnet", "1"); err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +150,7 @@ func testGuard(t *testing.T, path string, toWindows bool) {
 	}
 }
 
-// sendPacket sends a packet of UDP, from an address of a host or from any.
+// sendPacket sends a UDP packet, from an address of the host or from any other.
 func sendPacket(t *testing.T, h *lab.Host, from, to, text string) {
 	t.Helper()
 	err := h.Do(func() error {
@@ -173,8 +171,8 @@ func sendPacket(t *testing.T, h *lab.Host, from, to, text string) {
 	}
 }
 
-// forge makes a container send what it should not: packets to 127.0.0.0/8 by its
-// gateway, and from 127.0.0.1.
+// forge makes a container send forbidden packets: to 127.0.0.0/8 through its gateway, and
+// from 127.0.0.1.
 func forge(t *testing.T, container *lab.Host) {
 	t.Helper()
 	links, err := container.Net.LinkList()
@@ -185,7 +183,7 @@ func forge(t *testing.T, container *lab.Host) {
 		if l.Attrs().Name == "lo" {
 			continue
 		}
-		// The kernel's own routes for 127.0.0.0/8 make way for the gateway.
+		// Remove the kernel's own routes for 127.0.0.0/8 in favour of the gateway.
 		lo, err := container.Net.LinkByName("lo")
 		if err != nil {
 			t.Fatal(err)

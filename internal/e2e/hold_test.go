@@ -26,9 +26,9 @@ import (
 type holder struct {
 	t    *testing.T
 	host *lab.Host
-	dir  string // of the daemon
+	dir  string // the daemon's directory
 	proc *lab.Process
-	log  *bytes.Buffer // complete once it has ended
+	log  *bytes.Buffer // complete after it has ended
 }
 
 // holderService is wslmirror with the rights that the holder's unit gives.
@@ -71,7 +71,7 @@ func startHolder(t *testing.T, d *daemon) *holder {
 	return h
 }
 
-// await waits until it holds these ports, like 8080/tcp, and no others.
+// await waits until it holds exactly these ports, written like 8080/tcp.
 func (h *holder) await(ports ...string) {
 	h.t.Helper()
 	var now status.Hold
@@ -88,7 +88,7 @@ func (h *holder) await(ports ...string) {
 	came = true
 }
 
-// status is what "wslmirror status" says in the same network.
+// status returns the output of "wslmirror status" in the same network.
 func (h *holder) status() (s status.Snapshot) {
 	h.t.Helper()
 	_, text := on(h.t, h.host, "status", "--json", "--runtime-dir", h.dir)
@@ -105,9 +105,8 @@ func (h *holder) stop() {
 	}
 }
 
-// A port that a real portmap publishes by rules alone is unknown to Windows, and known
-// for as long as a holder runs and the container does: in each variant of WSL's port
-// tracker.
+// Windows does not know a port that a real portmap publishes only by rules. It knows the
+// port while a holder and the container run, with each variant of WSL's port tracker.
 func TestHold(t *testing.T) {
 	for _, mode := range []lab.Mode{lab.Mirrored, lab.Consomme} {
 		for name, opts := range map[string]tracker.Options{
@@ -134,7 +133,7 @@ func TestHold(t *testing.T) {
 					answers(t, when, b.Windows, "tcp", "80", want)
 				}
 				reach("without a holder", "")
-				// What the holder sends stays within Linux.
+				// The holder's packets stay within Linux.
 				if _, err := b.WSL.Run("nft", `table inet spy { chain out { type filter hook output priority 300; oifname != "lo" meta l4proto { tcp, udp } th sport { 80, 8080 } counter; }; }`); err != nil {
 					t.Fatal(err)
 				}
@@ -146,7 +145,8 @@ func TestHold(t *testing.T) {
 				}
 				reach("with a holder", "container")
 				t.Logf("a holder begins and Windows has reached the container by each port after %v", time.Since(began).Round(time.Millisecond))
-				// It is still there when the tracker has forgotten all that it does not see.
+				// Windows still has the port after the tracker has forgotten every port
+				// that it does not see.
 				if err := b.Tracker.Advance(time.Hour); err != nil {
 					t.Fatal(err)
 				}
@@ -173,8 +173,8 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// publishByRules publishes ports of TCP and UDP, a list as nft has it, as CNI's portmap
-// does: for Windows and for Linux. No container is behind them.
+// publishByRules publishes TCP and UDP ports as CNI's portmap does, for Windows and for
+// Linux. ports is a list in nft's syntax. There are no containers behind them.
 func publishByRules(t *testing.T, b *lab.Bench, ports string) {
 	t.Helper()
 	if out, err := b.WSL.Run("nft", fmt.Sprintf(`table ip cni {
@@ -186,7 +186,7 @@ func publishByRules(t *testing.T, b *lab.Bench, ports string) {
 	}
 }
 
-// beginHolding starts a daemon and a holder, which holds the ports that are published.
+// beginHolding starts a daemon and a holder, and waits until the ports are held.
 func beginHolding(t *testing.T, b *lab.Bench, ports ...string) (*daemon, *holder) {
 	t.Helper()
 	d := start(t, b.WSL)
@@ -196,7 +196,7 @@ func beginHolding(t *testing.T, b *lab.Bench, ports ...string) (*daemon, *holder
 	return d, h
 }
 
-// Where the holder cannot have [::1], it holds 127.0.0.1.
+// If the holder cannot bind [::1], it holds 127.0.0.1.
 func TestHolderWithoutIPv6(t *testing.T) {
 	for name, without := range map[string]func(*lab.Bench) error{
 		"no address": func(b *lab.Bench) error { return b.WSL.Sysctl("ipv6/conf/lo/disable_ipv6", "1") },
@@ -231,8 +231,8 @@ func TestHolderWithoutIPv6(t *testing.T) {
 	}
 }
 
-// A program that has the port makes the holder let go, and when the program ends, the
-// kernel tells the holder so.
+// If a program binds the port, the holder releases it. When the program ends, the kernel
+// tells the holder.
 func TestHolderGivesWay(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	publishByRules(t, b, "8080")
@@ -242,7 +242,8 @@ func TestHolderGivesWay(t *testing.T) {
 		if err != nil {
 			t.Fatalf("beside the holder: %v", err)
 		}
-		// Nothing tells of a socket that begins. But the daemon looks, and the holder with it.
+		// There is no event when a socket appears. But status starts a pass of the daemon,
+		// and that one of the holder.
 		if s := h.status(); !slices.ContainsFunc(s.Ports, func(p status.Port) bool { return p.Proto == proto && p.Holder == "program" }) {
 			t.Errorf("status --json: %+v", s.Ports)
 		}
@@ -258,12 +259,12 @@ func TestHolderGivesWay(t *testing.T) {
 	}
 }
 
-// A port that Windows refuses is told as that, is not asked for again and again, and is
-// held when something has changed.
+// If Windows refuses a port, the holder reports that and backs off. It holds the port when
+// something has changed.
 func TestHolderIsRefused(t *testing.T) {
 	for _, mode := range []lab.Mode{lab.Mirrored, lab.Consomme} {
 		t.Run(mode.String(), func(t *testing.T) {
-			labtest.PlayWindows(t, "en") // where a program listens on 9001
+			labtest.PlayWindows(t, "en") // a program listens on 9001 there
 			b := labtest.New(t, lab.Options{Mode: mode, Tracker: &tracker.Options{}})
 			b.Tracker.Refuse(tracker.Port{Proto: unix.IPPROTO_TCP, Number: 9001})
 			publishByRules(t, b, "9001")
@@ -287,7 +288,7 @@ func TestHolderIsRefused(t *testing.T) {
 			if c := diagnose(t, b.WSL, d.dir).check("published-ports"); c.Verdict != "fault" || !strings.Contains(c.Seen, "9001/tcp (cni); wslmirror cannot hold 9001/tcp: refused by Windows") {
 				t.Errorf("doctor: %+v", c)
 			}
-			// What changes nothing and comes often does not have it ask Windows each time.
+			// Frequent events that change nothing do not cause a request to Windows each.
 			before := b.Tracker.Binds()
 			for range 50 {
 				if err := status.Refresh(d.dir); err != nil {
@@ -306,8 +307,8 @@ func TestHolderIsRefused(t *testing.T) {
 	}
 }
 
-// Of the distributions of one VM, the one whose daemon serves holds, and the next takes
-// over whichever end it comes to.
+// Among the distributions of one VM, the one with the active daemon holds the ports. The
+// next one takes over, whether the daemon or the holder ends.
 func TestHolderOfWhoServes(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	publishByRules(t, b, "8080")
@@ -324,7 +325,8 @@ func TestHolderOfWhoServes(t *testing.T) {
 	}
 }
 
-// While one holder has a port, another does without, and takes over by the kernel's word.
+// While one holder has a port, another does without. It takes over when the kernel reports
+// the end of the first.
 func TestTwoHolders(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	publishByRules(t, b, "8080")
@@ -338,13 +340,13 @@ func TestTwoHolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := startHolder(t, other)
-	second.await("8080/udp") // UDP can have both
+	second.await("8080/udp") // both can hold UDP
 	first.proc.Stop(unix.SIGKILL)
 	second.await("8080/tcp", "8080/udp")
 }
 
-// No port of 500 containers that come and go stays held, and Windows is asked no more
-// than 30 times a second.
+// 500 containers come and go. None of their ports stays held, and Windows gets at most 30
+// requests a second.
 func TestHolderChurn(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	publishByRules(t, b, "8080")
@@ -367,14 +369,14 @@ func TestHolderChurn(t *testing.T) {
 		}
 		nft(rules)
 		if first%100 == 0 {
-			h.await(want...) // the others come and go too fast, or not
+			h.await(want...) // the others may go too fast to be held
 		}
 		nft("flush chain ip cni CNI-DN")
 	}
 	h.await("8080/tcp", "8080/udp")
 	took := time.Since(began)
-	// What was held for less than a second the tracker may never have seen. Then it keeps
-	// the port for a minute.
+	// The tracker may never have seen a port that was held for less than a second. It then
+	// keeps the port for a minute.
 	if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) != 2 {
 		t.Errorf("then Windows has %d ports, %v", len(b.Tracker.Ports()), err)
 	}
@@ -390,8 +392,8 @@ func TestHolderChurn(t *testing.T) {
 	t.Logf("%d containers came and went in %.1f s; %d binds; CPU of the holder %.2f s", containers, took.Seconds(), b.Tracker.Binds()-binds, used.Seconds())
 }
 
-// Whatever is killed, published, bound and refused meanwhile, in the end that is held which
-// is published and which nobody else has.
+// Whatever is killed, published, bound and refused meanwhile, in the end the holder holds
+// exactly the published ports that no program has.
 func TestHolderAfterFaults(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -403,7 +405,7 @@ func TestHolderAfterFaults(t *testing.T) {
 	const first, ports = 9100, 6
 	port := func(i int) tracker.Port { return tracker.Port{Proto: unix.IPPROTO_TCP, Number: uint16(first + i)} }
 	faults := []func(i int) error{
-		func(i int) error { // a container comes or goes
+		func(i int) error { // a container starts or ends
 			published[i] = !published[i]
 			rules := "add chain ip cni CNI-DN; flush chain ip cni CNI-DN;"
 			for i, on := range published {
@@ -414,7 +416,7 @@ func TestHolderAfterFaults(t *testing.T) {
 			_, err := b.WSL.Run("nft", rules)
 			return err
 		},
-		func(i int) (err error) { // a program comes or goes
+		func(i int) (err error) { // a program starts or ends
 			if programs[i] != nil {
 				err = programs[i].Close()
 				delete(programs, i)
@@ -428,7 +430,7 @@ func TestHolderAfterFaults(t *testing.T) {
 			}
 			return err
 		},
-		func(i int) error { // Windows takes a port, or leaves it
+		func(i int) error { // Windows begins or ceases to refuse a port
 			if refused[i] = !refused[i]; refused[i] {
 				b.Tracker.Refuse(port(i))
 			} else {
@@ -459,7 +461,7 @@ func TestHolderAfterFaults(t *testing.T) {
 		}
 		time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
 	}
-	for i, on := range refused { // Windows may still have what a program or the holder had
+	for i, on := range refused { // Windows may still have ports of a program or the holder
 		if on {
 			b.Tracker.Allow(port(i))
 		}
@@ -471,7 +473,7 @@ func TestHolderAfterFaults(t *testing.T) {
 		}
 	}
 	labtest.Eventually(t, fmt.Sprintf("it holds %q", want), func() bool {
-		if err := status.Refresh(d.dir); err != nil { // nothing else tells of a program that begins, or that Windows allows a port
+		if err := status.Refresh(d.dir); err != nil { // there is no event when a program starts, or when Windows allows a port
 			return false
 		}
 		now, err := status.ReadHold(status.HoldDir(d.dir))
@@ -482,10 +484,10 @@ func TestHolderAfterFaults(t *testing.T) {
 	}
 }
 
-// Podman 6 holds a port by one socket for both families that is bound and does not listen.
-// Where the kernel shows such sockets, Windows has the port, and the holder leaves it
-// alone. The socket is a stand-in, with what libpod's oci_util.go does; the rules are those
-// that Debian 13's netavark has written.
+// Podman 6 holds a port with one socket for both families, which is bound and does not
+// listen. If the kernel lists such sockets, Windows has the port, and the holder leaves it
+// alone. The socket is a stand-in that does what libpod's oci_util.go does. Debian 13's
+// netavark has written the rules.
 func TestHolderBesidePodman6(t *testing.T) {
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
 	err := b.WSL.Do(func() error {
@@ -513,11 +515,11 @@ func TestHolderBesidePodman6(t *testing.T) {
 	d := start(t, b.WSL)
 	s := d.await("the ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) >= 2 })
 	h := startHolder(t, d)
-	// The others too are Podman's, which has some seconds to bind them.
+	// The other ports are Podman's too, which has some seconds to bind them.
 	h.await("8081/tcp", "8090/tcp", "8091/tcp", "8092/tcp")
 	labtest.Eventually(t, "Podman is told to be who holds", func() bool {
 		s = h.status()
-		return s.Ports[0].Port == 8080 && s.Ports[0].Engine == "podman" && s.Ports[0].Holder == "program" // this one
+		return s.Ports[0].Port == 8080 && s.Ports[0].Engine == "podman" && s.Ports[0].Holder == "program" // the port of the stand-in's socket
 	})
 	h.stop()
 	if err := b.Tracker.Advance(time.Hour); err != nil || len(b.Tracker.Ports()) != 2 {
@@ -525,8 +527,8 @@ func TestHolderBesidePodman6(t *testing.T) {
 	}
 }
 
-// A NodePort, as kube-proxy writes it in iptables mode. The rules are a stand-in, by its
-// documented chains; the bench has no kube-proxy.
+// A NodePort, as kube-proxy writes it in iptables mode. The rules are a stand-in, written
+// from its documented chains; the bench has no kube-proxy.
 func TestHolderOfNodePorts(t *testing.T) {
 	for _, localhost := range []bool{true, false} { // --iptables-localhost-nodeports
 		t.Run(fmt.Sprint(localhost), func(t *testing.T) {

@@ -22,8 +22,8 @@ import (
 
 var update = flag.Bool("update", false, "write the tables of the documents")
 
-// What becomes of a program that wants a port which a holder has. Each line of output is
-// what the program does, and ok or an error.
+// How programs fare that need a port that a holder has. Each line of output names what the
+// program does, and ok or an error.
 const (
 	withPython = `
 import errno, socket
@@ -62,7 +62,7 @@ const attempt = (name, proto, open) => new Promise(done => {
 `
 )
 
-// withGo is what programs in Go do.
+// withGo does what programs in Go do.
 func withGo() (lines string) {
 	for _, p := range []struct{ name, network, addr string }{
 		{"[::], its default", "", ":8080"}, {"0.0.0.0", "4", "0.0.0.0:8080"}, {"127.0.0.1", "4", "127.0.0.1:8080"},
@@ -75,7 +75,7 @@ func withGo() (lines string) {
 			c.Close()
 			return "ok"
 		}
-		var tcp net.ListenConfig // as net.Listen
+		var tcp net.ListenConfig // like net.Listen
 		l, err := tcp.Listen(context.Background(), "tcp"+p.network, p.addr)
 		lines += fmt.Sprintf("Go, %s|tcp|%s\n", p.name, result(l, err))
 		c, err := net.ListenPacket("udp"+p.network, p.addr)
@@ -84,7 +84,7 @@ func withGo() (lines string) {
 	return lines
 }
 
-// The table of docs/hold.md is what happens.
+// The table in docs/hold.md is correct.
 func TestHeldPortsAndPrograms(t *testing.T) {
 	labtest.NeedRoot(t)
 	for _, program := range []string{"python3", "node"} {
@@ -95,7 +95,7 @@ func TestHeldPortsAndPrograms(t *testing.T) {
 			t.Skip(err)
 		}
 	}
-	results := map[string]map[string]string{} // by program, and by protocol and mode
+	results := map[string]map[string]string{} // by program, then by protocol and mode
 	var order []string
 	for _, mode := range []lab.Mode{lab.Mirrored, lab.Consomme} {
 		b := labtest.New(t, lab.Options{Mode: mode, Tracker: &tracker.Options{}})

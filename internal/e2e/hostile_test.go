@@ -20,8 +20,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// Names in the kernel may be any bytes. Those of chains, sets, comments and links
-// do not reach a terminal, the log, or the file that everybody may read.
+// Names in the kernel may contain any bytes. Names of chains, sets, comments and links must
+// not reach a terminal, the log, or the file that every user may read.
 func TestHostileNames(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br\x1b[2J\u202e"}}
@@ -83,7 +83,7 @@ func TestHostileNames(t *testing.T) {
 				t.Errorf("%s does not say %q:\n%s", what, says, text)
 			}
 		}
-		// For programs it is the name itself.
+		// Programs get the name itself.
 		var s status.Snapshot
 		if err := json.Unmarshal(file, &s); err != nil || state == status.Active && s.Ports[0].Engine != "nat "+strings.ToValidUTF8(labtest.Hostile, "\ufffd") {
 			t.Errorf("%v: %+v", err, s.Ports)
@@ -110,23 +110,23 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// mustBeSeen fails the test where a text has what a terminal must not get, or where
-// a part of labtest.Hostile begins a line.
+// mustBeSeen fails the test if a text contains something that must not reach a terminal, or
+// if a part of labtest.Hostile begins a line.
 func mustBeSeen(t *testing.T, texts map[string]string) {
 	t.Helper()
 	for what, text := range texts {
 		if r, found := labtest.Unprintable(text); found {
 			t.Errorf("%s has %q:\n%q", what, r, text)
 		}
-		// The bundle has what nft prints, where a newline in a name is one.
+		// The bundle contains the output of nft, in which a newline in a name is a newline.
 		if what != theBundle && strings.Contains(text, hostileLine) {
 			t.Errorf("%s begins a line with a part of a name:\n%s", what, text)
 		}
 	}
 }
 
-// Any user may start a program by the name of wslmirror, with any arguments. Doctor
-// shows none, neither in what it sees nor in what it says to type.
+// Any user may start a program with the name of wslmirror and any arguments. Doctor shows
+// none of them, neither in its findings nor in its commands.
 func TestHostileArguments(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	for range 2 {
@@ -142,7 +142,7 @@ func TestHostileArguments(t *testing.T) {
 	mustBeSeen(t, diagnoses(t, b.WSL, t.TempDir()))
 }
 
-// diagnoses is what doctor says in h, in each of its forms.
+// diagnoses returns the output of doctor in h, in each of its forms.
 func diagnoses(t *testing.T, h *lab.Host, dir string) map[string]string {
 	t.Helper()
 	bundle := filepath.Join(t.TempDir(), "bundle")
@@ -155,7 +155,7 @@ func diagnoses(t *testing.T, h *lab.Host, dir string) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.Wait() // it fails where it finds a fault
+		p.Wait() // exits with 1 if it finds a fault
 		if texts[args] = out.String(); out.Len() == 0 {
 			t.Errorf("%s says nothing", args)
 		}
@@ -170,6 +170,5 @@ func diagnoses(t *testing.T, h *lab.Host, dir string) map[string]string {
 
 const theBundle = "the bundle"
 
-// hostileLine is what would stand at the beginning of a line if the newline in
-// labtest.Hostile made one.
+// hostileLine would begin a line if the newline in labtest.Hostile were printed as one.
 const hostileLine = "\nlevel=info"

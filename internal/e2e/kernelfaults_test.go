@@ -17,19 +17,19 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// errnos are the errors that calls are made to fail with. EAGAIN is not one: of a
-// socket that is ready it would be a lie that no kernel tells.
+// errnos are the errors with which calls fail. EAGAIN is not among them: no kernel returns
+// it for a socket that is ready.
 var errnos = []unix.Errno{
 	unix.EPERM, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, refused,
 }
 
-// lives are one daemon after the other on a bench, each from start to stop.
+// lives runs daemons on a bench, one after the other, each from start to stop.
 type lives struct {
 	t      *testing.T
 	bench  *lab.Bench
 	path   string
-	before string // the world without a daemon
-	during string // and with one
+	before string // the state without a daemon
+	during string // the state with a daemon
 }
 
 func newLives(t *testing.T, path string) *lives {
@@ -44,14 +44,14 @@ func newLives(t *testing.T, path string) *lives {
 			t.Fatal(err)
 		}
 	}
-	lateLoopback0(t, b, "8080") // a rule of others to be ahead of
+	lateLoopback0(t, b, "8080") // a rule of others that needs a rule of ours ahead of it
 	l := &lives{t: t, bench: b, path: path}
 	l.plug()
 	l.before = world(t, b.WSL)
 	return l
 }
 
-// plug takes loopback0 away and brings another one.
+// plug removes loopback0 and adds a new one.
 func (l *lives) plug() {
 	l.t.Helper()
 	if err := l.bench.RemoveLoopback0(); err != nil {
@@ -62,7 +62,7 @@ func (l *lives) plug() {
 	}
 }
 
-// A life is what came of a daemon.
+// A life is the record of one daemon.
 type life struct {
 	seen, hit []string
 	restarts  int
@@ -70,7 +70,7 @@ type life struct {
 	log       string
 }
 
-// lead leads a daemon through its life, on a tap, while calls fail.
+// lead runs a daemon from start to stop, on a tap, while calls fail.
 func (l *lives) lead(fault func(n int, call string) unix.Errno) life {
 	l.t.Helper()
 	return l.leadWhile(fault, func(*daemon, *tap) { l.plug() })
@@ -87,7 +87,7 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 		d = launch(t, l.bench.WSL, func(args ...string) *exec.Cmd {
 			var cmd *exec.Cmd
 			cmd, p = onTap(t, args...)
-			// The collector runs often, and finds what was closed twice.
+			// Collect garbage often, to find descriptors that are closed twice.
 			cmd.Env = append(cmd.Env, "GOGC=1")
 			return cmd
 		}, "--path", l.path)
@@ -109,8 +109,8 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 			t.Errorf("crashed after %q:\n%s", out.hit, out.log)
 		}
 	}
-	// settle waits for what a daemon without faults comes to. It asks the kernel:
-	// to ask the daemon would wake it.
+	// settle waits for the state that a daemon without faults reaches. It reads the kernel,
+	// because a request would wake the daemon.
 	settle := func(when string) {
 		t.Helper()
 		began := time.Now()
@@ -132,14 +132,14 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 				if d.proc.Cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(out.log, "\nhint: ") || when != "the start" {
 					t.Fatalf("%s: ended: %v, after %q:\n%s", when, err, out.hit, out.log)
 				}
-				out.restarts++ // as the unit has it
+				out.restarts++ // like the unit
 				begin()
 				continue
 			default:
 			}
 			if time.Since(began) > labtest.Patience() {
 				_, hit := p.calls()
-				d.proc.Stop(unix.SIGABRT) // by which it says where it hangs
+				d.proc.Stop(unix.SIGABRT) // so that it prints where it hangs
 				t.Fatalf("%s: does not recover from %q: %v, %+v\n%s\n%s", when, hit, err, s, difference(l.during, got), d.log)
 			}
 			time.Sleep(5 * time.Millisecond)
@@ -164,24 +164,24 @@ func (l *lives) leadWhile(fault func(n int, call string) unix.Errno, change func
 	return out
 }
 
-// matters reports whether a call that failed is worth a word in the log. What is
-// interrupted is done again in place; lost events are one more event; and of what a
-// client asks for, of the time zone, of what is looked at to be sure, and of the
-// options that the libraries set and can do without, nothing depends.
+// matters reports whether the log must mention a call that failed. It need not if the call
+// was interrupted and is repeated on the spot, or if events were lost, which is only one
+// more event. Nor if nothing depends on the call: requests of clients, the time zone, extra
+// checks, and options that the libraries set but do not need.
 func matters(hit string) bool {
 	spared := []string{"read", "connect", "accept4", "newfstatat", "fchmodat", "getsockopt", "setsockopt", "getpeername"}
 	return !waits[strings.TrimSuffix(hit, " held")] && !slices.Contains(spared, kindOf(hit)) && !strings.HasSuffix(hit, " EINTR") && hit != "recvfrom ENOBUFS"
 }
 
-// mustBeWhole fails the test if our table is there and is not one that a daemon
-// without faults has.
+// mustBeWhole fails the test if our table exists but differs from that of a daemon without
+// faults.
 func (l *lives) mustBeWhole(got string) {
 	l.t.Helper()
 	half := func(world string) bool {
 		f := form(world)
 		return f != "" && l.during != "" && f != form(l.during)
 	}
-	// A dump that meets a transaction may leave rules out (nft/ruleset/read.go).
+	// A dump during a transaction may lack rules (nft/ruleset/read.go).
 	if half(got) && half(world(l.t, l.bench.WSL)) && half(world(l.t, l.bench.WSL)) {
 		l.t.Errorf("half a table:\n%s", difference(form(l.during), form(got)))
 	}
@@ -189,18 +189,18 @@ func (l *lives) mustBeWhole(got string) {
 
 var (
 	ourTable = regexp.MustCompile(`(?s)table ip wslmirror \{.*?\n\}\n`)
-	// What is in its sets, and which link it is for, is another matter.
+	// The elements of its sets and its link may differ.
 	ourElements = regexp.MustCompile(`(?s)\t\telements = \{.*?\}\n`)
 	ourLink     = regexp.MustCompile(`\b[io]if (?:!= )?(?:"loopback0"|\d+)`)
 )
 
-// form is what our table consists of; "" if it is not there.
+// form returns the structure of our table; "" if it does not exist.
 func form(world string) string {
 	return ourLink.ReplaceAllString(ourElements.ReplaceAllString(ourTable.FindString(world), ""), "loopback0")
 }
 
-// What mustBeWhole leans on: a table without a part is another form, and one for
-// another loopback0 with other ports is not.
+// A check of mustBeWhole: a table that lacks a part has another form; a table for another
+// loopback0 with other ports does not.
 func TestForm(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	d := start(t, b.WSL)
@@ -225,12 +225,11 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// One call in a hundred fails, whichever it is, with one error after the other,
-// and at least one of each kind.
-// With WSLMIRROR_FAULTS=all each of the first calls of a life does, with each of
-// the errors, which takes a quarter of an hour.
+// One call in a hundred fails, of any kind, with each error in turn, and at least one call
+// of each kind. With WSLMIRROR_FAULTS=all, each of the first calls of a life fails with
+// each of the errors, which takes a quarter of an hour.
 func TestEveryCallMayFail(t *testing.T) {
-	const apart = 101 // more than two passes, so that one error finds it healthy
+	const apart = 101 // more than two passes, so that the daemon has recovered before the next error
 	every, rounds := 9, 1
 	if os.Getenv("WSLMIRROR_FAULTS") == "all" {
 		every, rounds = 1, len(errnos)
@@ -263,7 +262,7 @@ func TestEveryCallMayFail(t *testing.T) {
 				}
 			}
 			kinds := countKinds(all.hit)
-			// The kinds that the stride has passed over fail in a life of their own.
+			// Kinds of call that the stride has missed fail in a life of their own.
 			for kind, n := range countKinds(calm.seen) {
 				if kinds[kind] > 0 {
 					continue
@@ -297,7 +296,7 @@ func TestEveryCallMayFail(t *testing.T) {
 	}
 }
 
-// kindOf is the system call of what a tap has seen or hit.
+// kindOf returns the system call in an entry of a tap's seen or hit.
 func kindOf(call string) string {
 	kind, _, _ := strings.Cut(call, " ")
 	return kind
@@ -311,13 +310,13 @@ func countKinds(calls []string) map[string]int {
 	return kinds
 }
 
-// A question that the kernel never answers, and a change of the ruleset for which it
-// takes too long: each kind of message once. The daemon stops waiting, the log says
-// so, and it recovers by itself.
+// For each kind of message, once: a request that the kernel never answers, or a change of
+// the ruleset that takes it too long. The daemon stops waiting, logs it, and recovers by
+// itself.
 //
-// A change that the kernel takes and never carries out is not among these: it is
-// carried out before sendmsg returns, and google/nftables relies on that
-// (receiveSeq in its conn.go).
+// A change that the kernel accepts and never carries out is not tested: the kernel carries
+// it out before sendmsg returns, and google/nftables relies on that (receiveSeq in its
+// conn.go).
 func TestReadThatTimesOut(t *testing.T) {
 	for _, path := range []string{status.PathProxy, status.PathDirect} {
 		t.Run(path, func(t *testing.T) {
@@ -342,13 +341,12 @@ func TestReadThatTimesOut(t *testing.T) {
 	}
 }
 
-// waits are the messages for which the daemon waits longer than they are held here:
-// for the first table the kernel may have to load modules, and an empty batch is
-// there to wait for the end of somebody else's change.
+// waits are the messages for which the daemon waits longer than they are held here. For the
+// first table the kernel may have to load modules, and an empty batch is sent in order to
+// wait for the end of another program's change.
 var waits = map[string]bool{"sendmsg batch 0xa00": true, "sendto batch 0x11": true}
 
-// silence leads a life in which the kernel does not answer the nth message of a
-// kind.
+// silence runs a life in which the kernel does not answer the nth message of a kind.
 func (l *lives) silence(message string, n int) {
 	l.t.Helper()
 	fault := swallowed
@@ -371,13 +369,13 @@ func (l *lives) silence(message string, n int) {
 	}
 }
 
-// warns reports whether a log has a reason of something that went wrong.
+// warns reports whether a log contains a warning or an error.
 func warns(log string) bool {
 	return strings.Contains(log, "level=warning") || strings.Contains(log, "level=error")
 }
 
-// A call that goes on failing makes neither a busy loop nor a flood of words, and
-// when it works again all is as it should be.
+// A call that keeps failing causes neither a busy loop nor a flood of log lines. When it
+// works again, the state is restored.
 func TestFaultThatStays(t *testing.T) {
 	l := newLives(t, status.PathDirect)
 	for _, fault := range []struct {
@@ -386,7 +384,7 @@ func TestFaultThatStays(t *testing.T) {
 	}{
 		{"socket", unix.EMFILE}, {"getsockname", unix.ENOBUFS}, {"setsockopt", unix.ENOMEM}, {"epoll_ctl", unix.ENOSPC},
 		{"sendto", unix.ENOBUFS}, {"sendto", refused}, {"sendmsg", unix.EPERM}, {"sendmsg", refused},
-		{"sendmsg batch 0xa0", refused}, // no table can be changed, and all else can
+		{"sendmsg batch 0xa0", refused}, // no table can be changed, but everything else can
 		{"recvfrom", unix.ENOBUFS}, {"recvfrom", unix.EIO}, {"openat", unix.EROFS}, {"write", unix.ENOSPC}, {"renameat", unix.EIO},
 	} {
 		var before, during []string
@@ -401,9 +399,9 @@ func TestFaultThatStays(t *testing.T) {
 				return 0
 			})
 			l.plug()
-			// A busy loop makes more calls than it may in less than this.
+			// In this time a busy loop makes more calls than allowed.
 			time.Sleep(500 * time.Millisecond)
-			labtest.Eventually(t, "a call fails", func() bool { // some are made when all else is done
+			labtest.Eventually(t, "a call fails", func() bool { // some calls are made last
 				var hit []string
 				during, hit = p.calls()
 				return len(hit) > 0
@@ -413,7 +411,7 @@ func TestFaultThatStays(t *testing.T) {
 			l.plug()
 		})
 		calls, lines := len(during)-len(before), strings.Count(out.log, "\n")
-		rules := 0 // changes of ip rules, each of which is an event
+		rules := 0 // each changed ip rule is an event
 		for _, call := range during[len(before):] {
 			if call == "sendto 0x20" || call == "sendto 0x21" { // RTM_NEWRULE, RTM_DELRULE
 				rules++
@@ -423,7 +421,7 @@ func TestFaultThatStays(t *testing.T) {
 		if len(out.hit) == 0 {
 			t.Errorf("no %s was made to fail", fault.call)
 		}
-		// What is done again and again has its limits in each second.
+		// Repeated actions have a limit for each second.
 		limit := func(most int) int { return most * (1 + int(watched/time.Second)) }
 		if calls > limit(3000) || rules > limit(8) || lines > limit(40) || !warns(out.log) && slices.ContainsFunc(out.hit, matters) {
 			t.Errorf("the log of it:\n%s", out.log)
@@ -431,7 +429,7 @@ func TestFaultThatStays(t *testing.T) {
 	}
 }
 
-// difference is the lines that only one of two texts has.
+// difference returns the lines that only one of two texts contains.
 func difference(before, after string) string {
 	var d strings.Builder
 	b, a := strings.Split(before, "\n"), strings.Split(after, "\n")

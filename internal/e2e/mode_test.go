@@ -15,8 +15,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// The kernel tells the mode, and nothing of another mode is missed or advised,
-// whatever wslinfo says.
+// The kernel tells the mode, whatever wslinfo says. Nothing that belongs to another mode is
+// reported missing or suggested.
 func TestModes(t *testing.T) {
 	lies := map[lab.Mode]string{lab.Mirrored: "consomme", lab.MirroredHAL: "consomme", lab.Consomme: "mirrored"}
 	truth := map[lab.Mode]string{lab.Mirrored: "mirrored", lab.MirroredHAL: "mirrored", lab.Consomme: "consomme"}

@@ -11,17 +11,17 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// emptyBatch is how the daemon waits for changes under way before it reads
-// (nft/ruleset/read.go): NFNL_MSG_BATCH_END comes first.
+// emptyBatch is the message with which the daemon waits for changes in progress before it
+// reads (nft/ruleset/read.go): NFNL_MSG_BATCH_END comes first.
 const emptyBatch = " 0x11"
 
-// Whatever the daemon is about to say to the kernel, at each moment of its life a
-// bridge that it has opened is guarded by its table, and what goes past a proxy can
-// get there: the packets of a moment in between would not wait for the next step.
+// Before each message that the daemon sends to the kernel, a bridge that it has opened is
+// guarded by its table, and packets that go past a proxy can reach their bridge. Packets
+// arrive between two steps too.
 func TestOrderOfSteps(t *testing.T) {
 	l := newLives(t, status.PathDirect)
 	looks, opened, changeable := 0, 0, true
-	// watch looks at the kernel while the daemon is stopped in a call.
+	// watch checks the kernel while the daemon is stopped in a call.
 	watch := func(n int, call string) unix.Errno {
 		if kindOf(call) != "sendto" && kindOf(call) != "sendmsg" {
 			return 0
@@ -46,7 +46,7 @@ func TestOrderOfSteps(t *testing.T) {
 		t.Errorf("in %d looks, docker0 was open in %d", looks, opened)
 	}
 
-	// A change that fails for a moment is tried again, and closes nothing.
+	// A change that fails once is retried, and no bridge is shut.
 	nft := func(commands string) {
 		if _, err := l.bench.WSL.Run("nft", commands); err != nil {
 			t.Error(err)
@@ -77,7 +77,7 @@ func TestOrderOfSteps(t *testing.T) {
 		}
 	})
 
-	// A table that can no more be changed stays as it is, and guards what is open.
+	// A table that can no longer be changed stays as it is, and guards the open bridges.
 	changeable = false
 	l.leadWhile(nil, func(d *daemon, p *tap) {
 		p.setFault(func(n int, call string) unix.Errno {
@@ -96,7 +96,7 @@ func TestOrderOfSteps(t *testing.T) {
 		p.setFault(nil)
 	})
 
-	// A table that has gone takes the bridges that it guarded with it.
+	// If the table disappears, the daemon shuts the bridges that it guarded.
 	l.leadWhile(nil, func(_ *daemon, p *tap) {
 		var lost, shutting atomic.Bool
 		p.setFault(func(n int, call string) unix.Errno {
@@ -104,7 +104,7 @@ func TestOrderOfSteps(t *testing.T) {
 			case shutting.Load():
 			case strings.Contains(call, batch) && !strings.HasSuffix(call, emptyBatch):
 				lost.Store(true)
-				return held // until nobody waits any more: the socket is closed
+				return held // until the daemon has timed out and closed the socket
 			case lost.Load() && call == "sendto 0x13" && routeLocalnet(t, l.bench.WSL, "docker0") == "1": // RTM_SETLINK
 				shutting.Store(true)
 			}
@@ -116,7 +116,7 @@ func TestOrderOfSteps(t *testing.T) {
 		nft("delete table ip other")
 	})
 
-	// A bridge that could not be shut keeps its guard, though loopback0 has gone.
+	// A bridge that could not be shut keeps its guard, even after loopback0 has gone.
 	l.leadWhile(nil, func(_ *daemon, p *tap) {
 		var failed atomic.Bool
 		p.setFault(func(n int, call string) unix.Errno {

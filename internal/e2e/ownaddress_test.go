@@ -13,8 +13,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// With hostAddressLoopback, Linux reaches a published port at its own address of the LAN,
-// as it does without hostAddressLoopback and without wslmirror.
+// With hostAddressLoopback, Linux reaches a published port on its own LAN address, as it
+// does without hostAddressLoopback and without wslmirror.
 func TestOwnAddress(t *testing.T) {
 	for _, mode := range lab.Modes {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestOwnAddress(t *testing.T) {
 			}
 			check := func(when, own string) {
 				t.Helper()
-				var clients sync.WaitGroup // some of which wait
+				var clients sync.WaitGroup // some of them wait
 				defer clients.Wait()
 				for _, proto := range []string{"tcp", "udp"} {
 					for port, want := range map[string]string{"8080": own, "8081": own, "9000": "WSL"} {
@@ -72,9 +72,9 @@ func TestOwnAddress(t *testing.T) {
 	}
 }
 
-// With hostAddressLoopback, Windows has the address of the LAN as well. What Windows or a
-// container has opened to a published port of that address goes on when a daemon starts,
-// when an engine begins to serve a port, and when the daemon ends.
+// With hostAddressLoopback, Windows has the LAN address as well. Connections from Windows
+// or a container to a published port of that address continue when a daemon starts, when an
+// engine begins to serve a port, and when the daemon ends.
 func TestConnectionsToTheSharedAddressGoOn(t *testing.T) {
 	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})
 	engine, err := b.StartStandIn()
@@ -94,7 +94,7 @@ func TestConnectionsToTheSharedAddressGoOn(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	// The one is asked when there is no daemon any more, and so nothing before.
+	// The first is used only after the daemon has ended, and so not before.
 	conns := map[string]*lab.Client{"Windows": open(b.Windows), "the container": open(engine.Container), "a silent Windows": open(b.Windows)}
 	check := func(when string, names ...string) {
 		t.Helper()
@@ -119,14 +119,14 @@ func TestConnectionsToTheSharedAddressGoOn(t *testing.T) {
 	check("when an engine serves a port", "Windows", "the container")
 	d.stop(unix.SIGTERM)
 	check("afterwards", "Windows", "the container", "a silent Windows")
-	// Whether a connection without its entry goes on is a matter of luck.
+	// Whether a connection survives without its entry is a matter of luck.
 	if strings.Contains(d.log.String(), "reset NAT") {
 		t.Error("connections that work were evicted")
 	}
 }
 
-// A client that uses the source port of a flow that began without wslmirror is answered
-// at once: that flow is forgotten. One that began with it goes on when another daemon
+// A client that reuses the source port of a flow from before wslmirror gets an answer at
+// once: that flow is reset. A flow that began with wslmirror continues when another daemon
 // takes over.
 func TestOwnAddressOfAnEarlierFlow(t *testing.T) {
 	b := labtest.New(t, lab.Options{Mode: lab.MirroredHAL})

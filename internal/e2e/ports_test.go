@@ -35,10 +35,10 @@ func ends(t *testing.T, h *lab.Host, cmd *exec.Cmd) (code int, stdout string) {
 	return p.Cmd.ProcessState.ExitCode(), out.String()
 }
 
-// unfolded is a text as it was printed, and after it once more on one line.
+// unfolded returns a text as it was printed, followed by the same text on one line.
 func unfolded(text string) string { return text + strings.Join(strings.Fields(text), " ") }
 
-// A portsReport is the part of "ports --json" that is looked at here.
+// A portsReport contains the part of "ports --json" that these tests check.
 type portsReport struct {
 	Mode     string
 	Mirrored bool
@@ -58,8 +58,8 @@ type portsReport struct {
 	}
 }
 
-// A network with everything: an engine with a proxy, a port that nobody has
-// bound, a server, and a Windows.
+// A network with everything: an engine with a proxy, a port that no socket is bound to, a
+// server, and Windows.
 func TestPorts(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -74,12 +74,12 @@ func TestPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// As CNI publishes: by rules alone.
+	// As CNI publishes: only by rules.
 	if _, err := b.WSL.Run("nft", "add table ip cni; add chain ip cni CNI-DNAT { type nat hook prerouting priority dstnat; }; "+
 		"add rule ip cni CNI-DNAT tcp dport 8090 dnat to 172.17.0.2:80"); err != nil {
 		t.Fatal(err)
 	}
-	// Whatever it is asked, wslmirror sends nothing to anybody.
+	// No command of wslmirror sends a packet.
 	if _, err := b.WSL.Run("nft", "add table inet spy; add chain inet spy out { type filter hook output priority -300; }; "+
 		"add rule inet spy out meta l4proto { tcp, udp } counter"); err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestPorts(t *testing.T) {
 	labtest.WantAll(t, spy, "counter packets 0 bytes 0")
 }
 
-// What an ordinary user cannot see is said.
+// Ports that an ordinary user cannot see are reported as such.
 func TestPortsOfAnOrdinaryUser(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	if _, err := b.WSL.ServeEcho("tcp", "0.0.0.0:9000"); err != nil {
@@ -172,7 +172,7 @@ func TestPortsOfAnOrdinaryUser(t *testing.T) {
 	labtest.WantAll(t, unfolded(text), "a program listens on 0.0.0.0:9000", "sudo ss -tnap 'sport = :9000'", "another distribution")
 }
 
-// The traps of the block of source ports.
+// Traps with the block of source ports.
 func TestPortsWarnsOfTheBlock(t *testing.T) {
 	b := labtest.New(t, lab.Options{Ports: 10})
 	if _, err := b.LAN.ServeEcho("tcp", "192.0.2.1:7000"); err != nil {
@@ -200,7 +200,7 @@ func TestPortsWarnsOfTheBlock(t *testing.T) {
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
 	labtest.WantAll(t, text, "! warning: net.ipv4.ip_local_port_range, 32768-60999, reaches beyond", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
 		"60700-60709 is reserved: the block was widened")
-	// The safe way to the same: the rest is never chosen.
+	// The safe way to get the same: the kernel never chooses the other ports.
 	if err := b.WSL.Sysctl("ipv4/ip_local_reserved_ports", "32768-60699,60710-60999"); err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
-// What the command line promises about exit codes. They are written here once more,
-// because to change one is to break whoever relies on it.
+// The exit codes that the command line promises. They are repeated here, because a changed
+// code breaks scripts that rely on it.
 const (
 	exitOK        = 0
 	exitFailure   = 1
@@ -37,11 +37,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// atExit is what is to be done when all tests have run.
+// atExit are the functions to call after all tests.
 var atExit []func()
 
-// service is wslmirror with the race detector in it, if the tests have that, and with
-// the rights of the service. It is built once.
+// service is wslmirror with the rights of the service, and with the race detector if the
+// tests have it. It is built once.
 var service = sync.OnceValues(func() (*sandbox.Program, error) {
 	dir, err := os.MkdirTemp("", "wslmirror-e2e-")
 	if err != nil {
@@ -61,7 +61,7 @@ var service = sync.OnceValues(func() (*sandbox.Program, error) {
 	return p, err
 })
 
-// plain is the program as users get it, with the rights of the service.
+// plain is the released program, with the rights of the service.
 var plain = sync.OnceValues(func() (*sandbox.Program, error) {
 	s, err := service()
 	if err != nil || !labtest.HasRaceDetector() {
@@ -72,8 +72,8 @@ var plain = sync.OnceValues(func() (*sandbox.Program, error) {
 	return &p, labtest.Build(p.Path, "wslmirror")
 })
 
-// program is a command that is wslmirror, for a user who is root. The daemon and
-// what cleans up behind it are asService.
+// program returns a command that runs wslmirror as root. The daemon and its cleanup use
+// asService instead.
 func program(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(must(t, service).Path, args...)
@@ -81,13 +81,13 @@ func program(t testing.TB, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// programEnv spares a program with the race detector the second for which it would wait
-// before each exit, and has it print as for a terminal that shows UTF-8.
+// programEnv spares a program with the race detector its wait of a second before each exit,
+// and makes it print as for a UTF-8 terminal.
 func programEnv(env []string) []string {
 	return append(env, "GORACE=atexit_sleep_ms=0", "LC_ALL=C.UTF-8")
 }
 
-// must is what service or plain returns, or the end of the test.
+// must returns the result of service or plain, or ends the test.
 func must(t testing.TB, program func() (*sandbox.Program, error)) *sandbox.Program {
 	t.Helper()
 	p, err := program()
@@ -97,8 +97,8 @@ func must(t testing.TB, program func() (*sandbox.Program, error)) *sandbox.Progr
 	return p
 }
 
-// asNobody makes commands that are wslmirror, run by an ordinary user with no
-// capability but those named, for example "net_admin".
+// asNobody returns a function that makes commands that run wslmirror as an ordinary user,
+// with only the named capabilities, for example "net_admin".
 func asNobody(t testing.TB, capabilities ...string) func(args ...string) *exec.Cmd {
 	t.Helper()
 	s := must(t, service)
@@ -109,7 +109,7 @@ func asNobody(t testing.TB, capabilities ...string) func(args ...string) *exec.C
 	}
 }
 
-// asService is a command that is wslmirror with the rights of the service.
+// asService returns a command that runs wslmirror with the rights of the service.
 func asService(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := must(t, service).Command(args...)
@@ -117,7 +117,7 @@ func asService(t testing.TB, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// runtimeDir is the directory that systemd would make for the service.
+// runtimeDir returns the directory that systemd would create for the service.
 func runtimeDir(t testing.TB) string {
 	t.Helper()
 	dir, err := must(t, service).RuntimeDir()

@@ -12,7 +12,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// world is all that wslmirror may change in h and has to leave as it was.
+// world returns everything that wslmirror may change in h and must leave as it was.
 func world(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	var all strings.Builder
@@ -34,11 +34,11 @@ func world(t *testing.T, h *lab.Host) string {
 	return all.String()
 }
 
-// filled is the elements of a set that packets fill, which come and go.
+// filled matches the elements of a set that packets fill; they come and go.
 var filled = regexp.MustCompile(`(?s)(\t\tflags dynamic,timeout\n\t\ttimeout [^\n]*\n)\t\telements = \{.*?\}\n`)
 
-// What outlives the process is undone on stop, and after a crash by cleanup or
-// by the next start.
+// What outlives the process is undone on stop, and after a crash by cleanup or by the next
+// start.
 func TestLeavesTheWorldAsItWas(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	docker := labtest.StartDocker(t, b, "--userland-proxy=false")
@@ -73,7 +73,7 @@ func TestLeavesTheWorldAsItWas(t *testing.T) {
 
 	d := start(t, b.WSL)
 	d.awaitState(status.Active)
-	run("cleanup") // of another distribution: this one serves
+	run("cleanup") // in another distribution; this one is active
 	if out, err := b.WSL.Run("ip", "rule"); err != nil || !strings.Contains(out, "fwmark 0x1000/0x1000") {
 		t.Errorf("cleanup took the ip rule of a daemon that runs: %v\n%s", err, out)
 	}
@@ -98,8 +98,8 @@ func TestLeavesTheWorldAsItWas(t *testing.T) {
 	expect("kill -9, then a start without repair and SIGTERM")
 }
 
-// Replies are marked only while a container may have some, and the counters go on
-// when that begins and ends.
+// Replies are marked only while a container may send some, and the counters continue when
+// that begins and ends.
 func TestMarksRepliesWhileNeeded(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	if _, err := b.StartStandIn(); err != nil {
@@ -111,8 +111,8 @@ func TestMarksRepliesWhileNeeded(t *testing.T) {
 	d := start(t, b.WSL)
 	d.awaitState(status.Active)
 	var packets uint64
-	// expect waits until replies are marked or not. Each time a connection of Windows
-	// is counted, and what was counted before is not forgotten.
+	// expect waits until replies are marked, or are not. Each time it checks that a
+	// connection from Windows is counted and that earlier counts are kept.
 	expect := func(when string, marked bool) {
 		t.Helper()
 		d.await(when, func(status.Snapshot) bool {
@@ -157,8 +157,8 @@ func TestMarksRepliesWhileNeeded(t *testing.T) {
 	d.stop(unix.SIGTERM)
 }
 
-// lateLoopback0 adds what Docker 28 writes for a port that is published on
-// 127.0.0.1, if loopback0 is not there when dockerd starts (moby#53382).
+// lateLoopback0 adds the rule that Docker 28 writes for a port that is published on
+// 127.0.0.1 if loopback0 does not exist when dockerd starts (moby#53382).
 func lateLoopback0(t *testing.T, b *lab.Bench, port string) {
 	t.Helper()
 	for _, command := range []string{
@@ -178,7 +178,7 @@ func TestLateLoopback0(t *testing.T) {
 	docker := labtest.StartDocker(t, b)
 	labtest.RunContainer(t, docker, "web", "127.0.0.1:8081:80/tcp", "127.0.0.1:8082:80/tcp")
 	lateLoopback0(t, b, "8081")
-	// What somebody does to loopback0 alone is meant so.
+	// A rule for loopback0 alone is deliberate.
 	if _, err := b.WSL.Run("nft", "add rule ip raw PREROUTING iifname loopback0 tcp dport 8082 drop"); err != nil {
 		t.Fatal(err)
 	}
@@ -194,12 +194,12 @@ func TestLateLoopback0(t *testing.T) {
 	ask("8081", "web")
 	ask("8082", "")
 
-	// The engine writes its chain again.
+	// The engine rewrites its chain.
 	lateLoopback0(t, b, "8081")
 	labtest.Eventually(t, "the rule comes again", func() bool { return strings.Contains(ruleset(t, b.WSL), "wslmirror: from Windows") })
 	ask("8081", "web")
 
-	// The container goes, and with it the reason.
+	// The container is removed, and the reason disappears with it.
 	if _, err := b.WSL.Run("nft", "delete", "table", "ip", "raw"); err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// WSL damages its own ip rules when loopback0 comes again, and in the end wslmirror's.
-// What wslmirror promises holds all the same.
+// When loopback0 is removed and added again, WSL damages its own ip rules and in the end
+// wslmirror's. wslmirror still keeps its promises.
 func TestLoopback0IsReplugged(t *testing.T) {
 	for _, mode := range lab.Modes {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -24,8 +24,8 @@ func TestLoopback0IsReplugged(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// As Docker does without a proxy: nothing comes to the socket with which it holds
-			// the port.
+			// As Docker does without a proxy: nothing arrives at the socket with which it
+			// holds the port.
 			if _, err := b.WSL.ServeEcho("tcp", "0.0.0.0:8081"); err != nil {
 				t.Fatal(err)
 			}

@@ -16,8 +16,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// wslSetup is what WSL has set up in h, without the comments by which a restored rule
-// is told from one of WSL's.
+// wslSetup returns WSL's setup in h, without the comments that distinguish restored rules
+// from WSL's own.
 func wslSetup(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	var all strings.Builder
@@ -35,7 +35,7 @@ func wslSetup(t *testing.T, h *lab.Host) string {
 			}
 		}
 		if keep != nil {
-			slices.Sort(lines) // rules of one priority stand in the order in which they were added
+			slices.Sort(lines) // rules of one priority are listed in the order in which they were added
 		}
 		all.WriteString(strings.Join(lines, ""))
 	}
@@ -50,8 +50,8 @@ func wslSetup(t *testing.T, h *lab.Host) string {
 	return all.String()
 }
 
-// looks returns when the daemon has restored what is lost now: another thing is lost with
-// it, and it was seen to come back.
+// looks returns when the daemon has made a pass after all earlier losses: it removes
+// another part, and waits until that part is restored.
 func looks(t *testing.T, b *lab.Bench) {
 	t.Helper()
 	route := func() string {
@@ -81,7 +81,7 @@ func removeBy(commands ...string) func(*testing.T, *lab.Bench) {
 	}
 }
 
-// The ways in which WSL's setup is lost, each of them for ever without wslmirror.
+// Different losses of WSL's setup. Without wslmirror, each is permanent.
 var losses = map[string]func(*testing.T, *lab.Bench){
 	"chains, by a flush": removeBy("nft flush ruleset"),
 	"chains of nat":      removeBy("nft delete table ip nat", "nft delete table ip6 nat"),
@@ -112,7 +112,7 @@ func TestRestoresWhatWSLSetUp(t *testing.T) {
 					t.Logf("it is\n%s\nand was\n%s", last, want)
 				}
 			}()
-			// Twice, because what was restored is what is lost the second time.
+			// Twice, because the second time the restored parts are lost.
 			for range 2 {
 				lose(t, b)
 				labtest.Eventually(t, "all is as WSL has set it up", func() bool { last = wslSetup(t, b.WSL); return last == want })
@@ -131,8 +131,8 @@ func TestRestoresWhatWSLSetUp(t *testing.T) {
 	}
 }
 
-// A container reaches the outside world by WSL's own chain, whatever an engine does
-// with its rules.
+// A container reaches the outside world through WSL's own chain, whatever an engine does to
+// its rules.
 func TestContainersReachTheLANAfterAFlush(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	engine, err := b.StartStandIn()
@@ -147,7 +147,7 @@ func TestContainersReachTheLANAfterAFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	// Windows drops what does not come from the block.
+	// Windows drops packets from outside the block.
 	inBlock := make(chan error, 1)
 	go func() {
 		for {
@@ -186,8 +186,8 @@ func TestContainersReachTheLANAfterAFlush(t *testing.T) {
 	labtest.Eventually(t, "the container reaches the LAN", func() bool { return ask() == nil })
 }
 
-// What nobody has seen is not made up, what one does not want to have restored is not,
-// and WSL's own changes are no loss.
+// The daemon does not invent what it has not seen, does not restore what it should not, and
+// does not treat WSL's own changes as losses.
 func TestRestoresNothingElse(t *testing.T) {
 	unchanged := func(t *testing.T, d *daemon, b *lab.Bench) {
 		t.Helper()
@@ -220,7 +220,8 @@ func TestRestoresNothingElse(t *testing.T) {
 		losses["chains, by a flush"](t, b)
 		losses["ip rules"](t, b)
 		before := wslSetup(t, b.WSL)
-		// Its own table it repairs: so it has looked, and been about to act.
+		// It still repairs its own table, so it has made a pass in which it could have
+		// acted.
 		removeBy("nft add table ip another")(t, b)
 		d.awaitState(status.Active)
 		if after := wslSetup(t, b.WSL); after != before || before == want {
@@ -236,7 +237,7 @@ func TestRestoresNothingElse(t *testing.T) {
 	})
 }
 
-// Who removes the same again and again wants it so.
+// Someone who removes the same thing repeatedly does so on purpose.
 func TestTiresOfRestoring(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	want := wslSetup(t, b.WSL)
@@ -251,7 +252,7 @@ func TestTiresOfRestoring(t *testing.T) {
 	if wslSetup(t, b.WSL) == want {
 		t.Error("restored for the third time")
 	}
-	// From here on they are known again.
+	// From here on the daemon knows them again.
 	if err := b.RestoreWSLChains(); err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +263,7 @@ func TestTiresOfRestoring(t *testing.T) {
 	}
 }
 
-// A daemon that stands by has seen WSL's setup as well.
+// A daemon on standby has also seen WSL's setup.
 func TestTakesOverRestoring(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	want := wslSetup(t, b.WSL)

@@ -30,13 +30,13 @@ func TestNeedsOneCapability(t *testing.T) {
 	}
 	answers(t, "with one capability", b.Windows, "tcp", "8080", engine.Container.Name)
 
-	// Anybody may ask how it is.
+	// Any user may run status.
 	out, err := asNobody(t)("status", "--runtime-dir", d.dir).CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "● active: ") {
 		t.Errorf("status as an ordinary user: %v: %s", err, out)
 	}
 
-	// Not anybody may be it.
+	// Only a user with the right may run the daemon.
 	cmd := asNobody(t)("run", "--runtime-dir", t.TempDir())
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -50,7 +50,7 @@ func TestNeedsOneCapability(t *testing.T) {
 	}
 }
 
-// What needs the right to change the network says so in one line, and how to get it.
+// Commands that need the right to change the network say so in one line, and how to get it.
 func TestVerbsWithoutTheRight(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	for _, args := range [][]string{{"cleanup"}, {"run", "--runtime-dir", t.TempDir()}} {
@@ -71,7 +71,7 @@ func TestVerbsWithoutTheRight(t *testing.T) {
 	}
 }
 
-// What the other tests start has the rights of the service.
+// The programs that the other tests start have the rights of the service.
 func TestDaemonHasTheRightsOfTheService(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	d := start(t, b.WSL)
@@ -79,7 +79,7 @@ func TestDaemonHasTheRightsOfTheService(t *testing.T) {
 	d.stop(unix.SIGTERM)
 }
 
-// Without systemd the program gives up by itself what the service does not have, and
+// Without systemd the program itself drops the rights that the service does not have, and
 // works as well.
 func TestRootGivesUpItsRights(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
@@ -100,12 +100,12 @@ func TestRootGivesUpItsRights(t *testing.T) {
 		t.Error("the table is left")
 	}
 
-	// Another user is named, or root.
+	// --user names another user, or root.
 	for name, want := range map[string]string{
 		"61999": strings.ReplaceAll(labtest.Filtered, "65534", "61999"),
 		"root":  "",
 	} {
-		dir := runtimeDir(t) + "-" + name // any user may go there
+		dir := runtimeDir(t) + "-" + name // a directory that any user may enter
 		cmd := program(t, "run", "--user", name, "--runtime-dir", dir)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
@@ -124,7 +124,7 @@ func TestRootGivesUpItsRights(t *testing.T) {
 		}
 	}
 
-	// Only root can.
+	// Only root can use --user.
 	cmd := asNobody(t, "net_admin")("run", "--user", "61999", "--runtime-dir", t.TempDir())
 	if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != exitFailure || !strings.HasPrefix(string(out), "wslmirror: --user: only root can become another user\nhint: ") {
 		t.Errorf("%v: %s", err, out)

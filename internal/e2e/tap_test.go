@@ -24,30 +24,30 @@ import (
 	"github.com/wslmirror/wslmirror/internal/nlconn"
 )
 
-// A tap sits between the daemon and the kernel, at the only place where all meet:
-// the system call (seccomp_unotify(2)). The kernel stops the daemon at each call of
-// the kinds in tapped and asks; the answer is to go on, or an error. So the program
-// is the one that users run, with no hook in it.
+// A tap sits between the daemon and the kernel, where everything passes: at the system
+// calls (seccomp_unotify(2)). The kernel stops the daemon at each call in tapped and asks
+// the tap, which lets the call continue or makes it fail. So the tests run the released
+// program, without hooks in it.
 type tap struct {
 	numbers              map[int]string // the names of all system calls
 	pid, pidfd, listener int
 
 	mu    sync.Mutex
-	seen  []string // all calls, in their order
+	seen  []string // all calls, in order
 	fault func(n int, call string) unix.Errno
-	hit   []string // the calls that were made to fail, with their errors
-	// absent are expressions of nftables that the kernel is not to know.
+	hit   []string // the calls that the tap has made fail, with their errors
+	// absent are nftables expressions that the kernel must not know.
 	absent []string
 
 	holding sync.WaitGroup
 }
 
-// tapped are the calls by which the daemon talks to the kernel; strace -c says
-// which. What the runtime needs to live (threads, memory, its own eventfd) is not
-// among them. Nor is bind, which of a netlink socket fails only when the kernel has
-// no memory left: vishvananda/netlink then closes the descriptor twice, the second
-// time when the collector comes by, and by then it may be another's
-// (getNetlinkSocket and Subscribe in its nl/nl_linux.go).
+// tapped are the calls with which the daemon talks to the kernel; strace -c lists them. The
+// calls that the runtime needs to live (threads, memory, its own eventfd) are not among
+// them. Nor is bind, which for a netlink socket fails only when the kernel has no memory
+// left: vishvananda/netlink then closes the descriptor twice, the second time during
+// garbage collection, when it may belong to something else (getNetlinkSocket and Subscribe
+// in its nl/nl_linux.go).
 var tapped = []string{
 	"socket", "connect", "listen", "accept4", "getsockname", "getpeername", "getsockopt", "setsockopt",
 	"sendto", "sendmsg", "recvfrom", "recvmsg",
@@ -55,26 +55,26 @@ var tapped = []string{
 	"openat", "newfstatat", "fstat", "mkdirat", "fchmodat", "renameat", "renameat2", "unlinkat",
 }
 
-// execs are how the tapped program begins.
+// execs are the calls that start the tapped program.
 var execs = []string{"execve", "execveat"}
 
-// What becomes of a netlink message other than that the call fails.
+// What can happen to a netlink message instead of a failing call.
 const (
-	// refused: the kernel reads it and refuses; it is sent with a type that does not
-	// exist.
+	// refused: the kernel reads the message and refuses it; it is sent with a type that
+	// does not exist.
 	refused = unix.Errno(4095)
-	// swallowed: the kernel never sees it, and the program is told that it is sent.
-	// There will be no answer.
+	// swallowed: the kernel never sees the message, but the program believes that it was
+	// sent. There will be no answer.
 	swallowed = unix.Errno(4094)
-	// held: the kernel takes it up only when nobody waits any more, as when others
-	// have its lock.
+	// held: the kernel handles the message only after the daemon has stopped waiting, as if
+	// others had its lock.
 	held = unix.Errno(4093)
 )
 
 // holdFor is longer than the daemon waits for anything.
 const holdFor = 2300 * time.Millisecond
 
-// onTap is a command that is plain on a tap, which starts with the command.
+// onTap returns a command that runs plain on a tap. The tap starts with the command.
 func onTap(t testing.TB, args ...string) (*exec.Cmd, *tap) {
 	t.Helper()
 	machine, err := arch.GetInfo("")
@@ -111,7 +111,7 @@ func (p *tap) serve(proc *lab.Process) error {
 				return err
 			}
 		} else if fds[0].Revents != 0 {
-			return nil // nobody is under the filter any more
+			return nil // no process is under the filter any more
 		}
 	}
 }
@@ -182,7 +182,7 @@ func (p *tap) answer() error {
 	if wait == 0 {
 		return p.respond(r)
 	}
-	p.holding.Go(func() { // other threads go on
+	p.holding.Go(func() { // so that other threads can continue
 		time.Sleep(wait)
 		_ = p.respond(r)
 	})
@@ -196,7 +196,7 @@ func (p *tap) respond(a notify.Answer) error {
 	return nil
 }
 
-// describe says what a call is, and "" of those that are not to fail.
+// describe describes a call, "" for those that must not fail.
 func (p *tap) describe(n *notify.Call) string {
 	name := p.name(n)
 	switch name {
@@ -212,12 +212,12 @@ func (p *tap) describe(n *notify.Call) string {
 		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd))
 		kind, _, _ := strings.Cut(to, ":")
 		if fd <= 2 || strings.HasSuffix(to, "[eventfd]") || strings.HasSuffix(to, "[eventpoll]") {
-			return "" // the log, and the runtime's own
+			return "" // the log, and the runtime's own calls
 		}
 		return name + " " + strings.TrimPrefix(kind, "/")
 	case "getsockname":
-		// The package net panics where this fails of a unix socket, and the kernel
-		// has no reason why it should (unix_getname in net/unix/af_unix.c).
+		// For a unix socket, package net panics if this fails, and the kernel has no reason
+		// to fail it (unix_getname in net/unix/af_unix.c).
 		if p.domain(int(n.Args[0])) == unix.AF_UNIX {
 			return ""
 		}
@@ -233,8 +233,8 @@ func (p *tap) describe(n *notify.Call) string {
 	return name
 }
 
-// name is the name of a system call. read and write of a netlink socket are the same to
-// the kernel as recvfrom and sendto, and have the same arguments.
+// name returns the name of a system call. For a netlink socket, read and write are the same
+// to the kernel as recvfrom and sendto, and have the same arguments.
 func (p *tap) name(n *notify.Call) string {
 	name := p.numbers[int(n.Number)]
 	same := map[string]string{"read": "recvfrom", "write": "sendto"}[name]
@@ -244,7 +244,7 @@ func (p *tap) name(n *notify.Call) string {
 	return name
 }
 
-// domain is the address family of a socket of the program's.
+// domain returns the address family of one of the program's sockets.
 func (p *tap) domain(fd int) int {
 	fd, err := unix.PidfdGetfd(p.pidfd, fd, 0)
 	if err != nil {
@@ -258,7 +258,7 @@ func (p *tap) domain(fd int) int {
 	return domain
 }
 
-// message is where the bytes are that a call sends.
+// message returns where the bytes are that a call sends.
 func (p *tap) message(n *notify.Call) (at uintptr, size uint64) {
 	if p.name(n) == "sendto" {
 		return uintptr(n.Args[1]), n.Args[2]
@@ -270,7 +270,7 @@ func (p *tap) message(n *notify.Call) (at uintptr, size uint64) {
 	return uintptr(unsafe.Pointer(iov.Base)), iov.Len
 }
 
-// messageType is the type of a netlink message.
+// messageType returns the type of a netlink message.
 func (p *tap) messageType(n *notify.Call) uint16 {
 	at, size := p.message(n)
 	b := make([]byte, unix.SizeofNlMsghdr)
@@ -280,15 +280,15 @@ func (p *tap) messageType(n *notify.Call) uint16 {
 	return binary.NativeEndian.Uint16(b[4:])
 }
 
-// batch is what the tap calls the message with a change of the ruleset.
+// batch is what the tap calls a message that changes the ruleset.
 const batch = "batch"
 
-// firstOfBatch is the type of the message after the one that begins a batch, which
-// says what the batch is for; 0 if it is none. RTM_NEWLINK has the number of
-// NFNL_MSG_BATCH_BEGIN, and is longer.
+// firstOfBatch returns the type of the message after the one that begins a batch, which
+// tells what the batch is for; 0 if it is not a batch. RTM_NEWLINK has the same number as
+// NFNL_MSG_BATCH_BEGIN, but is longer.
 func (p *tap) firstOfBatch(n *notify.Call) uint16 {
 	at, size := p.message(n)
-	const least = unix.SizeofNlMsghdr + 4 // struct nfgenmsg; and perhaps NFNL_BATCH_GENID
+	const least = unix.SizeofNlMsghdr + 4 // struct nfgenmsg; NFNL_BATCH_GENID may follow
 	b := make([]byte, max(least, min(size, least+8+unix.SizeofNlMsghdr)))
 	if size < least || !p.copy(at, b, unix.ProcessVMReadv) || binary.NativeEndian.Uint16(b[4:]) != unix.NFNL_MSG_BATCH_BEGIN {
 		return 0
@@ -309,8 +309,8 @@ func (p *tap) spoil(n *notify.Call) bool {
 	return p.copy(at+4, binary.NativeEndian.AppendUint16(nil, 0x7ff0), unix.ProcessVMWritev)
 }
 
-// hide renames the absent expressions in a change of the ruleset. So the kernel looks
-// for a module that nobody has, and answers as one that lacks theirs.
+// hide renames the absent expressions in a change of the ruleset. The kernel then looks for
+// a module that does not exist, and answers like a kernel that lacks the real ones.
 func (p *tap) hide(n *notify.Call) {
 	at, size := p.message(n)
 	b := make([]byte, size)
@@ -324,7 +324,7 @@ func (p *tap) hide(n *notify.Call) {
 	p.copy(at, b, unix.ProcessVMWritev)
 }
 
-// setAbsent has the kernel know all expressions of nftables but these.
+// setAbsent sets the nftables expressions that the kernel must not know.
 func (p *tap) setAbsent(expressions ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -338,14 +338,14 @@ func (p *tap) copy(at uintptr, b []byte, by func(int, []unix.Iovec, []unix.Remot
 	return err == nil && n == len(b)
 }
 
-// setFault has the calls fail for which fault returns an error.
+// setFault makes the calls fail for which fault returns an error.
 func (p *tap) setFault(fault func(n int, call string) unix.Errno) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fault = fault
 }
 
-// calls returns what was seen and hit until now.
+// calls returns what has been seen and hit so far.
 func (p *tap) calls() (seen, hit []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

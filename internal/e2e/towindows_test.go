@@ -17,11 +17,11 @@ import (
 )
 
 // The addresses of Linux that a container knows: its gateway, which is
-// host.docker.internal, and that of the LAN.
+// host.docker.internal, and the LAN address.
 var linuxAddrs = []string{"172.17.0.1", "192.0.2.2"}
 
-// serveWhoIs has a host answer on TCP and UDP with the address and port that it sees of
-// the client.
+// serveWhoIs makes a host answer on TCP and UDP with the client's address and port as it
+// sees them.
 func serveWhoIs(t *testing.T, h *lab.Host, addr string) {
 	t.Helper()
 	err := h.Do(func() error {
@@ -67,7 +67,7 @@ func serveWhoIs(t *testing.T, h *lab.Host, addr string) {
 	}
 }
 
-// asks has a client ask and wants an answer: "Windows" is that of serveWhoIs to one of
+// asks sends a request and requires an answer: "Windows" is that of serveWhoIs to one of
 // Linux's own ports, "refused" is ECONNREFUSED, and "" is none, whatever the error.
 func asks(t *testing.T, b *lab.Bench, when string, client *lab.Host, proto, addr, want string) {
 	t.Helper()
@@ -85,7 +85,7 @@ func asks(t *testing.T, b *lab.Bench, when string, client *lab.Host, proto, addr
 	}
 }
 
-// who is who has given an answer.
+// who returns which server has given an answer.
 func who(b *lab.Bench, answer string, err error) string {
 	from, notWindows := netip.ParseAddrPort(answer)
 	var network net.Error
@@ -104,8 +104,8 @@ func who(b *lab.Bench, answer string, err error) string {
 	return "Windows"
 }
 
-// Containers reach the servers on Windows' 127.0.0.1 that the user has named, at
-// Linux's addresses, and nobody else does. What that takes is undone.
+// Containers, and no other clients, reach the servers on Windows' 127.0.0.1 that the user
+// has named, at Linux's addresses. All changes are undone.
 func TestContainersReachWindows(t *testing.T) {
 	for _, mode := range lab.Modes {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestContainersReachWindows(t *testing.T) {
 				t.Errorf("before\n%s\nkilled and cleaned up\n%s", before, after)
 			}
 
-			// The next daemon, without the flag, does as well.
+			// The next daemon does so as well, without the flag.
 			d = start(t, b.WSL, flag)
 			d.awaitToWindows("11434/tcp, 11436/tcp, 11434/udp")
 			d.proc.Stop(unix.SIGKILL)
@@ -188,7 +188,7 @@ func TestContainersReachWindows(t *testing.T) {
 	}
 }
 
-// awaitToWindows waits until containers reach Windows at these ports, "" for none.
+// awaitToWindows waits until containers reach Windows on these ports, "" for none.
 func (d *daemon) awaitToWindows(ports string) {
 	d.t.Helper()
 	d.await("ports to Windows: "+ports, func(s status.Snapshot) bool {
@@ -202,8 +202,8 @@ func (d *daemon) awaitToWindows(ports string) {
 	})
 }
 
-// A port on which Linux listens is Linux's, whatever the user has named, and so is one
-// that an engine publishes.
+// A port on which Linux listens stays Linux's, whatever the user has named, and so does a
+// port that an engine publishes.
 func TestToWindowsLeavesLinuxItsPorts(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -236,10 +236,10 @@ func TestToWindowsLeavesLinuxItsPorts(t *testing.T) {
 				"172.17.0.1:8080": "container", "192.0.2.2:8080": "container",
 			} {
 				if port := strings.TrimPrefix(addr, "192.0.2.2:"); proto == "udp" && (port == "7001" || port == "8080") {
-					continue // a server on all addresses answers from that of the bridge
+					continue // a server on all addresses answers from the bridge's address
 				}
 				if proto == "udp" && want == "refused" {
-					want = "" // the kernel tells a peer only six times in a row
+					want = "" // the kernel reports this to a peer only six times in a row
 				}
 				asks(t, b, when, engine.Container, proto, addr, want)
 			}
@@ -253,7 +253,7 @@ func TestToWindowsLeavesLinuxItsPorts(t *testing.T) {
 		t.Errorf("status does not say what it leaves out: %+v", got)
 	}
 
-	// Programs come and go.
+	// Programs start and end.
 	for range 2 {
 		for _, proto := range []string{"tcp", "udp"} {
 			asks(t, b, "Linux does not listen", engine.Container, proto, "172.17.0.1:7005", "Windows")
@@ -266,19 +266,19 @@ func TestToWindowsLeavesLinuxItsPorts(t *testing.T) {
 			}
 			servers = append(servers, s)
 		}
-		d.status() // makes it look
+		d.status() // starts a pass
 		for _, proto := range []string{"tcp", "udp"} {
 			asks(t, b, "Linux listens", engine.Container, proto, "172.17.0.1:7005", "WSL")
 		}
 		for _, s := range servers {
-			s.Close() // which fails if a connection ends at this moment
+			s.Close() // fails if a connection ends at this moment
 		}
 		d.status()
 		tellWindows(t, b)
 	}
 }
 
-// tellWindows has Windows know at once what Linux has bound.
+// tellWindows tells Windows at once which ports Linux has bound.
 func tellWindows(t *testing.T, b *lab.Bench) {
 	t.Helper()
 	c, err := b.WSL.Dial("udp", "", "127.0.0.1:9", patience)
@@ -288,7 +288,7 @@ func tellWindows(t *testing.T, b *lab.Bench) {
 	c.Close()
 }
 
-// A client of UDP that sends from one port all the time follows all changes.
+// A UDP client that keeps sending from one port follows all changes.
 func TestToWindowsMovesDatagrams(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -319,7 +319,7 @@ func TestToWindowsMovesDatagrams(t *testing.T) {
 			}
 		}
 	}
-	// listen has Linux serve the port at both addresses, until its result is called.
+	// listen makes Linux serve the port on both addresses, until its result is called.
 	listen := func() (stop func()) {
 		t.Helper()
 		var servers []*lab.Server
@@ -356,7 +356,7 @@ func TestToWindowsMovesDatagrams(t *testing.T) {
 		d.awaitToWindows("7005/udp")
 		expect("with wslmirror", "Windows")
 		stop := listen()
-		d.status() // makes it look
+		d.status() // starts a pass
 		expect("Linux listens", "WSL")
 		stop()
 		d.status()
@@ -368,9 +368,9 @@ func TestToWindowsMovesDatagrams(t *testing.T) {
 	}
 }
 
-// Bridges, addresses and loopback0 come and go, somebody flushes the ruleset, and
-// another daemon takes over: containers reach Windows all the same. Nobody asks the
-// daemon for its status, which would make it look.
+// Bridges, addresses and loopback0 come and go, the ruleset is flushed, and another daemon
+// takes over: containers still reach Windows. The test does not request the daemon's
+// status, because that would start a pass.
 func TestToWindowsFollows(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -405,7 +405,7 @@ func TestToWindowsFollows(t *testing.T) {
 	run("ip", "address", "del", "192.0.2.3/24", "dev", "eth0")
 	reaches("an address less", engine.Container, linuxAddrs...)
 
-	// A network of compose.
+	// A compose network.
 	if err := b.AddBridge("br-1", netip.MustParsePrefix("172.18.0.1/16")); err != nil {
 		t.Fatal(err)
 	}
@@ -444,7 +444,7 @@ func TestToWindowsFollows(t *testing.T) {
 	}
 	reaches("docker0 was down", engine.Container, linuxAddrs...)
 
-	// docker0 is another one.
+	// docker0 is replaced by another bridge.
 	if err := b.RemoveLink("docker0"); err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +472,7 @@ func TestToWindowsFollows(t *testing.T) {
 }
 
 // Beside each engine, containers of its networks reach Windows, and its published ports
-// are reached as ever.
+// still work.
 func TestToWindowsBesideEngines(t *testing.T) {
 	for _, kind := range lab.Engines {
 		t.Run(kind.Name, func(t *testing.T) {
@@ -483,7 +483,8 @@ func TestToWindowsBesideEngines(t *testing.T) {
 			before := world(t, b.WSL)
 			d := start(t, b.WSL, "--to-windows=7005,7005/udp,8080,8080/udp")
 			d.awaitState(status.Active)
-			// One more on the bridge of the engine, of which packets can be sent.
+			// One more container on the engine's bridge, from which the test can send
+			// packets.
 			client, err := b.AddContainer("client")
 			if err != nil {
 				t.Fatal(err)
@@ -518,7 +519,7 @@ func TestToWindowsBesideEngines(t *testing.T) {
 	}
 }
 
-// bridgeOf is the bridge of the containers, and its address.
+// bridgeOf returns the containers' bridge and its address.
 func bridgeOf(t *testing.T, h *lab.Host) (name string, addr netip.Prefix) {
 	t.Helper()
 	links, err := h.Net.LinkList()

@@ -29,7 +29,7 @@ type liveTrace struct {
 	out, errs locked
 }
 
-// locked is a buffer that is written and read at once.
+// locked is a buffer for concurrent writing and reading.
 type locked struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -62,7 +62,7 @@ func startLive(t *testing.T, b *lab.Bench, args ...string) *liveTrace {
 	return l
 }
 
-// end is ^C, and what is printed then.
+// end presses ^C and returns what is printed then.
 func (l *liveTrace) end() string {
 	l.t.Helper()
 	var exit *exec.ExitError
@@ -72,7 +72,7 @@ func (l *liveTrace) end() string {
 	return l.out.String()
 }
 
-// clients is the end of one with --json.
+// clients ends a trace with --json and returns its clients.
 func (l *liveTrace) clients() map[trace.Client]trace.Live {
 	l.t.Helper()
 	out := l.end()
@@ -90,7 +90,7 @@ func (l *liveTrace) clients() map[trace.Client]trace.Live {
 	return by
 }
 
-// traceTables are the tables by which packets are traced.
+// traceTables returns the names of the tables that trace packets.
 func traceTables(t *testing.T, b *lab.Bench) (names []string) {
 	t.Helper()
 	out, err := b.WSL.Run("nft", "list", "tables")
@@ -105,7 +105,7 @@ func traceTables(t *testing.T, b *lab.Bench) (names []string) {
 	return names
 }
 
-// Real packets do what was forecast, and what differs is marked.
+// Real packets do what was forecast, and differences are marked.
 func TestTraceLive(t *testing.T) {
 	for _, path := range []string{status.PathProxy, status.PathDirect} {
 		t.Run(path, func(t *testing.T) {
@@ -159,7 +159,7 @@ func TestTraceLive(t *testing.T) {
 	}
 }
 
-// agrees fails the test unless packets of clients to a port do what is forecast.
+// agrees fails the test unless clients' packets to a port do what is forecast.
 func agrees(t *testing.T, b *lab.Bench, port string, clients ...trace.Client) {
 	t.Helper()
 	l := startLive(t, b, port, "--live=600", "--json")
@@ -182,7 +182,7 @@ func show(c trace.Live) string {
 	return string(b)
 }
 
-// What a firewall drops, as it was forecast and not; and nothing is left behind.
+// What a firewall drops, as it was forecast and otherwise. Nothing is left behind.
 func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -203,7 +203,7 @@ func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 			t.Errorf("port %s answers %q", port, answer)
 		}
 	}
-	// ends is the last hop of the requests.
+	// ends returns the last hop of the requests.
 	ends := func(c trace.Live) (last trace.LiveHop) {
 		for _, h := range c.Hops {
 			if !h.Reply && h.Packets > 0 {
@@ -240,7 +240,7 @@ func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// As it is printed, when a rule has come that drops.
+	// The printed form, after a rule has been added that drops.
 	l = startLive(t, b, "9000", "--live", "600")
 	if _, err := b.WSL.Run("nft", "add", "rule", "inet", "fw", "in", "tcp", "dport", "9000", "drop"); err != nil {
 		t.Fatal(err)
@@ -284,8 +284,8 @@ func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 	labtest.Eventually(t, "nothing is left", func() bool { return traceTables(t, b) == nil })
 }
 
-// Under random rulesets nothing differs from what was forecast: what is marked can be
-// believed.
+// With random rulesets nothing differs from the forecast, so a marked difference can be
+// trusted.
 func TestTraceLiveAsForecast(t *testing.T) {
 	b := traceBench(t, "proxy")
 	for seed := range uint64(20) {
@@ -297,7 +297,7 @@ func TestTraceLiveAsForecast(t *testing.T) {
 		port := []string{"8080", "9000"}[r.IntN(2)]
 		l := startLive(t, b, port, "--live=600", "--json")
 		for _, h := range []*lab.Host{b.Windows, b.WSL} {
-			_, _ = h.Ask("tcp", "127.0.0.1:"+port, 120*time.Millisecond) // what is dropped is awaited in vain
+			_, _ = h.Ask("tcp", "127.0.0.1:"+port, 120*time.Millisecond) // requests that are dropped time out
 		}
 		for _, c := range l.clients() {
 			if !c.Agrees {
@@ -307,7 +307,7 @@ func TestTraceLiveAsForecast(t *testing.T) {
 	}
 }
 
-// A busy port is looked at now and then.
+// On a busy port only some of the packets are traced.
 func TestTraceLiveOfABusyPort(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})
@@ -326,7 +326,7 @@ func TestTraceLiveOfABusyPort(t *testing.T) {
 		}
 		defer conn.Close()
 		for range sent {
-			_, _ = conn.Write([]byte("?")) // whoever has no room drops it
+			_, _ = conn.Write([]byte("?")) // a receiver without room drops it
 		}
 		return nil
 	}); err != nil {
@@ -347,7 +347,7 @@ func TestTraceLiveOfABusyPort(t *testing.T) {
 	}
 }
 
-// Only root may.
+// Only root may trace live.
 func TestTraceLiveNeedsRoot(t *testing.T) {
 	t.Parallel()
 	b := labtest.New(t, lab.Options{})

@@ -19,9 +19,9 @@ import (
 	"github.com/wslmirror/wslmirror/internal/trace"
 )
 
-// The forecast against what happens, for random rulesets: wherever it is certain it is
-// right. WSLMIRROR_RULESETS is how many there are, and WSLMIRROR_SEED the first; the same
-// seed is the same ruleset.
+// The forecast for random rulesets is compared with what happens: where it is certain, it
+// is right. WSLMIRROR_RULESETS is the number of rulesets, and WSLMIRROR_SEED the first
+// seed; the same seed gives the same ruleset.
 func TestTraceAsKernel(t *testing.T) {
 	rulesets, seed := number("WSLMIRROR_RULESETS", 60), number("WSLMIRROR_SEED", 0)
 	count := map[trace.Verdict]int{}
@@ -59,7 +59,7 @@ func TestTraceAsKernel(t *testing.T) {
 	}
 }
 
-// number is that of an environment variable.
+// number returns the value of an environment variable.
 func number(name string, otherwise int) int {
 	n, err := strconv.Atoi(os.Getenv(name))
 	if err != nil {
@@ -68,7 +68,7 @@ func number(name string, otherwise int) int {
 	return n
 }
 
-// loadRandom loads rules that nft takes: it refuses some combinations.
+// loadRandom loads rules that nft accepts: it refuses some combinations.
 func loadRandom(t *testing.T, b *lab.Bench, r *rand.Rand) string {
 	t.Helper()
 	for try := 0; ; try++ {
@@ -83,12 +83,12 @@ func loadRandom(t *testing.T, b *lab.Bench, r *rand.Rand) string {
 	}
 }
 
-// traceBench has a container and a server, each by both protocols, and a wslmirror that
-// is stopped in the middle of its work, so that it changes nothing when the rules change.
+// traceBench has a container and a server, each on both protocols, and a wslmirror that is
+// stopped in the middle of its work, so that it does not react when the rules change.
 func traceBench(t *testing.T, path string) *lab.Bench {
 	b := labtest.New(t, lab.Options{Ports: 4096})
-	// Some rules send the proxy to itself, until there is no port left. Those ports shall
-	// not wait for a minute when the rules have gone.
+	// Some rules send the proxy to itself, until no port is left. Those ports must not wait
+	// for a minute after the rules have gone.
 	if err := b.WSL.Sysctl("ipv4/tcp_max_tw_buckets", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func traceBench(t *testing.T, path string) *lab.Bench {
 	return b
 }
 
-// contradicts says what happens if it is not what is forecast.
+// contradicts describes what happens, if it differs from the forecast.
 func contradicts(t *testing.T, b *lab.Bench, client trace.Client, port string, f trace.Trace) string {
 	t.Helper()
 	h := map[trace.Client]*lab.Host{trace.Windows: b.Windows, trace.Linux: b.WSL}[client]
@@ -128,12 +128,12 @@ func contradicts(t *testing.T, b *lab.Bench, client trace.Client, port string, f
 	if !udp {
 		proto = "tcp"
 	}
-	wait, tries := 120*time.Millisecond, 1 // what is dropped is awaited in vain
+	wait, tries := 120*time.Millisecond, 1 // requests that are dropped time out
 	switch f.Verdict {
 	case trace.Unknown:
 		return ""
 	case trace.Reaches:
-		// The other end of a connection that earlier rules have cut off may still have the
+		// A connection that earlier rules have cut off may still use, at its other end, the
 		// port that this client takes.
 		wait, tries = patience, 3
 	}
@@ -148,8 +148,8 @@ func contradicts(t *testing.T, b *lab.Bench, client trace.Client, port string, f
 	}
 }
 
-// randomFirewall writes tables with chains at all hooks, of matches that are known and
-// some that are not.
+// randomFirewall writes tables with chains on all hooks. Some of their matches are known to
+// the forecast and some are not.
 func randomFirewall(r *rand.Rand) string {
 	var b strings.Builder
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }

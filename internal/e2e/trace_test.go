@@ -16,10 +16,10 @@ import (
 	"github.com/wslmirror/wslmirror/internal/trace"
 )
 
-// exitUnknown is promised for a forecast that is not certain.
+// exitUnknown is the exit code for a forecast that is not certain.
 const exitUnknown = 3
 
-// forecasts is what "wslmirror trace --json" says in the WSL of a bench, by client.
+// forecasts returns "wslmirror trace --json" in the WSL of a bench, by client.
 func forecasts(t *testing.T, b *lab.Bench, args ...string) map[trace.Client]trace.Trace {
 	t.Helper()
 	cmd := program(t, append([]string{"trace", "--json"}, args...)...)
@@ -55,7 +55,7 @@ func forecasts(t *testing.T, b *lab.Bench, args ...string) map[trace.Client]trac
 	return by
 }
 
-// tell is what "wslmirror trace" prints.
+// tell returns the output of "wslmirror trace".
 func tell(t *testing.T, b *lab.Bench, args ...string) string {
 	t.Helper()
 	cmd := program(t, append([]string{"trace"}, args...)...)
@@ -69,8 +69,8 @@ func tell(t *testing.T, b *lab.Bench, args ...string) string {
 	return out.String()
 }
 
-// hasProcess gives a container of the stand-in a process, by which trace finds its
-// network.
+// hasProcess gives a container of the stand-in a process, with which trace finds its
+// network namespace.
 func hasProcess(t *testing.T, c *lab.Host) {
 	t.Helper()
 	if _, err := c.Start(exec.Command("sleep", "infinity")); err != nil {
@@ -78,7 +78,7 @@ func hasProcess(t *testing.T, c *lab.Host) {
 	}
 }
 
-// ufw is what ufw 0.36 loads about what comes in, with its defaults and a rule of the
+// ufw returns what ufw 0.36 loads for incoming packets, with its defaults and a rule of the
 // user's.
 func ufw(user string) string {
 	return "iptables-nft-restore --noflush <<'END'\n" + `*filter
@@ -105,7 +105,7 @@ func ufw(user string) string {
 ` + user + "COMMIT\nEND\n"
 }
 
-// firewalld is what firewalld 1.3 writes about what comes in, with the zone public.
+// firewalld is what firewalld 1.3 writes for incoming packets, with the zone public.
 const firewalld = `nft 'table inet firewalld {
 	chain filter_PREROUTING { type filter hook prerouting priority filter + 10; icmpv6 type nd-neighbor-solicit accept; meta nfproto ipv6 fib saddr . mark . iif oif missing drop; }
 	chain filter_INPUT {
@@ -122,14 +122,14 @@ const firewalld = `nft 'table inet firewalld {
 	chain filter_OUTPUT { type filter hook output priority filter + 10; policy accept; ct state { established, related } accept; oifname "lo" accept; ip6 daddr ::/96 reject with icmpv6 addr-unreachable; }
 }'`
 
-// What is forecast for each fault is what happens, and what it says to type mends it.
+// For each fault, the forecast is what happens, and the suggested commands cure it.
 func TestTraceNamesTheFault(t *testing.T) {
-	const own = "9000" // of a server in Linux
+	const own = "9000" // the port of a server in Linux
 	tests := map[string]struct {
 		script         string
-		args           []string // of the daemon; nil: none runs
+		args           []string // the daemon's options; nil: none runs
 		port           string
-		windows, linux string // in what is said of why; "": it reaches
+		windows, linux string // part of the reason given; "": it is reachable
 	}{
 		"nothing":                         {"", []string{}, "8080", "", ""},
 		"nothing, direct":                 {"", []string{"--path=direct"}, "8080", "", ""},
@@ -244,7 +244,7 @@ func misPublish(t *testing.T, b *lab.Bench, engine *lab.StandIn) {
 	}
 }
 
-// happens fails the test unless what is forecast happens.
+// happens fails the test unless the forecast happens.
 func happens(t *testing.T, b *lab.Bench, client trace.Client, port string, f trace.Trace) {
 	t.Helper()
 	if f.Verdict == trace.Unknown {
@@ -265,13 +265,13 @@ func happens(t *testing.T, b *lab.Bench, client trace.Client, port string, f tra
 	}
 }
 
-// From the LAN and from a container, and by names and marks of real engines.
+// From the LAN and from a container, with the names and marks of real engines.
 func TestTraceWithEngines(t *testing.T) {
 	for _, test := range []struct {
 		engine string
 		args   []string
-		path   string // of the port
-		// What becomes of requests, without wslmirror and with it; "": not asked.
+		path   string // the port's path
+		// The verdicts without wslmirror and with it; "": not checked.
 		windows, linux [2]trace.Verdict
 	}{
 		{"docker-20.10", nil, status.PathProxy, [2]trace.Verdict{trace.Stops, trace.Reaches}, [2]trace.Verdict{trace.Reaches, trace.Reaches}},
@@ -315,7 +315,7 @@ func TestTraceWithEngines(t *testing.T) {
 			if answer, err := b.LAN.Ask("tcp", "192.0.2.2:8080", patience); lan.Verdict != trace.Reaches || answer != "web" {
 				t.Errorf("from the LAN it %s (%s), and: %q, %v\n%s", lan.Verdict, lan.Why, answer, err, tell(t, b, "8080", "--from=lan"))
 			}
-			// Whether the container reaches its own published port, by its gateway.
+			// Whether the container reaches its own published port through its gateway.
 			self := forecasts(t, b, "8080", "--from", "container:"+c.Addr.String())[trace.Container]
 			t.Logf("from the container it %s: %s\n%s", self.Verdict, self.Why, tell(t, b, "8080", "--from=container:"+c.Addr.String()))
 			t.Log(tell(t, b, "8080"))
@@ -323,7 +323,7 @@ func TestTraceWithEngines(t *testing.T) {
 	}
 }
 
-// In the other mode, from a container to Windows, and for a user who is not root.
+// In the other mode, from a container to Windows, and for an ordinary user.
 func TestTraceElsewhere(t *testing.T) {
 	t.Run("consomme", func(t *testing.T) {
 		t.Parallel()
@@ -333,7 +333,8 @@ func TestTraceElsewhere(t *testing.T) {
 		publishes(t, b, d)
 		agrees(t, b, "8080", trace.Windows, trace.Linux)
 		for client, f := range forecasts(t, b, "8080/udp") {
-			// trace finds the networks of processes, and in the container there is none.
+			// trace finds networks through their processes, and there is no process in the
+			// container.
 			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no process with this address is seen here") {
 				t.Errorf("from %s it %s: %s", client, f.Verdict, f.Why)
 			}

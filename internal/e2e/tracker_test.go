@@ -9,8 +9,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab/tracker"
 )
 
-// When WSL's port tracker has ended, no program of the VM can bind anything. Doctor and
-// the daemon say so.
+// When WSL's port tracker has ended, no program in the VM can bind a port. Doctor and the
+// daemon say so.
 func TestDeadPortTracker(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})

@@ -16,8 +16,8 @@ var addrs = map[string]netip.Prefix{
 	"eth1": netip.MustParsePrefix("198.51.100.2/24"), "eth2": netip.MustParsePrefix("203.0.113.2/24"),
 }
 
-// WSL's own later changes are neither undone nor doubled, and a chain that was restored
-// is one with which WSL goes on.
+// WSL's own later changes are neither undone nor doubled, and WSL continues with a restored
+// chain.
 func TestFollowsWSLsOwnChanges(t *testing.T) {
 	for name, change := range map[string]func(*lab.Bench) error{
 		"a NIC is added":             func(b *lab.Bench) error { return b.AddNIC("eth1", addrs["eth1"]) },
@@ -63,7 +63,7 @@ func TestFollowsWSLsOwnChanges(t *testing.T) {
 					if order == "flush, change" {
 						do(b)
 					}
-					for range 3 { // each answer comes from another look at the kernel
+					for range 3 { // each answer follows another pass
 						d.awaitState(status.Active)
 					}
 					if got := wslSetup(t, b.WSL); got != want {
@@ -79,7 +79,7 @@ func TestFollowsWSLsOwnChanges(t *testing.T) {
 	}
 }
 
-// WSL gives a new NIC neither its masquerade nor its ip rules where its chains are gone.
+// WSL gives a new NIC neither its masquerade nor its ip rules if WSL's chains are gone.
 func TestNICAfterAFlush(t *testing.T) {
 	for _, with := range []bool{false, true} {
 		b := labtest.New(t, lab.Options{})

@@ -12,16 +12,16 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// A Port is one of TCP or UDP.
+// A Port is a TCP or UDP port.
 type Port struct {
 	Proto  string // tcp or udp
 	Number uint16
 }
 
-// String is p for people, like 8080/tcp.
+// String returns p as users write it, like 8080/tcp.
 func (p Port) String() string { return fmt.Sprintf("%d/%s", p.Number, p.Proto) }
 
-// name is p as a name that systemd keeps a socket under, like tcp-8080.
+// name returns the name under which systemd keeps the port's socket, like tcp-8080.
 func (p Port) name() string { return fmt.Sprintf("%s-%d", p.Proto, p.Number) }
 
 func parseName(name string) (p Port, ok bool) {
@@ -34,16 +34,17 @@ func comparePorts(a, b Port) int {
 	return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Proto, b.Proto))
 }
 
-// dns is a port that WSL never sends to Linux, whoever has it.
+// dns is a port that WSL never sends to Linux, whatever socket is bound to it.
 const dns = 53
 
-// consomme is the mode in which Windows listens on the very address that is bound. It
-// is netwatch's word for it.
+// consomme is the mode in which Windows listens on the same address that is bound in Linux.
+// It is netwatch's name for it.
 const consomme = "consomme"
 
-// decide says which ports are to be held: those that engines have the kernel serve on
-// localhost, and of which Windows learns by no socket. taken are those of which it does.
-// It is a pure function. sockets are all that wait, those of the holder among them.
+// decide returns the ports to hold. The kernel serves them on localhost by an engine's
+// rules, and no socket announces them to Windows. taken are the ports that a socket does
+// announce. sockets are all sockets that wait, including the holder's. decide is a pure
+// function.
 func decide(s status.Snapshot, sockets []sockdiag.Socket) (want, taken []Port) {
 	for _, p := range published(s) {
 		port := Port{p.Proto, p.Port}
@@ -58,7 +59,7 @@ func decide(s status.Snapshot, sockets []sockdiag.Socket) (want, taken []Port) {
 	return want, taken
 }
 
-// published are the ports that have to be held by somebody.
+// published returns the ports that need a socket, whoever has it.
 func published(s status.Snapshot) (list []status.Port) {
 	if s.State != status.Active {
 		return nil
@@ -66,11 +67,11 @@ func published(s status.Snapshot) (list []status.Port) {
 	for _, p := range s.Ports {
 		switch {
 		case p.Path != status.PathKernel && p.Path != status.PathDirect:
-			// A proxy serves it, and listens. Where it does not, a held port would only
-			// make clients of Windows wait.
+			// A proxy serves the port, and listens on it. If no proxy listens, holding the
+			// port would only make clients in Windows wait.
 		case p.Reason == status.Excepted, !p.ByEngine():
 		case s.Mode != consomme && (p.Port == dns || s.SourcePorts != nil && s.SourcePorts.Contains(p.Port)):
-			// Windows sends the block to Linux in any case, and the other in none.
+			// Windows always sends the reserved block to Linux, and never sends port 53.
 		default:
 			list = append(list, p)
 		}
@@ -78,7 +79,7 @@ func published(s status.Snapshot) (list []status.Port) {
 	return list
 }
 
-// engineOf is the engine that publishes p.
+// engineOf returns the engine that publishes p.
 func engineOf(s status.Snapshot, p Port) string {
 	i := slices.IndexFunc(s.Ports, func(q status.Port) bool { return q.Proto == p.Proto && q.Port == p.Number })
 	if i < 0 {
@@ -87,10 +88,10 @@ func engineOf(s status.Snapshot, p Port) string {
 	return s.Ports[i].Engine
 }
 
-// binds reports whether the engine that publishes p binds its ports itself, which it may
-// do after it has written its rules. Docker does, and then docker-proxy cannot have a port
-// of UDP on [::] that a holder has; Podman 6 binds without SO_REUSEADDR (libpod's
-// oci_util.go), and then cannot have any.
+// binds reports whether the engine that publishes p also binds it, perhaps after it has
+// installed its rules. Docker does; docker-proxy then cannot bind a UDP port on [::] if a
+// holder has it. Podman 6 binds without SO_REUSEADDR (libpod's oci_util.go), so it cannot
+// bind any port that a holder has.
 func binds(s status.Snapshot, p Port) bool {
 	engine := engineOf(s, p)
 	return engine == "docker" || engine == podman
@@ -98,13 +99,13 @@ func binds(s status.Snapshot, p Port) bool {
 
 const podman = "podman"
 
-// announces reports whether Windows learns by k of a port that is published. That of the
-// holder itself never does: one of TCP is connected, one of UDP too.
+// announces reports whether k announces the published port p to Windows. The holder's own
+// sockets do not count: its TCP sockets are connected, and so are its UDP sockets.
 func announces(k sockdiag.Socket, p status.Port, consomme bool) bool {
 	switch {
 	case k.Proto != p.Proto || k.Local.Port() != p.Port || k.MPTCP:
 		return false
-	case k.Proto == "udp" && k.State != sockdiag.Closed: // connected
+	case k.Proto == "udp" && k.State != sockdiag.Closed: // connected, so it may be a holder's
 		return false
 	}
 	on := k.Local.Addr()
@@ -114,8 +115,8 @@ func announces(k sockdiag.Socket, p status.Port, consomme bool) bool {
 	return on.IsUnspecified() && !(on.Is6() && k.OnlyV6) || on == localhost4 || on.String() == p.Address
 }
 
-// IsHolder reports whether k is a socket of a holder, in whichever distribution: nobody
-// else connects one to itself, or one of 127.0.0.1 to the address peer, which then ends.
+// IsHolder reports whether k is a holder's socket, in any distribution. No other program
+// connects a socket to itself, or one on 127.0.0.1 to a listener on peer that then closes.
 func IsHolder(k sockdiag.Socket) bool {
 	if !k.Local.Addr().IsLoopback() {
 		return false
@@ -124,12 +125,12 @@ func IsHolder(k sockdiag.Socket) bool {
 		k.State == sockdiag.CloseWait && k.Local.Addr() == localhost4 && k.Remote.Addr() == peer
 }
 
-// has reports whether one of sockets has a port.
+// has reports whether one of sockets has the port p.
 func has(sockets []sockdiag.Socket, p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return k.Proto == p.Proto && k.Local.Port() == p.Number })
 }
 
-// hasIPv6 reports whether one has it so that nobody else can have it on [::1].
+// hasIPv6 reports whether an IPv6 socket has p, so that nothing else can have it on [::1].
 func hasIPv6(sockets []sockdiag.Socket, p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool {
 		return k.Proto == p.Proto && k.Local.Port() == p.Number && k.Local.Addr().Is6()

@@ -1,13 +1,13 @@
 // Package hold holds ports for Windows.
 //
-// Windows sends a port to Linux only if a socket in Linux has it. Some engines have the
-// kernel serve the ports that they publish, and open no socket (nerdctl, k3s,
-// kube-proxy). A [Holder] opens one in their place, which takes the port from nobody: see
-// open.
+// Windows sends a port to Linux only if a socket in Linux is bound to it. Some engines
+// (nerdctl, k3s, kube-proxy) let the kernel serve the ports that they publish, and open no
+// socket. A [Holder] opens one in their place, in a way that leaves the port free for
+// everyone else: see open.
 //
-// It is a process of its own, so that the daemon goes on opening no socket of the
-// network. It asks the daemon's snapshot which ports are published, and the kernel who
-// has them, and keeps the difference.
+// It is a separate process, so that the daemon still needs no internet socket. It reads the
+// published ports from the daemon's snapshot and the bound ports from the kernel, and holds
+// the difference.
 package hold
 
 import (
@@ -29,31 +29,30 @@ import (
 )
 
 const (
-	// bindsPerSecond bounds the ports that are opened: for each bind() the one thread of
-	// WSL's port tracker works 11 ms, and all other binds of the VM wait. So this is a
-	// third of its time. No more than burst come one after the other.
+	// bindsPerSecond limits how many ports are opened. For each bind(), the only thread of
+	// WSL's port tracker works for 11 ms, and all other binds of the VM wait. So this is a
+	// third of its time. At most burst ports are opened in a row.
 	bindsPerSecond = 30
 	burst          = 15
-	// rest is between two looks. Events come in handfuls.
+	// rest is the pause between two passes. Events come in groups.
 	rest = 100 * time.Millisecond
-	// grace is for how long the ports are kept without a daemon, so that they outlive its
-	// restart.
+	// grace is how long ports are held without a daemon, so that they survive its restart.
 	grace = 10 * time.Second
-	// engineFirst is how long an engine that binds its ports itself has time for that.
+	// engineFirst is how long to wait for an engine that binds its ports itself.
 	engineFirst = 10 * time.Second
-	// A port that was refused is tried again when something happens, after a pause that
-	// doubles from the first of these.
+	// A refused port is tried again when something happens, after a back-off that starts
+	// with firstPause and doubles.
 	firstPause = time.Second
 )
 
-// Config is what a Holder is told.
+// Config configures a Holder.
 type Config struct {
-	Dir string // where the daemon publishes
+	Dir string // the directory in which the daemon publishes
 	Log logrus.FieldLogger
-	// Publish is told what is held and what is not, whenever that has changed.
+	// Publish receives what is held and what is not, whenever that changes.
 	Publish func(status.Hold)
-	// Store keeps a socket beyond the end of this process, and Forget ends that. The names
-	// are those of New. Both may be nil.
+	// Store keeps a socket beyond the end of this process, and Forget closes it. New
+	// receives the names later. Both may be nil.
 	Store  func(name string, fd int) error
 	Forget func(name string) error
 }
@@ -63,27 +62,27 @@ type Holder struct {
 	cfg     Config
 	held    map[Port]int // sockets
 	refused map[Port]*refusal
-	since   map[Port]time.Time // when a port was first missed that an engine may yet bind
+	since   map[Port]time.Time // when a port was first found unbound that its engine may still bind
 	limit   *rate.Limiter
 	conn    *sockdiag.Conn // nil until it is needed
-	ends    *sockdiag.Ends // nil while nobody else's socket matters
+	ends    *sockdiag.Ends // nil while no other program's socket matters
 	ended   chan struct{}  // has one element if a socket has ended
-	blind   bool           // the last look failed
-	gone    time.Time      // when the daemon went, zero if it is there
-	last    []status.Port  // what was published at the last look
+	blind   bool           // the last pass could not list the sockets
+	gone    time.Time      // when the daemon ended, zero if it runs
+	last    []status.Port  // what was published at the last pass
 	told    status.Hold
-	begun   bool // something was told
+	begun   bool // something was published
 }
 
 // A refusal is a port that could not be held.
 type refusal struct {
 	err   error
-	due   bool // something has happened since it was tried
+	due   bool // something has happened since the last attempt
 	pause time.Duration
-	again time.Time // not to be tried before
+	again time.Time // no attempt before this time
 }
 
-// New makes a Holder that goes on with the sockets of one before it, by their names.
+// New makes a Holder that continues with the sockets of an earlier one, by name.
 func New(cfg Config, kept map[string]int) *Holder {
 	h := &Holder{
 		cfg: cfg, held: map[Port]int{}, refused: map[Port]*refusal{}, since: map[Port]time.Time{},
@@ -93,7 +92,7 @@ func New(cfg Config, kept map[string]int) *Holder {
 	for name, fd := range kept {
 		p, ok := parseName(name)
 		if _, twice := h.held[p]; !ok || twice {
-			unix.Close(fd) // of another version
+			unix.Close(fd) // another version's
 			continue
 		}
 		h.held[p] = fd
@@ -101,8 +100,8 @@ func New(cfg Config, kept map[string]int) *Holder {
 	return h
 }
 
-// Run holds what is to be held until ctx is done. What it holds then ends with the
-// process, but for what is stored.
+// Run holds ports until ctx is done. The sockets then end with the process, except those
+// that are stored.
 //
 // All sockets are opened in the network namespace of the process.
 func (h *Holder) Run(ctx context.Context) error {
@@ -139,8 +138,8 @@ func (h *Holder) Run(ctx context.Context) error {
 	}
 }
 
-// pass looks once and returns how long to wait for the next look if nothing happens, 0
-// for ever.
+// pass observes and applies once, and returns how long to wait for the next pass if no
+// event comes first; 0: wait for an event.
 func (h *Holder) pass(now time.Time) time.Duration {
 	defer h.tell()
 	s, err := status.Read(h.cfg.Dir)
@@ -159,14 +158,14 @@ func (h *Holder) pass(now time.Time) time.Duration {
 	default:
 		h.gone = time.Time{}
 		if s.State == status.Error {
-			return 0 // what could not be seen has not gone
+			return 0 // not observed, which does not mean gone
 		}
 	}
 	var sockets []sockdiag.Socket
 	if list := published(s); len(list) > 0 {
 		if sockets, err = h.sockets(); err != nil {
 			if h.blind {
-				return 0 // it may be for good: until something happens
+				return 0 // perhaps permanent: wait for an event
 			}
 			h.blind = true
 			h.cfg.Log.WithError(err).Warn("could not see who has which port")
@@ -177,7 +176,7 @@ func (h *Holder) pass(now time.Time) time.Duration {
 	want, taken := decide(s, sockets)
 	if !slices.Equal(s.Ports, h.last) {
 		h.last = s.Ports
-		for _, r := range h.refused { // who had the port may be gone
+		for _, r := range h.refused { // the program that had the port may be gone
 			r.due, r.pause, r.again = true, 0, time.Time{}
 		}
 	}
@@ -189,8 +188,8 @@ func (h *Holder) pass(now time.Time) time.Duration {
 	return wait
 }
 
-// patient takes from want what an engine may yet bind itself, and says when its time is
-// over.
+// patient removes from want the ports that their engine may still bind itself. wait is the
+// time until the first of them is due.
 func (h *Holder) patient(s status.Snapshot, want []Port, now time.Time) (rest []Port, wait time.Duration) {
 	maps.DeleteFunc(h.since, func(p Port, _ time.Time) bool { return !slices.Contains(want, p) })
 	for _, p := range want {
@@ -210,7 +209,7 @@ func (h *Holder) patient(s status.Snapshot, want []Port, now time.Time) (rest []
 	return rest, wait
 }
 
-// sockets are all that wait.
+// sockets returns all sockets that wait.
 func (h *Holder) sockets() (list []sockdiag.Socket, err error) {
 	if h.conn == nil {
 		if h.conn, err = sockdiag.Open(); err != nil {
@@ -219,12 +218,12 @@ func (h *Holder) sockets() (list []sockdiag.Socket, err error) {
 	}
 	list, err = h.conn.Waiting()
 	if errors.Is(err, sockdiag.ErrNoUDP) {
-		err = nil // then a port of UDP is held that somebody has, which does no harm
+		err = nil // then we may hold a UDP port that a program has, which does no harm
 	}
 	return list, err
 }
 
-// apply holds what is wanted and nothing else.
+// apply holds the ports in want and no others.
 func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket, now time.Time) (wait time.Duration) {
 	v4 := s.Mode == consomme
 	var came, went []Port
@@ -259,7 +258,7 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 			continue
 		}
 		if !h.limit.AllowN(now, 1) {
-			return burst * time.Second / bindsPerSecond / 2 // until it may open some more
+			return burst * time.Second / bindsPerSecond / 2 // until more may be opened
 		}
 		fd, err := -1, errRights
 		if mayBind(p.Number) {
@@ -300,7 +299,7 @@ func (h *Holder) release(p Port) {
 	delete(h.held, p)
 }
 
-// log says in one line what has become of ports.
+// log writes one line about what happened to the ports.
 func (h *Holder) log(what string, list []Port) {
 	const most = 4
 	if len(list) == 0 {
@@ -317,7 +316,7 @@ func (h *Holder) log(what string, list []Port) {
 	h.cfg.Log.Infof("ports %s: %s", what, strings.Join(names, ", "))
 }
 
-// refuse notes that a port could not be held.
+// refuse records that a port could not be held.
 func (h *Holder) refuse(p Port, err error, now time.Time) {
 	r := h.refused[p]
 	if r == nil {
@@ -332,8 +331,8 @@ func (h *Holder) refuse(p Port, err error, now time.Time) {
 	r.again = now.Add(r.pause)
 }
 
-// watchEnds has the loop woken by sockets that end, or no longer: only where the end of
-// one gives a port to hold.
+// watchEnds makes the end of a socket wake the loop, or stops that. It is on only while the
+// end of a socket can leave a port to hold.
 func (h *Holder) watchEnds(on bool) {
 	switch {
 	case on && h.ends == nil:
@@ -354,7 +353,7 @@ func (h *Holder) watchEnds(on bool) {
 	}
 }
 
-// tell publishes what has changed.
+// tell publishes the result if it has changed.
 func (h *Holder) tell() {
 	var now status.Hold
 	for _, p := range slices.SortedFunc(maps.Keys(h.held), comparePorts) {

@@ -8,7 +8,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// An engine that binds its ports itself has time for that, and others need none.
+// An engine that binds its ports itself gets time to do so. Other ports are held at once.
 func TestPatient(t *testing.T) {
 	h := New(Config{}, nil)
 	s := status.Snapshot{Ports: []status.Port{

@@ -12,23 +12,24 @@ import (
 var (
 	localhost4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	localhost6 = netip.IPv6Loopback()
-	// peer is an address of which Windows is not told (GnsPortTracker.cpp).
+	// peer is an address that WSL never announces to Windows (GnsPortTracker.cpp).
 	peer = netip.AddrFrom4([4]byte{127, 0, 0, 2})
 )
 
-// patience is how many milliseconds a connection within this machine may take.
+// patience is the timeout of a connection within this machine, in milliseconds.
 const patience = 500
 
-// open makes a socket that holds p and takes it from nobody: it never listens, and gets
-// no packet of a client.
+// open makes a socket that holds p and leaves the port free for other programs: it never
+// listens and receives no packet from a client.
 //
-// A socket of TCP is connected, because WSL lists the sockets, and kernels before 6.8
-// show no other that does not listen. On [::1] it is connected to itself. On 127.0.0.1
-// that would go to Windows or, by the engine's rule, to the container. So it is connected
-// to a listener that is gone a moment later, and stays in CLOSE_WAIT.
+// A TCP socket must be connected, because WSL lists the sockets, and kernels before 6.8
+// list a socket that does not listen only if it is connected. On [::1] it is connected to
+// itself. On 127.0.0.1 such a connection would go to Windows or, by the engine's rule, to
+// the container. So it is connected to a listener that closes at once, and stays in
+// CLOSE_WAIT.
 //
-// On [::1] a program can still have the port for IPv4, so that comes first. In consomme
-// only IPv4 will do. v4 says so, or that another socket has the port on IPv6.
+// [::1] comes first, because a program can then still bind the port for IPv4. v4 demands
+// IPv4: in consomme mode only that works, or another socket has the port on IPv6.
 func open(p Port, v4 bool) (int, error) {
 	if v4 {
 		return open4(p)
@@ -38,7 +39,7 @@ func open(p Port, v4 bool) (int, error) {
 	case err == nil, errors.Is(err, unix.EADDRINUSE), errors.Is(err, unix.EACCES), errors.Is(err, errElsewhere):
 		return fd, err
 	}
-	// There is no IPv6, or an engine sends [::1] elsewhere too.
+	// There is no IPv6, or an engine redirects [::1] too.
 	return open4(p)
 }
 
@@ -53,7 +54,7 @@ func open6(p Port) (int, error) {
 	})
 }
 
-// errElsewhere says that there is a socket already that is connected to itself there.
+// errElsewhere says that a socket there is already connected to itself.
 var errElsewhere = errors.New("another wslmirror in this VM holds it")
 
 func open4(p Port) (int, error) {
@@ -99,11 +100,11 @@ func socket(proto string, addr netip.Addr) (int, error) {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
 	if err == nil && proto == "tcp" {
-		// Closing leaves nothing in TIME_WAIT, which would hold the port on.
+		// Closing must leave nothing in TIME_WAIT, which would keep the port.
 		err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	if err == nil && proto == "tcp" && family == unix.AF_INET {
-		// WSL sends what is for 127.0.0.1 to Windows, but for what must leave by lo.
+		// WSL sends packets for 127.0.0.1 to Windows, unless the socket is bound to lo.
 		err = unix.BindToDevice(fd, "lo")
 	}
 	if err != nil {
@@ -113,8 +114,8 @@ func socket(proto string, addr netip.Addr) (int, error) {
 	return fd, nil
 }
 
-// errRefused is what a bind() comes to that Windows refuses in consomme: it returns what
-// is no error of Linux, and does nothing (WSL's ConsommeNetworking.cpp).
+// errRefused is the result of a bind() that Windows refuses in consomme mode: it returns a
+// value that is not a Linux error, and does nothing (WSL's ConsommeNetworking.cpp).
 var errRefused = errors.New("refused by Windows")
 
 func bind(fd int, at netip.AddrPort) error {
@@ -127,7 +128,7 @@ func bind(fd int, at netip.AddrPort) error {
 	return nil
 }
 
-// local is what a socket is bound to.
+// local returns the address to which a socket is bound.
 func local(fd int) netip.AddrPort {
 	sa, _ := unix.Getsockname(fd)
 	switch sa := sa.(type) {
@@ -146,7 +147,7 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-// connect returns when the socket is connected.
+// connect connects the socket, and returns when it is connected.
 func connect(fd int, to netip.AddrPort) error {
 	err := unix.Connect(fd, sockaddr(to))
 	if !errors.Is(err, unix.EINPROGRESS) {
@@ -175,7 +176,7 @@ func await(fd int, events int16) error {
 	}
 }
 
-// meet connects fd to a listener that ends at once.
+// meet connects fd to a listener that closes at once.
 func meet(fd int) error {
 	at := netip.AddrPortFrom(peer, 0)
 	listener, err := socket("tcp", at.Addr())
@@ -199,24 +200,24 @@ func meet(fd int) error {
 	if err != nil {
 		return os.NewSyscallError("accept", err)
 	}
-	// With a FIN, not a reset, which would end fd too.
+	// Close with a FIN: a reset would close fd too.
 	err = unix.SetsockoptLinger(other, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
 	return errors.Join(err, unix.Close(other))
 }
 
-// holds reports whether fd still holds p, by an address that will do.
+// holds reports whether fd still holds p, on an address that is suitable.
 func holds(fd int, p Port, v4 bool) bool {
 	at := local(fd)
 	if at.Port() != p.Number || v4 && !at.Addr().Is4() {
 		return false
 	}
-	// Whoever may, can end any socket ("ss --kill").
+	// A privileged user can close any socket ("ss --kill").
 	_, err := unix.Getpeername(fd)
 	return err == nil
 }
 
-// mayBind reports whether this process has the right to bind a port. To ask Windows for
-// one that the kernel then refuses would take it from others for a minute.
+// mayBind reports whether this process may bind a port. If we asked and the kernel then
+// refused, Windows would keep the port reserved for a minute.
 func mayBind(port uint16) bool {
 	const firstUser = 1024 // net.ipv4.ip_unprivileged_port_start, which the service cannot read
 	if port >= firstUser {

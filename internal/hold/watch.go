@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A watch tells when the daemon publishes something, begins or ends: by inotify(7), so
-// that nobody is asked again and again.
+// A watch reports when the daemon publishes something, starts or ends. It uses inotify(7),
+// so nothing is polled.
 type watch struct {
 	dir  string
 	file *os.File
@@ -30,15 +30,15 @@ func newWatch(dir string) (*watch, error) {
 	return w, nil
 }
 
-// add watches the directory, or its parent for as long as it is not there. To watch what
-// is watched already does nothing.
+// add watches the directory, or its parent while the directory does not exist. Adding a
+// watch twice has no effect.
 func (w *watch) add() (err error) {
 	controlErr := w.control(func(fd int) {
 		_, err = unix.InotifyAddWatch(fd, w.dir, unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_ONLYDIR)
 		if err == unix.ENOENT {
 			_, err = unix.InotifyAddWatch(fd, filepath.Dir(w.dir), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONESHOT|unix.IN_ONLYDIR)
 			if err == nil {
-				// It may have come in between.
+				// The directory may have been created in between.
 				_, _ = unix.InotifyAddWatch(fd, w.dir, unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_ONLYDIR)
 			}
 		}
@@ -72,8 +72,8 @@ func (w *watch) read() {
 			size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(rest[12:]))
 			rest = rest[min(size, len(rest)):]
 		}
-		if gone { // the directory, or its parent's single event has come
-			_ = w.add() // the parent is always there
+		if gone { // the directory is gone, or the parent's one-shot event has come
+			_ = w.add() // the parent always exists
 		}
 		signal(w.C)
 	}

@@ -9,26 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// beaconName is an abstract unix socket. Such names belong to the network
-// namespace (unix(7)), which the distributions of one WSL VM share, though they
-// share no files and no process IDs.
+// beaconName is an abstract unix socket. Such names belong to the network namespace
+// (unix(7)). The distributions of one WSL VM share it, though they share no files and no
+// process IDs.
 //
-// Whoever owns the table listens there, and the others connect and wait for the
-// connection to end. They need it because the kernel sends no event when it
-// removes a table whose owner has died. It reads nothing: to hang in the backlog
-// is enough to notice the end.
+// The owner of the table listens there. The other daemons connect and wait for the
+// connection to end, because the kernel sends no event when it removes a table whose owner
+// has died. The owner reads nothing: a connection in the backlog is enough to notice its
+// end.
 //
-// Anybody may take the name, or connect, so nothing depends on it. Without it a
-// daemon that stands by takes over later, at the next look.
+// Any process may take the name, or connect, so nothing depends on it. Without it, a daemon
+// on standby takes over later, at its next pass.
 const beaconName = "@wslmirror"
 
-// A beacon is what the owner of the table shows.
+// A beacon is the listener of the table's owner.
 type beacon struct {
 	listener *net.UnixListener
-	watcher  net.Conn // one of those who wait, once it was found
+	watcher  net.Conn // one daemon on standby, once it was found
 }
 
-// lightBeacon listens.
+// lightBeacon starts to listen.
 func lightBeacon() (*beacon, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: beaconName})
 	if err != nil {
@@ -37,9 +37,9 @@ func lightBeacon() (*beacon, error) {
 	return &beacon{listener: l}, nil
 }
 
-// watched reports whether anybody waits for the end of the beacon. Those who have
-// gone are still in the backlog. However many connect meanwhile, it does not take
-// longer than a moment.
+// watched reports whether a daemon on standby waits for the end of the beacon. Closed
+// connections are still in the backlog. However many processes connect, it takes about
+// a tenth of a second at most.
 func (b *beacon) watched() bool {
 	for began := time.Now(); b.watcher == nil && time.Since(began) < 100*time.Millisecond; {
 		soon := time.Now().Add(10 * time.Millisecond)
@@ -59,9 +59,9 @@ func (b *beacon) watched() bool {
 	return b.watcher != nil
 }
 
-// isDaemon reports whether the other end may be a wslmirror: root's, or of the user
-// that the service has, which systemd derives from its name in every distribution.
-// Others may not delay our end by connecting.
+// isDaemon reports whether the other end may be a wslmirror: a process of root, or of the
+// service's user, which systemd derives from its name in every distribution. Others cannot
+// delay our end by connecting.
 func isDaemon(conn net.Conn) bool {
 	raw, err := conn.(*net.UnixConn).SyscallConn()
 	if err != nil {
@@ -76,7 +76,7 @@ func isDaemon(conn net.Conn) bool {
 	return peer.Uid == 0 || int(peer.Uid) == os.Geteuid()
 }
 
-// waits reports whether the other end of a connection is open. It never writes.
+// waits reports whether the other end of a connection is still open. It never writes.
 func waits(conn net.Conn) bool {
 	if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
 		return false
@@ -97,14 +97,12 @@ type beaconWatch struct {
 	owner uint32 // of the table
 	conn  net.Conn
 	done  chan struct{}
-	// pause is how long the end of the connection is kept back. It grows while
-	// connections end and the table has the same owner: then the beacon is somebody
-	// else's.
+	// pause is how long to delay the call of gone. It grows while connections end and the
+	// table keeps its owner: the beacon then belongs to another process.
 	pause time.Duration
 }
 
-// watchBeacon connects, and calls gone when the connection has ended, by
-// whichever side.
+// watchBeacon connects, and calls gone when either side has ended the connection.
 func watchBeacon(owner uint32, gone func()) (*beaconWatch, error) {
 	w := &beaconWatch{owner: owner}
 	return w, w.connect(gone)
@@ -130,7 +128,7 @@ func (w *beaconWatch) connect(gone func()) error {
 	return nil
 }
 
-// again connects once more if the connection has ended, and there was none.
+// again connects again if the connection has ended, or if there was none.
 func (w *beaconWatch) again(gone func()) error {
 	if w.conn != nil {
 		select {

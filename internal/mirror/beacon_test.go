@@ -15,7 +15,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// Only who still waits counts: those who have gone are in the backlog, too.
+// Only connections that are still open count; closed ones are in the backlog, too.
 func TestBeaconIsWatched(t *testing.T) {
 	addr := &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("@wslmirror-test-%d", os.Getpid())}
 	l, err := net.ListenUnix("unix", addr)
@@ -51,7 +51,7 @@ func TestBeaconIsWatched(t *testing.T) {
 	}
 }
 
-// Any user may connect, and so delays nobody's end.
+// Any user may connect, but other users must not delay the end.
 func TestStrangerIsNoWatcher(t *testing.T) {
 	labtest.NeedRoot(t)
 	name := fmt.Sprintf("@wslmirror-test-stranger-%d", os.Getpid())
@@ -74,7 +74,7 @@ func TestStrangerIsNoWatcher(t *testing.T) {
 	}
 }
 
-// However many strangers connect, and however often, the end does not wait for them.
+// However many other users connect, and however often, the end does not wait for them.
 func TestManyStrangers(t *testing.T) {
 	labtest.NeedRoot(t)
 	name := fmt.Sprintf("@wslmirror-test-strangers-%d", os.Getpid())
@@ -114,14 +114,14 @@ func TestManyStrangers(t *testing.T) {
 	<-stopped
 }
 
-// as connects as a user.
+// as connects as the user uid.
 func as(t *testing.T, uid int, name string) (conn net.Conn) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with its rights
-		// The wrapper of package unix would change all threads.
+		runtime.LockOSThread() // never unlocked: the thread ends with its changed user ID
+		// The wrapper in package unix would change all threads.
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
 			t.Error(errno)
 			return
@@ -135,8 +135,8 @@ func as(t *testing.T, uid int, name string) (conn net.Conn) {
 	return conn
 }
 
-// Whoever takes the beacon's name, and does with those who connect what he likes,
-// causes a few looks and not one after the other for ever.
+// A process that takes the beacon's name and treats connections as it likes causes a few
+// passes, but not an endless series of them.
 func TestBeaconOfAStranger(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	var squatter net.Listener
@@ -160,9 +160,9 @@ func TestBeaconOfAStranger(t *testing.T) {
 	await(t, serves, status.Active)
 	standsBy := startDaemon(t, b.WSL, Policy{})
 	await(t, standsBy, status.Standby)
-	// Each pass publishes. At first they are 10 ms apart, and ever more later.
+	// Each pass publishes. The passes are 10 ms apart at first; then the pause grows.
 	const while, most = 3 * time.Second, 20
-	time.Sleep(while) // nothing can be waited for: nothing should happen
+	time.Sleep(while) // there is no event to wait for: nothing should happen
 	if n, m := len(serves), len(standsBy); n > most || m > most {
 		t.Errorf("in %v, %d looks of the daemon that serves and %d of the other, want at most %d", while, n, m, most)
 	}

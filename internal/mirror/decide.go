@@ -10,94 +10,92 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// Observed is all that was seen.
+// Observed is everything that was observed.
 type Observed struct {
-	// Links are all links, Host the one on which Windows' localhost traffic arrives.
+	// Links are all links, Host is the one on which Windows' localhost traffic arrives.
 	Links []netwatch.Link
 	Host  netwatch.Link
-	// Table is what the kernel holds under the name of our table. Ours says that
-	// this process owns it.
+	// Table is the table in the kernel that has our table's name. Ours says that this
+	// process owns it.
 	Table nft.OurTable
 	Ours  bool
-	// Rules is what the rules of all the others do to packets for 127.0.0.1, and
-	// Foreign are our rules among them. Their Generation tells whether they are
-	// still the same.
+	// Rules is what the rules of all others do to packets for 127.0.0.1, and Foreign is our
+	// rules in their tables. Generation tells whether the ruleset is still the same.
 	Rules      ruleset.Analysis
 	Foreign    nft.ForeignRules
 	Generation uint32
-	// ReplyRule says that our ip rule is there, and Markers are the links whose
-	// route_localnet is on because of us: see restoreMarker.
+	// ReplyRule says that our ip rule exists, and Markers are the links on which we have
+	// turned on route_localnet: see restoreMarker.
 	ReplyRule bool
 	Markers   []string
-	// WSL is what there is of WSL's, and Lost what was seen of it and is gone. Settling
-	// says that something has gone in this very moment, and may come back.
+	// WSL is what exists of WSL's setup, and Lost what was seen earlier and is gone.
+	// Settling says that something disappeared just now, and may come back.
 	WSL, Lost WSL
 	Settling  bool
 
 	Mode netwatch.Mode
-	// Lacks is what the kernel does not take of what a policy may want.
+	// Lacks is what a policy may need and the kernel does not support.
 	Lacks nft.Features
 	// SourcePorts are the first and last port that WSL has reserved in Windows for
-	// connections of Linux, by its own rules; 0 where there is no such rule.
+	// connections from Linux, as its own rules say; 0 if there is no such rule.
 	SourcePorts [2]uint16
-	// Own are the addresses of the LAN that WSL sends to Windows as it does with
-	// 127.0.0.1, with hostAddressLoopback.
+	// Own are the LAN addresses that WSL sends to Windows, as it does with 127.0.0.1. There
+	// are some only with hostAddressLoopback.
 	Own []netip.Addr
-	// Addrs are Linux's own addresses but those of 127.0.0.0/8, and Taken the ports of
-	// Policy.ToWindows on which Linux serves one of them. Only that policy needs them.
+	// Addrs are Linux's own addresses outside 127.0.0.0/8, and Taken are the ports of
+	// Policy.ToWindows that Linux serves. They are read only for that policy.
 	Addrs []netip.Addr
 	Taken ruleset.Ports
 
-	// Counters are what our rules have counted, for the status only.
+	// Counters are the counters of our rules. Only the status uses them.
 	Counters nft.Counters
 }
 
-// Desired is what should be.
+// Desired is the state that the kernel should have.
 type Desired struct {
 	State status.State
-	// Table is what our table should be, nil if there should be none of ours.
+	// Table is our table as it should be, nil if there should be none.
 	Table *nft.Table
-	// ReplyRule says that our ip rule should be there.
+	// ReplyRule says that our ip rule should exist.
 	ReplyRule bool
-	// Add and Remove are rules of ours in the tables of others.
+	// Add and Remove are our rules in others' tables.
 	Add, Remove []nft.ForeignRule
-	// Restore is what is to be added of WSL's.
+	// Restore is the part of WSL's setup to add again.
 	Restore WSL
-	// Open are the bridges whose route_localnet should go on, Shut those where it
-	// should go off again, and Unmark those where it is not ours any more.
+	// Open are the bridges on which to turn on route_localnet, Shut those on which to turn
+	// it off again, and Unmark those on which it is no longer ours.
 	Open, Shut []netwatch.Link
 	Unmark     []string
-	// Exposed are the bridges that stay open and that nothing but the table guards: they
-	// are shut if there is no table after all.
+	// Exposed are the bridges that stay open and that only the table guards. They are shut
+	// if the table cannot be installed.
 	Exposed []netwatch.Link
-	// More says that this is one step of several: what comes next depends on what is
-	// there after it.
+	// More says that another step follows, which depends on the result of this one.
 	More bool
-	// Wait says that what should be cannot be told yet.
+	// Wait says that it is too early to decide.
 	Wait bool
 }
 
-// Policy is what the user has chosen.
+// Policy is the user's choice.
 type Policy struct {
-	// Repair has Linux's own clients reach the engine-served ports, and restores what
-	// others remove of WSL's.
+	// Repair lets Linux's own clients reach the engine-served ports, and restores parts of
+	// WSL's setup that others remove.
 	Repair bool
-	// Direct sends packets for published ports to the container itself, where
-	// otherwise the engine's proxy would carry them.
+	// Direct sends packets for published ports straight to the container instead of through
+	// the engine's proxy.
 	Direct bool
-	// ToWindows are the ports at which containers reach Windows' 127.0.0.1.
+	// ToWindows are the ports on which containers reach Windows' 127.0.0.1.
 	ToWindows ruleset.Ports
-	// Except are the ports for which nothing is done.
+	// Except are the ports that are left alone.
 	Except ruleset.Ports
 }
 
-// decide is a pure function: the same observation always gives the same answer,
-// and after the answer has been carried out it gives that answer again.
+// decide is a pure function: the same observation always gives the same answer. Once the
+// answer has been carried out, decide returns it again.
 func decide(o Observed, p Policy) Desired {
 	switch {
 	case o.Table.Owner != 0 && !o.Ours:
-		// Ownership is the election: who owns the table serves, whatever else is or
-		// is not there. The ip rules are theirs.
+		// Ownership is the election: the daemon that owns the table serves, whatever else
+		// exists. The ip rules belong to it.
 		return Desired{State: status.Standby, ReplyRule: o.ReplyRule}
 	case !o.Host.Present():
 		d := teardown(o)
@@ -109,7 +107,7 @@ func decide(o Observed, p Policy) Desired {
 	if p.Repair {
 		d.Add, d.Remove = foreign(o, p)
 		d.Restore, d.Wait = o.Lost, o.Settling
-		// In consomme Windows' refusal is not known to get lost.
+		// In consomme mode, Windows' refusal is not known to get lost.
 		spec.Refuse = o.Mode.Mirrors() && !o.Lacks.Refuse
 	}
 	if p.Repair && !o.Lacks.Repair {
@@ -131,10 +129,10 @@ func decide(o Observed, p Policy) Desired {
 	return d
 }
 
-// teardown returns the next step towards the state in which everything of ours is
-// removed. While a bridge is open the table stays and guards it, but sends nothing
-// past a proxy any more: a flow that began now would lead to a bridge that is shut,
-// and its first packet would be sent again into the same entry of conntrack.
+// teardown returns the next step towards the state in which everything of ours is removed.
+// While a bridge is open, the table stays and guards it, but no longer sends packets past a
+// proxy: a new flow would lead to a bridge that is about to shut, and its retransmitted
+// packets would match the same conntrack entry.
 func teardown(o Observed) Desired {
 	d := Desired{Remove: o.Foreign.Present}
 	d.bridges(o, nil)
@@ -145,21 +143,21 @@ func teardown(o Observed) Desired {
 	return d
 }
 
-// handOver is teardown for the moment in which another daemon takes over: what it
-// will want too stays.
+// handOver is teardown for the moment in which another daemon takes over. It keeps what
+// that daemon will need too.
 func handOver(o Observed) Desired {
 	d := teardown(o)
 	d.ReplyRule, d.Remove = o.ReplyRule, nil
 	return d
 }
 
-// isNothing reports whether d has nothing to be added or removed, and no table.
+// isNothing reports whether d adds nothing, removes nothing and has no table.
 func (d Desired) isNothing(o Observed) bool {
 	return d.Table == nil && d.ReplyRule == o.ReplyRule &&
 		len(d.Add)+len(d.Remove)+len(d.Open)+len(d.Shut)+len(d.Unmark) == 0
 }
 
-// foreign is what is to be changed of our rules in the tables of others.
+// foreign returns the changes to our rules in others' tables.
 func foreign(o Observed, p Policy) (add, remove []nft.ForeignRule) {
 	excepted := func(r nft.ForeignRule) bool { return p.Except.Has(r.Port) }
 	add = slices.DeleteFunc(slices.Clone(o.Foreign.Add), excepted)
@@ -172,8 +170,9 @@ func foreign(o Observed, p Policy) (add, remove []nft.ForeignRule) {
 	return add, remove
 }
 
-// toWindows is how containers reach Windows now, nil if they cannot, and the bridges
-// that are needed. Published ports are their engine's, also where nobody listens.
+// toWindows returns how containers reach Windows now, nil if they cannot, and the bridges
+// that are needed for it. A published port belongs to its engine, even if nothing listens
+// on it.
 func toWindows(o Observed, p Policy) (w *nft.ToWindows, needed []netwatch.Link) {
 	first, last := sourcePorts(o)
 	if last == 0 {
@@ -190,24 +189,24 @@ func toWindows(o Observed, p Policy) (w *nft.ToWindows, needed []netwatch.Link) 
 			continue
 		}
 		needed = append(needed, l)
-		if l.RouteLocalnet { // or the kernel would drop what is sent on
+		if l.RouteLocalnet { // otherwise the kernel drops the redirected packets
 			w.Links = append(w.Links, l.Name)
 		}
 	}
 	return w, needed
 }
 
-// leadsOutside reports whether a bridge has a port that leads neither to a container
-// nor to a virtual machine: behind a NIC or a tunnel there are others' machines.
+// leadsOutside reports whether a bridge has a port that leads neither to a container nor to
+// a virtual machine. Behind a NIC or a tunnel are other people's machines.
 func leadsOutside(links []netwatch.Link, bridge netwatch.Link) bool {
 	return slices.ContainsFunc(links, func(l netwatch.Link) bool {
 		return l.Master == bridge.Index && l.Kind != "veth" && l.Kind != "tun"
 	})
 }
 
-// sourcePorts are the ports that connections of Linux may have on 127.0.0.1, both ends
-// inclusive; 0: they are not known. In consomme, where WSL has reserved none, they are
-// the kernel's own (ip_local_port_range), as they are if nobody changes them.
+// sourcePorts returns the first and last source port that connections from Linux may have
+// on 127.0.0.1; 0: unknown. In consomme mode WSL reserves none, so they are the kernel's
+// default ip_local_port_range.
 func sourcePorts(o Observed) (first, last uint16) {
 	if o.Mode == netwatch.Consomme {
 		return 32768, 60999
@@ -215,8 +214,8 @@ func sourcePorts(o Observed) (first, last uint16) {
 	return o.SourcePorts[0], o.SourcePorts[1]
 }
 
-// direct is which ports are sent past the proxy now, and the bridges for those
-// that can be.
+// direct returns the ports that are sent past the proxy now, and the bridges of those that
+// can be.
 func direct(o Observed, policy Policy) (targets nft.Targets, needed []netwatch.Link) {
 	targets = nft.Targets{}
 	for _, p := range o.Rules.Published {
@@ -232,8 +231,8 @@ func direct(o Observed, policy Policy) (targets nft.Targets, needed []netwatch.L
 	return targets, needed
 }
 
-// obstacle is why packets for a port cannot be sent past its proxy, in words for
-// people; "" if they can.
+// obstacle returns why packets for a port cannot be sent past its proxy, as text for users;
+// "" if they can.
 func obstacle(o Observed, p ruleset.Published) string {
 	via := linkOf(o.Links, p.Via)
 	switch {
@@ -242,23 +241,23 @@ func obstacle(o Observed, p ruleset.Published) string {
 	case !via.Present():
 		return string(ruleset.NotOnBridge)
 	case !o.Host.Forwarding || !via.Forwarding:
-		// A proxy needs no forwarding, so it works where somebody has put it off.
+		// A proxy needs no forwarding, so it still works where forwarding is turned off.
 		return "forwarding is off (net.ipv4.ip_forward)"
 	}
 	return ""
 }
 
-// bridges decides on route_localnet, which must be on for the bridges that are
-// needed. It goes on only when the table that guards the bridge is there and ours.
+// bridges decides on route_localnet, which must be on for the bridges that are needed. It
+// is turned on only when our own table is there and guards the bridge.
 //
-// It is restored where it was off before us, except where the engine itself needs
-// it by now, by rules that say so for certain: it would not set it again.
+// It is turned off again where it was off before us, unless the engine's rules show for
+// certain that the engine itself needs it by now: the engine would not turn it on again.
 func (d *Desired) bridges(o Observed, needed []netwatch.Link) {
 	for _, l := range needed {
 		switch {
 		case l.RouteLocalnet:
 		case !o.Ours || !o.Table.Guards(l.Name):
-			d.More = true // once it is guarded
+			d.More = true // after it is guarded
 		case !slices.Contains(d.Open, l):
 			d.Open, d.More = append(d.Open, l), true
 		}
@@ -281,12 +280,12 @@ func (d *Desired) bridges(o Observed, needed []netwatch.Link) {
 	}
 }
 
-// guarded are the names of the links on which packets from containers arrive. WSL's
-// own NICs are of no kind, and must let packets of 127.0.0.0/8 pass.
+// guarded returns the names of the links on which packets from containers arrive. WSL's own
+// NICs have no kind; packets for 127.0.0.0/8 must pass on them.
 //
-// Whether route_localnet is on does not matter. Where it is off, the kernel drops
-// what the guard would drop; where somebody puts it on, by the file of the link or
-// by that of all links, no event tells of it.
+// It does not matter whether route_localnet is on. Where it is off, the kernel drops what
+// the guard would drop. When someone turns it on, for the link or for all links, there is
+// no event.
 func guarded(o Observed) (names []string) {
 	for _, l := range o.Links {
 		if l.Master == 0 && l.Index != o.Host.Index && (l.Kind == "bridge" || l.Kind == "veth") {
@@ -296,22 +295,21 @@ func guarded(o Observed) (names []string) {
 	return names
 }
 
-// replies reports whether a container may reply to a client of Linux without a proxy,
-// by the rules of its engine, which always do so for the machine's own addresses. An
-// engine that writes its rules anew has none for a moment, but its bridge is open
-// meanwhile, as it is where the rules cannot be seen (iptables-legacy). On a link that
-// is not open the kernel lets no packet for 127.0.0.1 in (ip_route_input_slow in
-// net/ipv4/route.c).
+// replies reports whether a container may reply to a client in Linux without a proxy. Its
+// engine's rules decide: they always allow it for the machine's own addresses. An engine
+// that rewrites its rules has none for a moment, but its bridge stays open. The bridge is
+// also open where the rules cannot be seen (iptables-legacy). On a link that is not open,
+// the kernel accepts no packet for 127.0.0.1 (ip_route_input_slow in net/ipv4/route.c).
 //
-// Links that somebody has opened by the sysctl of "all" do not show, since netlink does
-// not tell that one. There, and behind a veth without a bridge, only the rules count.
+// Links that are open only through the sysctl of "all" do not show, since netlink does not
+// report that one. There, and behind a veth without a bridge, only the rules count.
 func replies(o Observed) bool {
 	return !o.Rules.EngineServed.Empty() || len(o.Own) > 0 || slices.ContainsFunc(o.Links, func(l netwatch.Link) bool {
 		return l.Kind == "bridge" && l.RouteLocalnet
 	})
 }
 
-// linkOf is the link that iface names.
+// linkOf returns the link with the name and index of iface, or the zero Link.
 func linkOf(links []netwatch.Link, iface ruleset.Iface) netwatch.Link {
 	if l := netwatch.Find(links, iface.Name); l.Index == iface.Index {
 		return l

@@ -56,7 +56,7 @@ func TestDecide(t *testing.T) {
 				t.Errorf("table is not the one for link %d", test.index)
 			}
 
-			// Once carried out, the answer stays the same.
+			// After the answer has been carried out, it stays the same.
 			if got.Table != nil {
 				o.Table, o.Ours = nft.OurTable{Present: true, Owner: 100, Table: *got.Table}, true
 			} else if o.Ours {
@@ -69,7 +69,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// What there is beside the table follows the same election.
+// Everything beside the table follows the same election.
 func TestDecideRepair(t *testing.T) {
 	var (
 		link    = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
@@ -124,8 +124,8 @@ func TestGuarded(t *testing.T) {
 	}
 }
 
-// Replies are marked while there can be some, also while an engine has no rules for a
-// moment. With the path proxy, servers of Linux do not pay for a mark that nobody needs.
+// Replies are marked while there can be some, even in the moment in which an engine has no
+// rules. With the proxy path, servers in Linux do not pay for a mark that is not needed.
 func TestDecideReplies(t *testing.T) {
 	var (
 		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
@@ -159,13 +159,13 @@ func TestDecideReplies(t *testing.T) {
 	}
 }
 
-// What goes past the proxy, and what that needs of the bridges, step by step.
+// Which packets go past the proxy, and what that needs of the bridges, step by step.
 func TestDecideDirect(t *testing.T) {
 	var (
 		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
 		closed    = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, Forwarding: true}
 		open      = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, Forwarding: true, RouteLocalnet: true}
-		stays     = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true} // what arrives on it
+		stays     = netwatch.Link{Name: "docker0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true} // it forwards nothing that arrives
 		docker0   = ruleset.Iface{Name: "docker0", Index: 4}
 		old       = ruleset.Iface{Name: "docker0", Index: 3} // the ruleset was walked before docker0 came back
 		port      = ruleset.Port{Proto: 6, Number: 8080}
@@ -257,9 +257,9 @@ func TestDecideDirect(t *testing.T) {
 	}
 }
 
-// Whatever there is and whatever is wanted, a pass comes to rest within its rounds;
-// and at no step is a bridge open that we have opened and that our table does not
-// guard, but for one that was so before.
+// For any observation and any policy, a pass settles within its rounds. At no step is there
+// a bridge that we have opened and that our table does not guard, except one that was so
+// before.
 func TestDecideComesToRest(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	maybe := func() bool { return r.IntN(2) == 0 }
@@ -335,7 +335,7 @@ func TestDecideComesToRest(t *testing.T) {
 	}
 }
 
-// carryOut makes of what was seen what is seen after d.
+// carryOut changes o to what is observed after d has been carried out.
 func carryOut(o *Observed, d Desired) {
 	set := func(links []netwatch.Link, on bool) {
 		for _, l := range links {

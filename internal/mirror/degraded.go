@@ -8,7 +8,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// What a kernel may lack, in words for people.
+// What a kernel may lack, as text for users.
 const (
 	lacksRepair    = "this kernel lacks nft_ct or nft_masq"
 	lacksToWindows = "this kernel lacks nft_ct"
@@ -16,8 +16,8 @@ const (
 	lacksEvict     = "this kernel lacks nf_conntrack_netlink"
 )
 
-// lacks is what of a policy is left out because the kernel lacks what it needs, and how
-// to get that. unevicted is why flows could not be evicted.
+// lacks returns the parts of a policy that are left out because the kernel lacks what they
+// need, and how to fix that. unevicted is why flows could not be evicted.
 func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
 	lack := func(is bool, feature, reason, modules string) {
 		if is {
@@ -31,7 +31,7 @@ func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
 	lack(p.Repair && obs.Mode.Mirrors() && obs.Lacks.Refuse, "closed ports", lacksRefuse, "nft_ct nft_reject_ipv4")
 	lack(p.Direct && obs.Lacks.Direct, "the path direct", lacksRepair, "nft_ct nft_masq")
 	lack(!p.ToWindows.Empty() && obs.Lacks.ToWindows, "containers to Windows", lacksToWindows, "nft_ct")
-	// What nfnetlink answers for a part of it that is not there.
+	// nfnetlink returns these errors for a subsystem that does not exist.
 	lack(errors.Is(unevicted, unix.EINVAL) || errors.Is(unevicted, unix.ENOENT),
 		"flows that began before", lacksEvict, "nf_conntrack_netlink")
 	return list

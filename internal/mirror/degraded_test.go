@@ -12,7 +12,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// What is lacking is told only where it would be used.
+// A missing feature is reported only where it would be used.
 func TestLacks(t *testing.T) {
 	all := nft.Features{Repair: true, Direct: true, Refuse: true, ToWindows: true}
 	everything := Policy{Repair: true, Direct: true, ToWindows: tcpPorts(9100)}
@@ -44,8 +44,8 @@ func TestLacks(t *testing.T) {
 	}
 }
 
-// Flows that could not begin anew do so when that is possible, and until then nobody is
-// in a hurry.
+// Flows that could not be reset are reset when that is possible. Until then, the attempts
+// are not frequent.
 func TestEvictsWhenItCan(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, evictErr: unix.EINVAL}
 	loop(t, k, func(t *testing.T, d *Daemon) {

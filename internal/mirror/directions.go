@@ -8,7 +8,8 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// directions are who is helped to reach whom, why not, and what was counted of it.
+// directions returns the directions of traffic: whether each is active, why not, and its
+// counter.
 func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []status.Direction {
 	var toWindows ruleset.Ports
 	if want.Table != nil {
@@ -45,7 +46,7 @@ func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []st
 	}
 }
 
-// whyNotRefuse says why closed ports do not refuse; "" if they do.
+// whyNotRefuse returns why closed ports do not refuse; "" if they do.
 func whyNotRefuse(obs Observed) string {
 	switch {
 	case !obs.Mode.Mirrors():
@@ -56,7 +57,7 @@ func whyNotRefuse(obs Observed) string {
 	return ""
 }
 
-// whyNotToWindows says why containers do not reach Windows; "" if they do.
+// whyNotToWindows returns why containers do not reach Windows; "" if they do.
 func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
 	_, last := sourcePorts(obs)
 	switch {
@@ -72,12 +73,12 @@ func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
 	return ""
 }
 
-// served says why ports of --to-windows are Linux's.
+// served returns why ports of --to-windows belong to Linux.
 func served(ports ruleset.Ports) string {
 	return "Linux serves or publishes " + ports.String()
 }
 
-// when is text if is holds, and "" if not.
+// when returns text if is holds, and "" if not.
 func when(is bool, text string) string {
 	if is {
 		return text

@@ -12,17 +12,16 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// evictions is which flows have to begin anew now that the table is after and was
-// before, which has no chains if there was none of ours; nil: none.
+// evictions returns which flows to reset now that the table before was replaced by after;
+// nil: none. before has no chains if there was no table of ours.
 //
-// A conntrack entry keeps for life the NAT that its first packet was given. A UDP
-// client with a fixed source port that began before our rule was there would be sent
-// to the container for as long as it keeps sending, and a TCP SYN retransmits
-// into the entry of the first try. Without its entry the next packet is a new
-// flow, and meets the rule.
+// A conntrack entry keeps the NAT of its first packet for life. A UDP client with a fixed
+// source port that began before our rule was there would be sent to the container for as
+// long as it keeps sending, and the retransmissions of a TCP SYN match the entry of the
+// first one. Without its entry, the next packet starts a new flow and meets the rule.
 //
-// Most changes are ports that are published, which evict nothing. Looking through a
-// hundred thousand connections takes time.
+// Most changes are published ports, which evict nothing. Walking a hundred thousand
+// connections takes time.
 func evictions(before, after nft.Table, published []ruleset.Published) func(conntrack.Flow) bool {
 	m := misdirected{served: after.EngineServed(), targets: after.Targets(), wasServed: before.EngineServed(), containers: before.Targets()}
 	served := m.wasServed
@@ -38,11 +37,10 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	now, addrs := after.ToWindows()
 	c := containersFlows{moved: was.Minus(now).Union(now.Minus(was)), toWindows: now, addrs: addrs}
 	switch {
-	case !before.SameLink(after): // and what began before there was a table
+	case !before.SameLink(after): // including what began before there was a table
 		c.afresh = true
 	case len(old) > 0 || !slices.Equal(served, m.served):
-		// Our rule has kept packets from the ports that engines have just begun to
-		// serve.
+		// Our rule has kept these packets from ports that engines have just begun to serve.
 		m.freed = m.served.Minus(served)
 	case c.moved.Empty():
 		return nil
@@ -55,13 +53,14 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	}
 }
 
-// lacksMark reports whether a flow of Linux to one of its own addresses of the LAN was
-// sent elsewhere before there was a table, so that its replies do not find their way:
-// see nft.Spec. The next client with that source port would be in the same flow.
+// lacksMark reports whether a flow from Linux to one of its own LAN addresses was
+// redirected before there was a table. Its replies then get lost: see nft.Spec. The next
+// client with that source port would match the same flow.
 //
-// A flow of Windows to that address, which is Windows' as well, looks the same, and so does
-// one of a container that comes back from Windows. Their connections work, and are
-// established. A datagram of theirs begins its flow again.
+// A flow from Windows to that address, which Windows has too, looks the same, and so does a
+// flow from a container that comes back from Windows. Their TCP connections work and are
+// established, so they are kept. Their UDP flows are reset, and the next datagram starts
+// them again.
 func lacksMark(f conntrack.Flow, own []netip.Addr) bool {
 	from, to := f.Original.Src.Addr(), f.Original.Dst.Addr()
 	if f.Original.Proto == unix.IPPROTO_TCP && f.Assured {
@@ -70,18 +69,18 @@ func lacksMark(f conntrack.Flow, own []netip.Addr) bool {
 	return f.Mark&nft.Mark == 0 && f.Reply.Src.Addr() != to && slices.Contains(own, from) && slices.Contains(own, to)
 }
 
-// portOf is the port that a flow was for.
+// portOf returns the destination port of a flow.
 func portOf(f conntrack.Flow) ruleset.Port {
 	return ruleset.Port{Proto: f.Original.Proto, Number: f.Original.Dst.Port()}
 }
 
-// containersFlows matches the flows of UDP for one of Linux's addresses, to ports in
-// moved, that lead to Windows and should not any more, or should and do not. A
-// connection of TCP goes on, and one that was not answered has been refused.
+// containersFlows matches UDP flows to one of Linux's addresses and a port in moved that
+// lead to Windows and should not any more, or the reverse. TCP connections continue, and
+// unanswered ones have been refused.
 type containersFlows struct {
 	moved, toWindows ruleset.Ports
 	addrs            []netip.Addr
-	// afresh says that it is not known what led to Windows before.
+	// afresh says that it is unknown which ports led to Windows before.
 	afresh bool
 }
 
@@ -97,14 +96,14 @@ func (c containersFlows) has(f conntrack.Flow) bool {
 	return c.moved.Has(port) && slices.Contains(c.addrs, f.Original.Dst.Addr())
 }
 
-// ledToLocalhost reports whether a flow for another address was sent to 127.0.0.1.
+// ledToLocalhost reports whether a flow to another address was sent to 127.0.0.1.
 func ledToLocalhost(f conntrack.Flow) bool {
 	return f.Reply.Src.Addr() == ruleset.Localhost && !f.Original.Dst.Addr().IsLoopback()
 }
 
-// datagrams are the flows of UDP that went past a proxy or from a container to Windows,
-// when that has come to an end: for as long as a client sends from its port, its flow
-// does not end by itself. Connections of TCP wait for the next daemon.
+// datagrams matches the UDP flows that went past a proxy, or from a container to Windows,
+// when that path ends. Such a flow does not end by itself while its client keeps sending
+// from the same port. TCP connections wait for the next daemon.
 func datagrams(served ruleset.Ports, published []ruleset.Published) func(conntrack.Flow) bool {
 	m := misdirected{served: served, containers: nft.Targets{}}
 	for _, p := range published {
@@ -115,17 +114,16 @@ func datagrams(served ruleset.Ports, published []ruleset.Published) func(conntra
 	}
 }
 
-// misdirected matches flows from 127.0.0.1 to 127.0.0.1 that lead nowhere: those
-// that were sent to where their port is not sent any more, those to the ports in
-// freed that were kept from their engine, and those that were sent elsewhere with
-// 127.0.0.1 as their source, which nobody elsewhere can answer. What goes through
-// a proxy goes on, also where new flows go past it; and so does what somebody's own
-// rules send elsewhere.
+// misdirected matches flows from 127.0.0.1 to 127.0.0.1 that lead nowhere: flows that were
+// sent to a place that their port no longer leads to, flows to ports in freed that were
+// kept from their engine, and flows that were redirected with the source 127.0.0.1, which
+// nobody else can answer. Flows through a proxy continue, even if new flows go past it. So
+// do flows that others' own rules redirect.
 type misdirected struct {
-	served    ruleset.Ports // by engines
+	served    ruleset.Ports // ports that engines serve
 	wasServed ruleset.Ports
-	targets   nft.Targets // past proxies
-	// containers are where packets for a port were or may have been sent past a proxy.
+	targets   nft.Targets // ports sent past proxies
+	// containers are where packets for a port were, or may have been, sent past a proxy.
 	containers nft.Targets
 	freed      ruleset.Ports
 }
@@ -140,7 +138,7 @@ func (m misdirected) has(f conntrack.Flow) bool {
 		return false
 	}
 	switch to, direct := m.targets[port]; {
-	case f.Reply.Src.Addr().IsLoopback(): // also where somebody's rule sends it to 127.0.0.53
+	case f.Reply.Src.Addr().IsLoopback(): // also if another rule sends it to 127.0.0.53
 		return m.freed.Has(port)
 	case f.Reply.Dst.Addr() == self:
 		return true

@@ -11,7 +11,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// Connections are looked through only when some may lead nowhere now.
+// Connections are walked only when some of them may now lead nowhere.
 func TestEvictions(t *testing.T) {
 	one, two := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 1}, ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 2}
 	a, b := netip.MustParseAddrPort("172.17.0.2:80"), netip.MustParseAddrPort("172.17.0.3:80")
@@ -23,7 +23,7 @@ func TestEvictions(t *testing.T) {
 	tests := map[string]struct {
 		before, after nft.Table
 		want          bool
-		freed         bool // a flow to port one that was kept from its engine
+		freed         bool // the flow to port one, kept from its engine, is evicted
 	}{
 		"the first table":        {nft.Table{}, spec(nft.Spec{}), true, false},
 		"another link":           {nft.Spec{Index: 6}.Table(), spec(nft.Spec{}), true, false},
@@ -98,8 +98,8 @@ func TestMisdirected(t *testing.T) {
 	}
 }
 
-// A flow of Linux to its own address that began without a table has no mark, so its
-// replies are lost: it begins anew when there is a table. One that has the mark goes on.
+// A flow from Linux to its own address that began without a table has no mark, so its
+// replies get lost. It is reset when there is a table. A flow with the mark continues.
 func TestEvictionsOfTheOwnAddress(t *testing.T) {
 	own := netip.MustParseAddr("192.0.2.2")
 	flow := func(from, to, answers string, mark uint32) conntrack.Flow {

@@ -18,10 +18,10 @@ import (
 
 var cycles = flag.Int("cycles", 2000, "how often TestNothingLeaks installs and removes the table")
 
-// held is what a process can leak.
+// held counts what a process can leak.
 type held struct {
 	descriptors, goroutines int
-	sockets                 int // of netlink and unix, in the network namespace
+	sockets                 int // netlink and unix sockets in the network namespace
 	heap                    uint64
 }
 
@@ -45,8 +45,8 @@ func holds(t *testing.T) (h held) {
 	return h
 }
 
-// The table comes and goes, and now and then all sockets with it, as after an
-// error: nothing is left over.
+// The table comes and goes, and sometimes all sockets are closed with it, as after an
+// error. Nothing must be left over.
 func TestNothingLeaks(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	err := b.WSL.Do(func() error {
@@ -79,7 +79,7 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			pass(true)
 		}
-		run(*cycles / 10) // until whatever is kept for ever is there
+		run(*cycles / 10) // until everything that is kept permanently exists
 		before, began := holds(t), time.Now()
 		run(*cycles)
 		took := time.Since(began)

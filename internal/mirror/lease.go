@@ -10,28 +10,28 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// A lease is the right to serve, of which there is one in a network. Whoever owns
-// the table has it: the kernel gives the table to one socket, and takes it back when
-// that socket is closed, however the process ends.
+// A lease is the right to serve. There is one in a network namespace, and the owner of the
+// table holds it: the kernel gives the table to one socket, and removes it when that socket
+// is closed, however the process ends.
 //
-// Beside the table there is a beacon, because the kernel sends no event when it
-// removes a table whose owner has died. It decides nothing.
+// The beacon exists beside the table because the kernel sends no event when it removes a
+// table whose owner has died. The beacon decides nothing.
 type lease struct {
 	wake    func()
 	serving func() []uint16 // see nft.TableOwner
 
-	owner  *nft.TableOwner // nil until it is needed, and when it was closed
-	lacks  nft.Features    // what the kernel does not take, as it was at the time asked
+	owner  *nft.TableOwner // nil until it is needed, and after it was closed
+	lacks  nft.Features    // what the kernel did not support at the time asked
 	asked  time.Time
-	beacon *beacon      // nil while we do not serve
-	watch  *beaconWatch // of the daemon that serves
+	beacon *beacon      // nil while this daemon does not serve
+	watch  *beaconWatch // watches the daemon that serves
 }
 
-// askAgain is how long what the kernel lacks is taken to be lacking still. To ask costs
-// a start of modprobe.
+// askAgain is how long to assume that the kernel still lacks a feature. Each check starts
+// modprobe.
 const askAgain = time.Second
 
-// open opens the socket that can own the table, and finds out what the kernel can.
+// open opens the socket that can own the table, and finds out what the kernel supports.
 func (l *lease) open() (err error) {
 	if l.owner != nil {
 		l.lookAgain()
@@ -47,8 +47,8 @@ func (l *lease) open() (err error) {
 	return err
 }
 
-// lookAgain finds out whether a module has come that was lacking. It uses another socket,
-// because a timeout closes it, and with the owner's the table would go.
+// lookAgain checks whether a missing module has been loaded. It uses another socket,
+// because a timeout closes the socket, and the table would disappear with the owner's.
 func (l *lease) lookAgain() {
 	if l.lacks == (nft.Features{}) || time.Since(l.asked) < askAgain {
 		return
@@ -56,12 +56,12 @@ func (l *lease) lookAgain() {
 	l.asked = time.Now()
 	other, err := nft.Open()
 	if err != nil {
-		return // it lacks what it lacked, until the next look
+		return // keep the last answer until the next pass
 	}
 	if lacks, err := other.Lacking(); err == nil {
 		l.lacks = lacks
 	}
-	// Closing waits for the end of what the kernel has removed.
+	// Close waits until the kernel has finished removing.
 	go other.Close()
 }
 
@@ -70,8 +70,8 @@ func (l *lease) held(t nft.OurTable) bool {
 	return l.owner != nil && t.Present && t.Owner == l.owner.PortID()
 }
 
-// acquire makes the kernel hold the table. After a timeout nobody knows whether it
-// does; the socket is closed then, and the table is gone with it.
+// acquire installs the table in the kernel. After a timeout the result is unknown, so
+// acquire closes the socket, which removes the table.
 func (l *lease) acquire(t nft.Table, old nft.OurTable) error {
 	err := l.owner.Install(t, old)
 	for _, closed := range []error{nft.ErrTimeout, unix.EBADF, os.ErrClosed} {
@@ -92,7 +92,7 @@ func (l *lease) drop() error {
 	return err
 }
 
-// show lets the daemons that stand by see whether we serve.
+// show tells the daemons on standby whether this one serves.
 func (l *lease) show(serves bool) (err error) {
 	switch {
 	case serves && l.beacon == nil:
@@ -104,8 +104,7 @@ func (l *lease) show(serves bool) (err error) {
 	return err
 }
 
-// follow has the loop woken when the daemon that owns the table ends; 0 for no
-// longer.
+// follow wakes the loop when the daemon that owns the table ends; 0: stop following.
 func (l *lease) follow(owner uint32) (err error) {
 	switch {
 	case l.watch != nil && l.watch.owner == owner:
@@ -123,7 +122,7 @@ func (l *lease) follow(owner uint32) (err error) {
 // followed reports whether another daemon waits for the end of this one.
 func (l *lease) followed() bool { return l.beacon != nil && l.beacon.watched() }
 
-// close closes the socket, with which the kernel removes the table.
+// close closes the socket; the kernel then removes the table.
 func (l *lease) close() error {
 	if l.owner == nil {
 		return nil
@@ -133,8 +132,8 @@ func (l *lease) close() error {
 	return err
 }
 
-// release gives the lease up: the table, and then the beacon, so that whoever sees
-// the beacon end finds the table gone.
+// release gives up the lease: first the table, then the beacon, so that a daemon that sees
+// the beacon end finds no table.
 func (l *lease) release() error {
 	err := l.close()
 	return errors.Join(err, l.show(false), l.follow(0))

@@ -1,10 +1,9 @@
-// Package mirror is the daemon: it observes the kernel, decides what should be
-// there, and applies the difference.
+// Package mirror is the daemon: it observes the kernel, decides what should be there, and
+// applies the difference.
 //
-// It holds no state of its own that matters, but what it has seen of WSL's setup
-// ([WSL]). Events only wake it; each time it reads everything again. So it does not
-// matter which events were lost, in which order they came, or what was changed behind
-// its back.
+// The only state that it keeps and cannot read again is what it has seen of WSL's setup
+// ([WSL]). Events only wake it; each pass reads everything again. So lost events, their
+// order, and changes by other programs do not matter.
 package mirror
 
 import (
@@ -22,42 +21,42 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// The daemon's times. A backOff is the pause after a failed pass and doubles
-// from the first value to the last.
+// The intervals of the daemon. The back-off is the pause after a failed pass. It doubles
+// from firstBackOff to lastBackOff.
 const (
 	resync       = 5 * time.Minute
 	firstBackOff = 10 * time.Millisecond
 	lastBackOff  = 30 * time.Second
 )
 
-// How many readings events can cause. One event is looked at immediately.
-// Events come in handfuls, though (a link that appears is five of them, and our
-// own change is one more), so what arrives within rest after a reading is one
-// look. Under a storm that goes on, passesPerSecond are left after a burst,
-// which is large because a user who starts containers should not wait.
+// These limit how often events cause a pass. A single event is handled immediately. But
+// events come in groups (a new link causes five, and our own change one more), so events
+// that arrive within rest after a pass share the next one. In a long storm of events,
+// passesPerSecond apply after a burst. The burst is large because a user who starts
+// containers should not wait.
 //
-// After a look that took longer than costly, since others have very many rules, the
-// rest is in proportion, so that looks take a fifth of a processor at most.
+// With very many rules a pass can take longer than costly. The rest then grows in
+// proportion, so that passes use at most a fifth of a processor.
 const (
 	rest            = 5 * time.Millisecond
 	costly          = 50 * time.Millisecond
 	restShare       = 4
-	longestRest     = time.Second // in which no sign of life is given
+	longestRest     = time.Second // Alive is not called meanwhile
 	passesPerSecond = 5
 	burst           = 50
 )
 
-// Config is what a Daemon is told.
+// Config configures a Daemon.
 type Config struct {
 	// Interface is the link on which Windows' localhost traffic arrives.
 	Interface string
 	Policy    Policy
 	Log       logrus.FieldLogger
-	// Publish is told the outcome of every pass. After an error, which it has
-	// logged, the loop looks again soon.
+	// Publish receives the outcome of every pass. It logs its own errors; after an error
+	// the loop soon makes another pass.
 	Publish func(status.Snapshot) error
-	// Alive is called every AliveEvery from the loop itself, so that a watchdog
-	// sees a loop that hangs. 0 turns it off.
+	// Alive is called every AliveEvery from the loop itself, so that a watchdog notices
+	// when the loop hangs. 0 turns it off.
 	Alive      func()
 	AliveEvery time.Duration
 }
@@ -69,27 +68,27 @@ type Daemon struct {
 	kernel  kernel
 	asking  chan chan<- struct{}
 	last    status.Snapshot
-	trouble trouble // of the last pass
+	trouble trouble // in the last pass
 	backOff time.Duration
-	// unevicted is why flows that should have begun anew have not, at the time evicted.
+	// unevicted is why flows were not reset when that was last tried, at the time evicted.
 	unevicted error
 	evicted   time.Time
 }
 
-// kernel is what the loop does to the system, apart from it so that the loop's
-// timing can be tested without a system.
+// kernel is what the loop does to the system. It is an interface so that tests can check
+// the loop's timing without a system.
 type kernel interface {
-	// observe reads what is there; fresh means to trust nothing that was read
-	// before.
+	// observe reads what is there; fresh means to read everything again and use nothing
+	// that was read before.
 	observe(fresh bool) (Observed, error)
-	// apply makes it so.
+	// apply makes the changes that lead from the observation to the desired state.
 	apply(Observed, Desired) error
-	// show tells other daemons whether this one serves, and has the loop woken when
-	// the daemon that owns the table ends; 0: there is no other.
+	// show tells other daemons whether this one serves, and wakes the loop when the daemon
+	// that owns the table ends; 0: there is no other.
 	show(serves bool, owner uint32) error
-	// evict has flows begin anew.
+	// evict resets the flows that match.
 	evict(func(conntrack.Flow) bool) error
-	// undo removes all that apply has made.
+	// undo removes everything that apply has installed.
 	undo() error
 }
 
@@ -106,9 +105,9 @@ func newDaemon(cfg Config, watcher *netwatch.Watcher, k kernel) *Daemon {
 	return &Daemon{cfg: cfg, watcher: watcher, kernel: k, asking: make(chan chan<- struct{})}
 }
 
-// Run keeps the kernel as it should be until ctx is done, and then undoes what
-// it has done. An error of the kernel does not end it: it tries again, less and
-// less often, and whenever something changes. The error is that of undoing.
+// Run keeps the kernel in the desired state until ctx is done, and then undoes its changes.
+// Errors of the kernel do not end it: it backs off and retries, and it also retries
+// whenever something changes. It returns the error of undoing.
 //
 // All sockets are opened on the calling goroutine's thread.
 func (d *Daemon) Run(ctx context.Context) error {
@@ -142,7 +141,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			continue // done
 		}
 		asking = append(asking, d.pending()...)
-		// However often it is woken: there are changes of which nothing tells.
+		// At least once per resync, however often events come: some changes cause no event.
 		if fresh = fresh || time.Since(freshAt) >= resync; fresh {
 			freshAt = time.Now()
 		}
@@ -162,15 +161,15 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 }
 
-// processorTime is what this process has used. Unlike a clock, it stands still while
-// the process is stopped or others run.
+// processorTime is the processor time that this process has used. Unlike a clock, it does
+// not advance while the process is stopped or waits for a processor.
 func processorTime() time.Duration {
 	var u unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // which cannot fail
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // cannot fail
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// pending takes the requests that this pass will answer too.
+// pending takes the waiting requests, so that one pass answers them all.
 func (d *Daemon) pending() (asking []chan<- struct{}) {
 	for {
 		select {
@@ -182,7 +181,7 @@ func (d *Daemon) pending() (asking []chan<- struct{}) {
 	}
 }
 
-// Refresh returns when the kernel has been read anew and published, or when ctx
+// Refresh returns when a new pass has read the kernel and published the result, or when ctx
 // is done.
 func (d *Daemon) Refresh(ctx context.Context) {
 	done := make(chan struct{})
@@ -197,23 +196,24 @@ func (d *Daemon) Refresh(ctx context.Context) {
 	}
 }
 
-// rounds bounds how often a pass looks and acts. The longest way has three: a table,
-// the bridges that it guards, and what is sent to them.
+// rounds limits how often one pass observes and applies. The longest case takes three
+// rounds: install a table, open the bridges that it guards, send packets to them.
 const rounds = 4
 
-// A change is what a pass came to.
+// A change is the outcome of a pass.
 type change struct {
 	obs  Observed
 	want Desired
-	// seen says that something was observed, serves that a table is ours.
+	// seen says that the kernel was observed, serves that the table is ours.
 	seen, serves bool
-	// before and after are our table at both ends, without chains if there was none.
+	// before and after are our table before and after the pass; without chains if there was
+	// none.
 	before, after nft.Table
 	err           error
 }
 
-// change looks and acts until nothing is left to do. What fails is tried a second
-// time, after another look: the kernel may have changed, or removed what was there.
+// change observes and applies until nothing is left to do. It retries a failure once, after
+// observing again: the kernel may have changed, or removed what was there.
 func (d *Daemon) change(fresh bool) (c change) {
 	var failed error
 	for round := range rounds {
@@ -246,15 +246,15 @@ func (d *Daemon) change(fresh bool) (c change) {
 	return c
 }
 
-// pass looks once and returns how long to wait for the next look, if no event
-// comes before.
+// pass observes and applies once, and returns how long to wait for the next pass if no
+// event comes first.
 func (d *Daemon) pass(fresh bool) time.Duration {
-	// Subscribe before reading, or a change between the two goes unseen.
+	// Subscribe before reading. Otherwise a change between the two is missed.
 	err := d.watcher.Subscribe()
 	c := d.change(fresh)
 	err = errors.Join(err, c.err)
 	var unshown error
-	if c.seen { // or all is as it was
+	if c.seen { // otherwise nothing has changed
 		var owner uint32
 		if c.want.State == status.Standby {
 			owner = c.obs.Table.Owner
@@ -264,12 +264,11 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 		c.serves = d.last.Table.Installed
 	}
 	unpublished := d.publish(c, err)
-	// Eviction comes after the rules, because a flow that begins anew before could
-	// begin again too early; after the last of several rounds, because the connections
-	// that go past a proxy live, though the first table of a daemon that takes over
-	// sends nothing past one; and after the world has been told, because it takes ten
-	// milliseconds and more: the kernel looks through the connections of all network
-	// namespaces.
+	// Evict after installing the rules: a flow that restarts earlier could meet the old
+	// rules again. Evict after the last of several rounds: the first table of a daemon that
+	// takes over sends nothing past a proxy, and would make us reset connections that the
+	// next table keeps. And evict after publishing: it takes ten milliseconds and more,
+	// because the kernel walks the connections of all network namespaces.
 	told := d.unevicted != nil
 	if len(c.after.Chains) > 0 {
 		d.evict(c)
@@ -282,21 +281,21 @@ func (d *Daemon) pass(fresh bool) time.Duration {
 	case unshown != nil && unpublished != nil:
 		return d.pause(noBeacon, lastBackOff, fresh)
 	case unshown != nil:
-		// Nothing depends on it, and it may never succeed.
+		// Nothing depends on the beacon, and it may never succeed.
 		return d.pause(noBeacon, resync, fresh)
 	case unpublished != nil:
 		return d.pause(notPublished, lastBackOff, fresh)
 	case told != (d.unevicted != nil):
-		return firstBackOff // for the status
+		return firstBackOff // to update the status
 	case len(d.last.Degraded) > 0:
-		// Modules may come late when WSL boots. Nothing tells of them.
+		// Modules may load late when WSL boots, and no event reports that.
 		return d.pause(degraded, resync, fresh)
 	}
 	return d.pause(none, resync, fresh)
 }
 
-// evict has the flows begin anew that the new table concerns. Where that was not
-// possible the last time, it is for all flows, as if there had been no table.
+// evict resets the flows that the new table affects. If the last attempt failed, it checks
+// all flows, as if there had been no table.
 func (d *Daemon) evict(c change) {
 	before := c.before
 	if d.unevicted != nil {
@@ -310,7 +309,7 @@ func (d *Daemon) evict(c change) {
 	}
 }
 
-// A trouble is why to look again soon.
+// A trouble is the reason for an early next pass.
 type trouble int
 
 const (
@@ -322,10 +321,10 @@ const (
 	degraded
 )
 
-// pause is how long to wait for the next look. It grows for as long as the trouble
-// is the same, up to longest: who has long been unable to publish must not be late
-// for an election. It grows when it was waited for, and not with each event: a handful
-// of events are no long trouble.
+// pause returns how long to wait for the next pass. It grows, up to longest, while the
+// trouble stays the same; a new trouble starts over, so a daemon that has long failed to
+// publish is not late for an election. It grows only when the pause has passed, not with
+// each event: several events at once are not a long trouble.
 func (d *Daemon) pause(t trouble, longest time.Duration, waited bool) time.Duration {
 	if t != d.trouble {
 		d.trouble, d.backOff = t, 0

@@ -19,30 +19,30 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// A fake is a kernel of which a test says how it behaves, and which keeps what
-// the loop did and published.
+// A fake is a kernel whose behaviour a test sets. It records what the loop did and
+// published.
 type fake struct {
 	mu         sync.Mutex
 	link       netwatch.Link
 	observeErr error
 	applyErr   error
-	failures   int // so many calls of apply fail
+	failures   int // how many calls of apply fail
 	publishErr error
 	showErr    error
 	evictErr   error
-	theirs     bool // another daemon owns the table, as shows when it was tried
+	theirs     bool // another daemon owns the table; that shows only after an attempt to install it
 	tried      bool
 	takes      time.Duration // how long an observation takes
 
 	observed  []time.Time
 	published []status.Snapshot
-	signs     int // of life
-	fresh     int // observations that trust nothing
+	signs     int // calls of Alive
+	fresh     int // observations with fresh set
 	evicted   int
-	shown     []bool // whether this daemon serves, as others are told
+	shown     []bool // what show reported: whether this daemon serves
 	undone    bool
-	table     nft.Table // ours, if it has chains
-	wanted    nft.Table // the last
+	table     nft.Table // ours, if it contains chains
+	wanted    nft.Table // the last one
 }
 
 func (k *fake) observe(fresh bool) (Observed, error) {
@@ -117,7 +117,7 @@ func (k *fake) set(change func()) {
 	change()
 }
 
-// after lets time pass and returns what there is then.
+// after lets time pass and returns what was observed and published by then.
 func (k *fake) after(d time.Duration) (observed []time.Time, published []status.Snapshot) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -258,7 +258,7 @@ func TestFailureBacksOffAndRecovers(t *testing.T) {
 				if s := last(published); s.State != status.Waiting || s.Reason != "" {
 					t.Errorf("after recovery published %+v", s)
 				}
-				// Then it is calm until the resync.
+				// Then there is no pass until the resync.
 				recovered := last(seen)
 				seen, _ = k.after(time.Until(recovered.Add(resync - time.Second)))
 				if !last(seen).Equal(recovered) {
@@ -269,9 +269,9 @@ func TestFailureBacksOffAndRecovers(t *testing.T) {
 	}
 }
 
-// A daemon that has long been unable to publish, and so looks seldom, is not late
-// when another one ends: its socket has gone, its table not yet, or its table is there
-// and its beacon not yet.
+// A daemon that has long failed to publish, and so makes few passes, is not late when
+// another one ends. That one's socket may be gone while its table is still there, or its
+// table may be there before its beacon.
 func TestOtherTroubleIsLookedAtSoon(t *testing.T) {
 	for name, trouble := range map[string]func(k *fake, on bool){
 		"a change fails": func(k *fake, on bool) {
@@ -303,7 +303,8 @@ func TestOtherTroubleIsLookedAtSoon(t *testing.T) {
 	}
 }
 
-// What the world was not told, it is told soon, and that is no fault of the rules.
+// A snapshot that could not be published is soon published again, and the state is not an
+// error.
 func TestUnpublishedIsPublishedAgain(t *testing.T) {
 	k := &fake{publishErr: errors.New("broken")}
 	loop(t, k, func(t *testing.T, _ *Daemon) {
@@ -339,7 +340,7 @@ func TestSignOfLifeComesFromTheLoop(t *testing.T) {
 		if k.signs != 2 || len(seen) != 1 {
 			t.Errorf("%d signs of life and %d observations in 61 s, want 2 and 1", k.signs, len(seen))
 		}
-		// A loop that hangs gives no sign.
+		// A loop that hangs does not call Alive.
 		k.set(func() { k.takes = 10 * time.Minute })
 		d.watcher.Wake()
 		k.after(9 * time.Minute)
@@ -363,7 +364,7 @@ func TestRefresh(t *testing.T) {
 		if _, published = k.after(0); len(published) != before+1 {
 			t.Errorf("published %d times for one request", len(published)-before)
 		}
-		// Many at once are answered by few passes.
+		// A few passes answer many requests at once.
 		k.set(func() { k.takes = time.Second })
 		before = len(published)
 		for range 50 {
@@ -376,7 +377,7 @@ func TestRefresh(t *testing.T) {
 	})
 }
 
-// Whoever asks often does not keep the daemon from looking at everything anew.
+// Frequent requests do not prevent a fresh observation.
 func TestResyncInSpiteOfRequests(t *testing.T) {
 	k := new(fake)
 	loop(t, k, func(t *testing.T, d *Daemon) {
@@ -427,8 +428,8 @@ func TestInsist(t *testing.T) {
 	})
 }
 
-// Flows begin anew when there is a table that was not there before, and not when
-// nothing has changed, or could be changed.
+// Flows are reset when there is a table that was not there before, but not when nothing has
+// changed or could be changed.
 func TestEvictsWhenTheTableChanges(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}}
 	loop(t, k, func(t *testing.T, d *Daemon) {
@@ -456,7 +457,7 @@ func TestEvictsWhenTheTableChanges(t *testing.T) {
 	})
 }
 
-// A change that fails is tried a second time at once, and then with growing pauses.
+// A change that fails is retried once at once, and then with growing pauses.
 func TestSecondTry(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, failures: 1}
 	loop(t, k, func(t *testing.T, _ *Daemon) {
@@ -467,8 +468,8 @@ func TestSecondTry(t *testing.T) {
 	})
 }
 
-// A beacon that somebody else has is asked for less and less often, and no pass
-// causes the next for ever.
+// If another process has the beacon's name, the daemon retries less and less often, and no
+// pass causes the next one endlessly.
 func TestNoBeaconIsNoHurry(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, showErr: unix.EADDRINUSE}
 	loop(t, k, func(t *testing.T, _ *Daemon) {
@@ -478,7 +479,7 @@ func TestNoBeaconIsNoHurry(t *testing.T) {
 	})
 }
 
-// A look that fails says nothing of whether the table is there: the others are told
+// A failed observation does not tell whether the table is there: other daemons are told
 // nothing, and the status stays.
 func TestFailedLookChangesNothing(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}}
@@ -496,7 +497,7 @@ func TestFailedLookChangesNothing(t *testing.T) {
 	})
 }
 
-// Events do not make a trouble last: the next look comes as soon after many of them.
+// Events do not lengthen the back-off: the next pass comes as soon after many of them.
 func TestEventsDoNotLengthenThePause(t *testing.T) {
 	k := &fake{link: netwatch.Link{Name: "loopback0", Index: 2}, showErr: unix.ECONNREFUSED}
 	loop(t, k, func(t *testing.T, d *Daemon) {

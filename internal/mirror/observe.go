@@ -13,11 +13,11 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// sources is what wakes the daemon.
+// sources returns the event sources that wake the daemon.
 func sources() []netwatch.Source {
 	return []netwatch.Source{
-		// One socket for all, because each bind(2) takes 11 ms in WSL. Netconf tells of
-		// forwarding, but not of route_localnet.
+		// One socket for all, because each bind(2) takes 11 ms in WSL. Netconf reports
+		// forwarding, but not route_localnet.
 		netwatch.Netlink("links, addresses, ip rules, routes and sysctls", unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
 			unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF),
 		netwatch.Netlink("nftables", unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES),
@@ -25,27 +25,27 @@ func sources() []netwatch.Source {
 	}
 }
 
-// An observer reads the kernel. It keeps its sockets.
+// An observer reads the kernel. It keeps its sockets open.
 type observer struct {
 	host string // the name of the interface
-	// direct has it find out where the containers are and what is forwarded to
-	// them, which takes time and only the path direct needs.
+	// direct makes it find out where the containers are and what is forwarded to them. This
+	// takes time, and only the direct path needs it.
 	direct bool
 
 	net     *netwatch.Conn  // nil until it is needed, and after an error
 	rules   *ruleset.Reader // likewise
 	sockets *sockdiag.Conn  // likewise
 	last    reading
-	// toWindows are the ports of which it finds out whether Linux serves them.
+	// toWindows are the ports for which it checks whether Linux serves them.
 	toWindows ruleset.Ports
-	// restores has it look for what is lost of WSL's, by the memory of what was there,
-	// which is no cache: see WSL.
+	// restores makes it look for lost parts of WSL's setup. It compares with memory, which
+	// is not a cache: see WSL.
 	restores bool
 	memory   memory
 }
 
-// A reading is what was read of one generation of the ruleset, seen from one
-// interface. The walk takes longer than all the rest of a pass.
+// A reading is what was read of one generation of the ruleset, as seen from one interface.
+// Walking the ruleset takes longer than the rest of a pass.
 type reading struct {
 	generation  uint32 // 0: there is none
 	tables      string
@@ -58,8 +58,8 @@ type reading struct {
 	wslChains   []ruleset.WSLChain
 }
 
-// observe reads what is there. fresh means not to trust the generation: there are
-// changes that it does not show.
+// observe reads what is there. fresh means to read the ruleset even if its generation is
+// the same: some changes do not change the generation.
 func (o *observer) observe(fresh bool) (Observed, error) {
 	if fresh {
 		o.last = reading{}
@@ -125,7 +125,7 @@ func (o *observer) read() (seen Observed, err error) {
 		o.memory.learn(seen)
 		seen.Lost, seen.Settling = o.memory.settled(o.memory.missing(seen), time.Now())
 	}
-	// The kernel removes a table without another generation when its owner has gone.
+	// When a table's owner ends, the kernel removes the table without a new generation.
 	if seen.Table.Owner, seen.Table.Present, err = o.rules.Owner(nft.TableName); err != nil || !seen.Table.Present {
 		return seen, err
 	}
@@ -134,8 +134,8 @@ func (o *observer) read() (seen Observed, err error) {
 	return seen, err
 }
 
-// readRules reads the ruleset if it is another one than the last, or is to be seen
-// from elsewhere.
+// readRules reads the ruleset if it has changed since the last reading, or if the interface
+// or the bridges have.
 func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error {
 	generation, err := o.rules.Generation()
 	if err != nil {
@@ -169,7 +169,7 @@ func (o *observer) readRules(host ruleset.Iface, bridges []ruleset.Bridge) error
 func (o *observer) bridges(links []netwatch.Link) (bridges []ruleset.Bridge, err error) {
 	prefixes, err := o.net.Prefixes()
 	for _, l := range links {
-		// Only what is guarded is opened: see guarded.
+		// Only guarded bridges are opened: see guarded.
 		if l.Kind == "bridge" && l.Up && l.Master == 0 {
 			bridges = append(bridges, ruleset.Bridge{Iface: ifaceOf(l), Prefixes: prefixes[l.Index]})
 		}
@@ -177,7 +177,7 @@ func (o *observer) bridges(links []netwatch.Link) (bridges []ruleset.Bridge, err
 	return bridges, err
 }
 
-// own are the addresses of the LAN that WSL sends to Windows.
+// own returns the LAN addresses that WSL sends to Windows.
 func (o *observer) own() (addrs []netip.Addr, err error) {
 	routes, err := o.net.RoutesOf(netwatch.HostTable)
 	for _, r := range routes {
@@ -188,10 +188,10 @@ func (o *observer) own() (addrs []netip.Addr, err error) {
 	return addrs, err
 }
 
-// taken are Linux's addresses, and which of the ports toWindows it serves there or on
-// localhost. Nothing tells when a program begins to listen. If one does later, it is
-// found at the next look, and until then a container reaches it by way of Windows, which
-// knows whose port it is.
+// taken returns Linux's addresses, and which of the ports toWindows Linux serves on one of
+// them or on localhost. There is no event when a program begins to listen. The next pass
+// finds it, and until then containers reach it through Windows, which knows that the port
+// is Linux's.
 func (o *observer) taken() (addrs []netip.Addr, taken ruleset.Ports, err error) {
 	if err := o.openSockets(); err != nil {
 		return nil, nil, err

@@ -15,8 +15,8 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// publish tells the outcome of a pass to Config.Publish, and to the log if it
-// is another one than the last time.
+// publish reports the outcome of a pass to Config.Publish, and logs it if it differs from
+// the last one.
 func (d *Daemon) publish(c change, err error) error {
 	obs, want := c.obs, c.want
 	now := time.Now()
@@ -33,7 +33,7 @@ func (d *Daemon) publish(c change, err error) error {
 	}
 	counted := obs.Counters
 	if !obs.Ours {
-		counted = nft.Counters{} // those are what another daemon has counted
+		counted = nft.Counters{} // another daemon's counters
 	}
 	s.Rule = status.Rule(counted.Sent)
 	s.Directions = directions(obs, want, d.cfg.Policy, counted)
@@ -77,15 +77,15 @@ func (d *Daemon) publish(c change, err error) error {
 	for _, line := range status.Changes(d.last, s) {
 		d.cfg.Log.Info(line)
 	}
-	d.cfg.Log.Debugf("%v", decision{c, s}) // which makes words of it only where they are logged
+	d.cfg.Log.Debugf("%v", decision{c, s}) // String runs only if debug is logged
 	ports, ways := d.last.Ports, d.last.Directions
 	if d.last = s; s.State == status.Error {
-		d.last.Ports, d.last.Directions = ports, ways // what could not be seen has not gone
+		d.last.Ports, d.last.Directions = ports, ways // not observed, which does not mean gone
 	}
 	return d.cfg.Publish(s)
 }
 
-// A decision is what a look came to and why, in words for the log.
+// A decision is the outcome of a pass and its reasons, as text for the log.
 type decision struct {
 	change
 	told status.Snapshot
@@ -150,7 +150,7 @@ func linkNames(links []netwatch.Link) (names []string) {
 	return names
 }
 
-// port is a published port as the status has it.
+// port returns a published port in the form of the status.
 func (d *Daemon) port(obs Observed, p ruleset.Published, targets nft.Targets) status.Port {
 	out := status.Port{
 		Proto: p.Port.ProtoName(), Port: p.Port.Number, Address: p.Addr.String(),

@@ -17,7 +17,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// What the daemon has done is in its log, once, and at debug why.
+// The log contains what the daemon has done, once, and at level debug also why.
 func TestPublishLogs(t *testing.T) {
 	logger, hook := test.NewNullLogger()
 	logger.SetOutput(io.Discard)

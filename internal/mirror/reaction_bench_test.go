@@ -20,13 +20,13 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// reactions is how often BenchmarkReaction measures. Each takes a second, in
-// which next to nothing happens, so that the framework cannot choose the number.
+// reactions is how often BenchmarkReaction measures. The framework cannot choose the
+// number, because each measurement takes a second in which almost nothing happens.
 const reactions = 25
 
-// BenchmarkReaction measures how long it takes from the event that loopback0
-// has appeared to the event that the rule is in the kernel, and beside it, in
-// turn, one bare transaction that installs the same table.
+// BenchmarkReaction measures the time from the event that loopback0 has appeared to the
+// event that the rule is in the kernel. For comparison it also measures, in turn, a bare
+// transaction that installs the same table.
 func BenchmarkReaction(b *testing.B) {
 	bench := labtest.New(b, lab.Options{NoLoopback0: true})
 	states := startDaemon(b, bench.WSL, Policy{})
@@ -34,8 +34,8 @@ func BenchmarkReaction(b *testing.B) {
 	rulesets := stamps(b, bench.WSL, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	bare := bareInstall(b, bench.LAN)
 
-	// Nothing but the link: whoever configures it holds the kernel's lock on all
-	// links again and again, and that is not what is measured here.
+	// Only add the link: configuring it takes the kernel's lock on all links again and
+	// again, which is not measured here.
 	plug := func() error {
 		return bench.WSL.Net.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "loopback0"}, PeerName: "peer"})
 	}
@@ -43,8 +43,8 @@ func BenchmarkReaction(b *testing.B) {
 	var reaction, transaction []time.Duration
 	await(b, states, status.Waiting)
 	for range reactions {
-		// A user plugs nothing in ten times a second: let the loop come to rest
-		// and its limit on readings fill up again.
+		// No user plugs in ten links a second: wait until the loop is idle and its rate
+		// limit has recovered.
 		time.Sleep(time.Second)
 		drain(links)
 		drain(rulesets)
@@ -57,16 +57,16 @@ func BenchmarkReaction(b *testing.B) {
 			b.Fatal(err)
 		}
 		await(b, states, status.Waiting)
-		time.Sleep(time.Second) // the bare transaction too begins at rest
+		time.Sleep(time.Second) // the bare transaction also starts after a rest
 		transaction = append(transaction, bare())
 	}
 	r, t := report(b, "reaction", reaction), report(b, "bare", transaction)
 	b.ReportMetric(float64(r)/float64(t), "ratio")
 }
 
-// BenchmarkReactionDirect measures how long it takes from an engine's rule in
-// the kernel to the element in our map that sends packets past the proxy, among
-// so many published ports.
+// BenchmarkReactionDirect measures the time from an engine's rule in the kernel to the
+// element in our map that sends packets past the proxy, with different numbers of published
+// ports.
 func BenchmarkReactionDirect(b *testing.B) {
 	for _, ports := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(ports), func(b *testing.B) {
@@ -92,7 +92,7 @@ func BenchmarkReactionDirect(b *testing.B) {
 			var reaction []time.Duration
 			for i := range reactions {
 				time.Sleep(time.Second)
-				// The rules are the last thing that it does.
+				// The engine adds its rules last.
 				if err := engine.Publish("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+2*i)); err != nil {
 					b.Fatal(err)
 				}
@@ -110,7 +110,7 @@ func report(b *testing.B, name string, d []time.Duration) (median time.Duration)
 	median = d[len(d)/2]
 	b.ReportMetric(float64(median.Nanoseconds())/1000, name+"-median-µs")
 	b.ReportMetric(float64(d[len(d)*99/100].Nanoseconds())/1000, name+"-p99-µs")
-	b.ReportMetric(0, "ns/op") // the bench's own time says nothing
+	b.ReportMetric(0, "ns/op") // the benchmark's own time is meaningless
 	return median
 }
 
@@ -158,7 +158,7 @@ func awaitSnapshot(tb testing.TB, states <-chan status.Snapshot, what string, ok
 	}
 }
 
-// stamps delivers when each event of a netlink group arrived in h.
+// stamps returns the times at which the events of a netlink group arrived in h.
 func stamps(tb testing.TB, h *lab.Host, protocol int, group uint) <-chan time.Time {
 	var sub netwatch.Subscription
 	err := h.Do(func() (err error) {
@@ -188,8 +188,8 @@ func drain(times <-chan time.Time) {
 	}
 }
 
-// bareInstall returns a function that installs the table in h, and measures
-// only the transaction.
+// bareInstall returns a function that installs the table in h and measures only the
+// transaction.
 func bareInstall(tb testing.TB, h *lab.Host) func() time.Duration {
 	var owner *nft.TableOwner
 	err := h.Do(func() (err error) {

@@ -38,8 +38,8 @@ func TestOurs(t *testing.T) {
 	}
 }
 
-// The kernel tells our rules as they were added. Deleting ReplyRule leaves the
-// markers of bridges alone, whichever is older, and the other way round.
+// The kernel reports our rules as they were added. Deleting ReplyRule leaves the markers of
+// bridges alone, whichever is older, and the reverse.
 func TestRulesAreToldApart(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
 	var conn *netwatch.Conn
@@ -69,11 +69,11 @@ func TestRulesAreToldApart(t *testing.T) {
 	must(conn.AddRule(restoreMarker("docker0")))
 	must(conn.AddRule(ReplyRule))
 	must(conn.AddRule(restoreMarker("br-1")))
-	must(conn.AddRule(ReplyRule)) // it is there already
+	must(conn.AddRule(ReplyRule)) // it exists already
 	expect(true, "br-1", "docker0")
 	must(conn.DeleteRule(ReplyRule))
 	expect(false, "br-1", "docker0")
-	must(conn.DeleteRule(ReplyRule)) // it is gone already
+	must(conn.DeleteRule(ReplyRule)) // it does not exist any more
 	must(conn.AddRule(ReplyRule))
 	must(conn.DeleteRule(restoreMarker("docker0")))
 	expect(true, "br-1")

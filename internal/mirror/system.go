@@ -18,7 +18,7 @@ type system struct {
 	observer
 	lease lease
 	log   logrus.FieldLogger
-	// unevicted is the last complaint that flows could not be evicted.
+	// unevicted is the last error of eviction that was logged.
 	unevicted string
 }
 
@@ -34,8 +34,8 @@ func newSystem(host string, p Policy, log logrus.FieldLogger, wake func()) *syst
 	return s
 }
 
-// serving are the ports of 127.0.0.1 at which somebody serves. Without them, a server
-// that has no room at this moment might be taken for a closed port.
+// serving returns the ports of 127.0.0.1 on which a socket listens. Without them, a server
+// whose backlog is full at this moment could look like a closed port.
 func (s *system) serving() []uint16 {
 	err := s.openSockets()
 	var ports []uint16
@@ -58,30 +58,30 @@ func (s *system) observe(fresh bool) (Observed, error) {
 	return seen, err
 }
 
-// apply makes it so.
+// apply makes the changes that lead from obs to want.
 func (s *system) apply(obs Observed, want Desired) error {
-	// First on and last off: as long as packets go to a bridge, what comes back
-	// through it for a client here must be delivered here. Sent to Windows it would
-	// look like a new flow that clashes with its own, and end in a reset.
+	// The reply rule goes in first and out last: while packets are sent to a bridge, a
+	// reply that arrives on it for a client in Linux must be delivered here. In Windows the
+	// reply would look like a new flow that clashes with the client's own, and the
+	// connection would be reset.
 	errs := []error{s.setReplyRule(obs, want, true)}
 	do := func(err error) bool {
 		errs = append(errs, err)
 		return err == nil
 	}
-	// Before our own table makes the rules another generation. That others have
-	// changed them since they were read is an event.
+	// Change the rules in others' tables before ours, because installing our table changes
+	// the generation. ErrChanged needs no retry here: the change of the others is an event.
 	if err := (nft.ForeignChange{Add: want.Add, Remove: want.Remove}).Apply(obs.Generation); !errors.Is(err, nft.ErrChanged) {
 		do(err)
 	}
 	do(s.restore(obs, want.Restore))
-	// A bridge is shut when nothing is sent to it any more, or at once if nothing
-	// guards it.
+	// Shut a bridge when nothing is sent to it any more, or at once if nothing guards it.
 	if !obs.Ours {
 		do(s.shut(want.Shut))
 	}
 	if want.Table != nil && !do(s.install(obs, *want.Table)) {
-		// A change that was refused leaves the table as it is. Where there is none, or
-		// it went with its socket, nothing guards the bridges.
+		// If the kernel refused a change, the old table stays. If there was no table, or it
+		// disappeared with its socket, nothing guards the bridges.
 		if !obs.Ours || s.lease.owner == nil {
 			do(s.shut(want.Exposed))
 		}
@@ -90,8 +90,8 @@ func (s *system) apply(obs Observed, want Desired) error {
 	if obs.Ours {
 		do(s.shut(want.Shut))
 	}
-	// The marker is there for as long as the bridge is open, so that at no moment
-	// it could be forgotten.
+	// Add the marker before opening the bridge, and remove it after shutting, so that an
+	// open bridge always has its marker.
 	for _, l := range want.Open {
 		if do(s.net.AddRule(restoreMarker(l.Name))) {
 			do(s.net.SetRouteLocalnet(l.Index, true))
@@ -105,12 +105,12 @@ func (s *system) apply(obs Observed, want Desired) error {
 		return err
 	}
 	if want.Table == nil && obs.Ours {
-		return s.lease.drop() // the last, because it guards the bridges
+		return s.lease.drop() // last, because it guards the bridges
 	}
 	return nil
 }
 
-// shut clears route_localnet of bridges.
+// shut clears route_localnet of the bridges and removes their markers.
 func (s *system) shut(bridges []netwatch.Link) error {
 	var errs []error
 	for _, l := range bridges {
@@ -123,8 +123,7 @@ func (s *system) shut(bridges []netwatch.Link) error {
 	return errors.Join(errs...)
 }
 
-// setReplyRule adds our ip rule where it should be, or deletes it where it should
-// not.
+// setReplyRule adds our ip rule if on is set, and deletes it if not, where want says so.
 func (s *system) setReplyRule(obs Observed, want Desired, on bool) error {
 	switch {
 	case obs.ReplyRule == on || want.ReplyRule != on:
@@ -135,7 +134,7 @@ func (s *system) setReplyRule(obs Observed, want Desired, on bool) error {
 	return s.net.DeleteRule(ReplyRule)
 }
 
-// install makes the table be in the kernel.
+// install puts the table into the kernel, unless it is there already.
 func (s *system) install(obs Observed, t nft.Table) error {
 	if obs.Ours && obs.Table.Table.Equal(t) {
 		return nil
@@ -150,15 +149,15 @@ func (s *system) install(obs Observed, t nft.Table) error {
 	return nil
 }
 
-// show lets the other daemons of this VM see whether this one serves, or has the
-// loop woken when the daemon that owns the table ends.
+// show tells the other daemons of this VM whether this one serves, or wakes the loop when
+// the daemon that owns the table ends.
 func (s *system) show(serves bool, owner uint32) error {
 	err := errors.Join(s.lease.show(serves), s.lease.follow(owner))
 	if err != nil {
 		log := s.log.WithError(err)
 		const says = "no beacon: a daemon that stands by would take over later than it could"
 		if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.ECONNREFUSED) {
-			log.Debug(says) // somebody else has the name, or nobody yet
+			log.Debug(says) // another process uses the name, or none does yet
 		} else {
 			log.Warn(says)
 		}
@@ -166,7 +165,7 @@ func (s *system) show(serves bool, owner uint32) error {
 	return err
 }
 
-// evict has flows begin anew.
+// evict resets the flows that match.
 func (s *system) evict(match func(conntrack.Flow) bool) error {
 	var n int
 	err := insist(func() (err error) {
@@ -175,8 +174,8 @@ func (s *system) evict(match func(conntrack.Flow) bool) error {
 	}, s.retry("could not reset NAT for flows that began before, trying again"))
 	switch {
 	case err != nil:
-		// Without nf_conntrack_netlink: new flows work, old ones wait for their
-		// timeout. No reason to remove the table.
+		// For example, nf_conntrack_netlink is missing: new flows work, and old ones time
+		// out. That is no reason to remove the table.
 		if err.Error() != s.unevicted {
 			s.log.WithError(err).Warn("flows that began before now keep their NAT until they time out")
 		}
@@ -189,10 +188,10 @@ func (s *system) evict(match func(conntrack.Flow) bool) error {
 	return nil
 }
 
-// undo removes what is ours, which is nothing where another daemon serves.
+// undo removes everything of ours. Where another daemon serves, nothing is ours.
 //
-// The table goes last, since it guards what is open. But if a daemon stands by,
-// the table goes before the rest, and that one takes over the rest as it is.
+// The table goes last, since it guards the open bridges. But if another daemon is on
+// standby, the table goes first, and that daemon takes over the rest unchanged.
 func (s *system) undo() error {
 	s.observer.restores = false
 	_ = s.lease.follow(0)
@@ -212,7 +211,7 @@ func (s *system) undo() error {
 		errs = append(errs, s.lease.release())
 		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
 			if obs, err := s.observer.observe(true); err == nil && obs.Table.Owner != 0 {
-				shut = false // and open again
+				shut = false // the other daemon keeps them open
 				break
 			}
 		}
@@ -224,26 +223,25 @@ func (s *system) undo() error {
 	return errors.Join(append(errs, s.end(shut))...)
 }
 
-// end closes everything. shut says that bridges were shut behind flows that went past
-// a proxy.
+// end closes everything. shut says that bridges were shut while flows went past a proxy.
 func (s *system) end(shut bool) error {
 	if shut {
-		_ = s.evict(datagrams(s.last.analysis.EngineServed, s.last.analysis.Published)) // which has told of it
+		_ = s.evict(datagrams(s.last.analysis.EngineServed, s.last.analysis.Published)) // evict logs its own error
 	}
 	s.observer.close()
 	return s.lease.release()
 }
 
-// takeOver is how long a daemon that stands by may take to own the table. It
-// does so within milliseconds.
+// takeOver is how long a daemon on standby may take to own the table. It needs only
+// milliseconds.
 const takeOver = time.Second
 
-// errLeft says that others have changed rules while ours were removed.
+// errLeft says that others changed rules while ours were being removed.
 var errLeft = errors.New("rules of ours are left, because others change theirs at this moment")
 
-// leave removes what would outlive the process, and the table, step by step, and
-// looks whether it is gone: no event will tell. It reports whether it has shut
-// bridges.
+// leave removes, step by step, the table and everything that would outlive the process. It
+// then checks that all is gone, since no further event will start another pass. It reports
+// whether it has shut bridges.
 func (s *system) leave(next func(Observed) Desired) (shut bool, err error) {
 	for range rounds {
 		obs, err := s.observe(true)
@@ -262,8 +260,8 @@ func (s *system) leave(next func(Observed) Desired) (shut bool, err error) {
 	return shut, errLeft
 }
 
-// insist calls do until it succeeds, for as long as again says so of its error,
-// or for about a second. It is for the end, after which nobody tries again.
+// insist calls do until it succeeds, as long as again accepts its error, for about a second
+// at most. It is for shutting down, when no later pass can retry.
 func insist(do func() error, again func(error) bool) error {
 	err := do()
 	for pause := firstBackOff; err != nil && again(err) && pause < time.Second; pause *= 2 {
@@ -273,7 +271,7 @@ func insist(do func() error, again func(error) bool) error {
 	return err
 }
 
-// retry is isTransient for insist, and says once that it does.
+// retry returns isTransient for insist, and logs the first retry.
 func (s *system) retry(what string) func(error) bool {
 	said := false
 	return func(err error) bool {
@@ -286,8 +284,8 @@ func (s *system) retry(what string) func(error) bool {
 	}
 }
 
-// isTransient reports whether an error is of the moment: no memory, say. Others stay
-// as they are: the kernel has no such thing, or we have no right.
+// isTransient reports whether an error may pass, such as a lack of memory. Others are
+// permanent: the kernel lacks the feature, or we lack the permission.
 func isTransient(err error) bool {
 	for _, transient := range []error{errLeft, nft.ErrTimeout, nlconn.ErrSilent, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.EBUSY, unix.EIO, unix.EMFILE, unix.ENFILE} {
 		if errors.Is(err, transient) {
@@ -297,9 +295,8 @@ func isTransient(err error) bool {
 	return false
 }
 
-// Cleanup removes what a daemon that crashed has left behind: all that outlives
-// its netlink socket. Where another daemon serves by now, that is the other's,
-// and stays.
+// Cleanup removes what a crashed daemon left behind: everything that outlives its netlink
+// socket. If another daemon serves by now, that belongs to the other daemon and stays.
 func Cleanup() error {
 	log := logrus.New()
 	log.SetLevel(logrus.ErrorLevel)

@@ -23,8 +23,8 @@ func tcpPorts(numbers ...uint16) ruleset.Ports {
 	return ruleset.PortSet(list...)
 }
 
-// Which ports containers reach in Windows, by which bridges, and what is done to these,
-// step by step.
+// Which ports containers reach in Windows, through which bridges, and what changes on
+// these, step by step.
 func TestDecideToWindows(t *testing.T) {
 	var (
 		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth"}
@@ -136,7 +136,8 @@ func TestDecideToWindows(t *testing.T) {
 	}
 }
 
-// A bridge that has a NIC leads to another network, whose machines are no containers.
+// A bridge with a NIC as a port leads to another network, whose machines are not
+// containers.
 func TestDecideToWindowsNotFromTheLAN(t *testing.T) {
 	loopback0 := netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth"}
 	br0 := netwatch.Link{Name: "br0", Index: 4, Kind: "bridge", Up: true, RouteLocalnet: true}
@@ -152,7 +153,7 @@ func TestDecideToWindowsNotFromTheLAN(t *testing.T) {
 	}
 }
 
-// The source ports are those of WSL's block, or in consomme those of the kernel.
+// The source ports are WSL's block, or in consomme mode the kernel's range.
 func TestSourcePorts(t *testing.T) {
 	block := [2]uint16{60700, 60999}
 	for _, test := range []struct {
@@ -171,7 +172,7 @@ func TestSourcePorts(t *testing.T) {
 	}
 }
 
-// Closed ports, the own addresses, and what is excepted.
+// Closed ports, own addresses, and excepted ports.
 func TestDecideRefuseOwnExcept(t *testing.T) {
 	var (
 		link     = netwatch.Link{Name: "loopback0", Index: 7, Up: true}
@@ -211,8 +212,8 @@ func TestDecideRefuseOwnExcept(t *testing.T) {
 	}
 }
 
-// What is excepted is neither sent past its proxy nor let in by a rule of ours, and a
-// rule that is there goes.
+// No rule of ours sends an excepted port past its proxy or accepts it, and an existing rule
+// is removed.
 func TestDecideExcept(t *testing.T) {
 	var (
 		loopback0 = netwatch.Link{Name: "loopback0", Index: 2, Kind: "veth", Forwarding: true, RouteLocalnet: true}
@@ -249,8 +250,8 @@ func TestDecideExcept(t *testing.T) {
 	}
 }
 
-// A flow of UDP begins anew when it leads to Windows and should not, or should and does
-// not; also after a crash, when nothing is known of the table that was.
+// A UDP flow is reset when it leads to Windows and should not, or the reverse. This also
+// holds after a crash, when the old table is unknown.
 func TestEvictionsOfContainers(t *testing.T) {
 	var (
 		gateway = netip.MustParseAddr("172.17.0.1")

@@ -15,22 +15,21 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// WSL is what WSL sets up when it boots, and never again, whoever removes it: the
-// chains of "nft flush ruleset", say, without which containers do not reach the
-// outside world. What is lost cannot be observed any more, so it is the one thing
-// that the loop remembers. A daemon that starts later does not know it, and does
-// not make it up.
+// WSL is the part of WSL's setup that WSL creates once, when it boots, and never restores.
+// For example, "nft flush ruleset" removes its chains, and containers then cannot reach the
+// outside world. Lost parts cannot be observed, so this is the one thing that the loop
+// remembers. A daemon that starts after the loss does not know the lost parts, and does not
+// guess them.
 type WSL []part
 
-// A part is a chain, an ip rule, the route of table 127, or the neighbour that the
-// route names.
+// A part is a chain, an ip rule, the route of table 127, or the neighbour that this route
+// uses.
 type part struct {
-	name string // for people, and to tell parts apart
+	name string // for messages; it also identifies the part
 	is   any    // chain, netwatch.Rule, netwatch.Route or netwatch.Neighbour
 }
 
-// A chain is one of WSL's, with the names that links had by their indexes when it was
-// seen.
+// A chain is one of WSL's chains, with the links' names by index at the time it was seen.
 type chain struct {
 	ruleset.WSLChain
 	links map[int]string
@@ -42,7 +41,7 @@ func (w WSL) has(name string) bool {
 
 func (w WSL) without(which func(part) bool) WSL { return slices.DeleteFunc(slices.Clone(w), which) }
 
-// String is for people.
+// String describes the parts in messages.
 func (w WSL) String() string {
 	var names []string
 	rules := 0
@@ -69,24 +68,24 @@ func isChain(p part) bool {
 	return ok
 }
 
-// A memory is what was seen of WSL's.
+// A memory is what the daemon has seen of WSL's setup.
 type memory struct {
 	known  WSL
-	host   int                    // the index of the host then
-	losses map[string][]time.Time // when each part was restored, by its name
-	since  time.Time              // when something was missing first; zero if nothing is
+	host   int                    // the interface's index when it was seen
+	losses map[string][]time.Time // when each part was restored, by name
+	since  time.Time              // when something was first found missing; zero if nothing is
 }
 
-// learn remembers what is there as it should be: chains that have rules, and the ip
-// rules if none of those for localhost has been lost. A new loopback0 is WSL's to set
-// up, so of an old one only the chains are remembered.
+// learn remembers the parts that are intact: chains that contain rules, and the ip rules if
+// no rule for localhost is missing. WSL sets up a new loopback0 itself, so only the chains
+// are kept from an old one.
 func (m *memory) learn(o Observed) {
 	if o.Host.Index != m.host {
 		m.host, m.known = o.Host.Index, m.known.without(func(p part) bool { return !isChain(p) })
 	}
 	rules := o.rulesAreWhole() && !slices.ContainsFunc(m.missing(o), isRule)
 	if rules {
-		m.known = m.known.without(isRule) // those of a NIC may have gone with it
+		m.known = m.known.without(isRule) // WSL removes a NIC's rules with the NIC
 	}
 	for _, p := range o.WSL {
 		if c, ok := p.is.(chain); ok && !nft.Restorable(c.WSLChain) || isRule(p) && !rules {
@@ -96,8 +95,8 @@ func (m *memory) learn(o Observed) {
 	}
 }
 
-// missing is what was seen and is not there any more, for the links that are there.
-// Of the ip rules it is none if those for localhost are there: WSL removes the rules of
+// missing returns the parts that were seen and are gone, for links that still exist. If the
+// ip rules for localhost are there, no ip rule counts as missing: WSL removes the rules of
 // a NIC with the NIC.
 func (m *memory) missing(o Observed) (missing WSL) {
 	if !o.Host.Present() {
@@ -123,7 +122,7 @@ func (m *memory) missing(o Observed) (missing WSL) {
 			forLocalhost = forLocalhost || is.Iif == "" || is.Iif == o.Host.Name
 		default:
 			if !o.Host.Up {
-				continue // routes and neighbours come with the link
+				continue // WSL adds routes and neighbours with the link
 			}
 		}
 		missing = append(missing, p)
@@ -134,12 +133,12 @@ func (m *memory) missing(o Observed) (missing WSL) {
 	return missing
 }
 
-// settle is how long something must be missing before it is restored. Who flushes
-// does so step by step, and "ip route flush" goes on for as long as it finds something.
+// settle is how long something must be missing before it is restored. A flush takes several
+// steps, and "ip route flush" repeats as long as it finds something.
 const settle = 50 * time.Millisecond
 
-// settled is what is lost and will not come back by itself. waits says that something
-// is missing for too short a time to tell.
+// settled returns what is lost and will not come back by itself. waits says that something
+// has been missing for too short a time to decide.
 func (m *memory) settled(missing WSL, now time.Time) (lost WSL, waits bool) {
 	switch {
 	case len(missing) == 0:
@@ -154,8 +153,8 @@ func (m *memory) settled(missing WSL, now time.Time) (lost WSL, waits bool) {
 	return missing, false
 }
 
-// wslRules are the rules that WSL adds (AddMirroredLoopbackRoutingRules in
-// src/linux/init/NetworkManager.cpp), each once: WSL may double them.
+// wslRules returns the rules that WSL adds (AddMirroredLoopbackRoutingRules in
+// src/linux/init/NetworkManager.cpp), each once: WSL may add them twice.
 func wslRules(rules []netwatch.Rule) (list []netwatch.Rule) {
 	for _, r := range rules {
 		plain := netwatch.Rule{
@@ -179,8 +178,8 @@ func wslRules(rules []netwatch.Rule) (list []netwatch.Rule) {
 	return list
 }
 
-// rulesAreWhole reports whether the rules are there by which TCP and UDP for 127.0.0.1
-// go to Windows and come back by the link.
+// rulesAreWhole reports whether the rules exist that send TCP and UDP for 127.0.0.1 to
+// Windows and accept them when they arrive on the link.
 func (o Observed) rulesAreWhole() bool {
 	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 		for iif, table := range map[string]uint32{o.Host.Name: unix.RT_TABLE_LOCAL, "": netwatch.LoopbackTable} {
@@ -195,14 +194,14 @@ func (o Observed) rulesAreWhole() bool {
 	return true
 }
 
-// Somebody who removes again and again what is restored wants it so.
+// Someone who repeatedly removes what was restored does so on purpose.
 const (
 	mostLosses   = 2
 	lossesWithin = time.Minute
 )
 
-// tires splits lost into what is restored once more, and what was restored so often
-// lately that it is not. That is forgotten, until somebody else has restored it.
+// tires splits lost into again, which is restored once more, and tired, which was restored
+// too often lately. It forgets tired until someone else has restored it.
 func (m *memory) tires(lost WSL, now time.Time) (again, tired WSL) {
 	for _, p := range lost {
 		m.losses[p.name] = slices.DeleteFunc(m.losses[p.name], func(t time.Time) bool { return now.Sub(t) >= lossesWithin })
@@ -216,14 +215,14 @@ func (m *memory) tires(lost WSL, now time.Time) (again, tired WSL) {
 	return again, tired
 }
 
-// count notes what was restored.
+// count records what was restored.
 func (m *memory) count(restored WSL, now time.Time) {
 	for _, p := range restored {
 		m.losses[p.name] = append(m.losses[p.name], now)
 	}
 }
 
-// readWSL reads what there is of WSL's, but for the chains.
+// readWSL reads WSL's parts that exist, except the chains.
 func (o *observer) readWSL(host netwatch.Link, rules []netwatch.Rule) (w WSL, err error) {
 	for _, r := range wslRules(rules) {
 		w = append(w, part{"ip rule " + r.String(), r})
@@ -256,7 +255,7 @@ func (o *observer) readWSL(host netwatch.Link, rules []netwatch.Rule) (w WSL, er
 	return w, err
 }
 
-// wslChains are the chains of WSL's that are there.
+// wslChains returns WSL's chains that exist.
 func (o *observer) wslChains(links []netwatch.Link) (w WSL) {
 	names := map[int]string{}
 	for _, l := range links {
@@ -270,7 +269,7 @@ func (o *observer) wslChains(links []netwatch.Link) (w WSL) {
 	return w
 }
 
-// restore adds what was lost of WSL's.
+// restore adds the parts of WSL's setup that were lost.
 func (s *system) restore(obs Observed, lost WSL) error {
 	if len(lost) == 0 {
 		return nil
@@ -287,7 +286,7 @@ func (s *system) restore(obs Observed, lost WSL) error {
 	}
 	err := nft.RestoreChains(chains, obs.Generation)
 	if errors.Is(err, nft.ErrChanged) {
-		again, err = again.without(isChain), nil // an event tells of it
+		again, err = again.without(isChain), nil // the change causes an event, which starts another pass
 	}
 	for _, p := range again {
 		switch is := p.is.(type) {
@@ -297,7 +296,7 @@ func (s *system) restore(obs Observed, lost WSL) error {
 			err = errors.Join(err, s.net.SetNeighbour(is))
 		}
 	}
-	for _, p := range again { // by way of the neighbour
+	for _, p := range again { // a route needs the neighbour
 		if r, ok := p.is.(netwatch.Route); ok {
 			err = errors.Join(err, s.net.AddRoute(r))
 		}

@@ -17,7 +17,8 @@ func wslRule(priority uint32, iif string, proto uint8, table uint32) netwatch.Ru
 	return netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: iif, IPProto: proto, SuppressPrefix: -1}
 }
 
-// booted is what is observed after WSL has booted, with the links lo, loopback0 and eth0.
+// booted returns what is observed after WSL has booted, with the links lo, loopback0 and
+// eth0.
 func booted() Observed {
 	masquerade := func(index byte) ruleset.Rule {
 		return ruleset.Rule{Exprs: []expr.Any{
@@ -51,7 +52,7 @@ func bootedRules() (rules []netwatch.Rule) {
 	return append(rules, wslRule(2, "", 0, unix.RT_TABLE_LOCAL))
 }
 
-// withoutRules has the rules lost for which which is true.
+// withoutRules removes the rules for which which is true.
 func (o *Observed) withoutRules(which func(netwatch.Rule) bool) {
 	o.WSL = o.WSL.without(func(p part) bool {
 		r, ok := p.is.(netwatch.Rule)
@@ -65,7 +66,7 @@ func TestLost(t *testing.T) {
 		change      func(*Observed)
 		lost        string
 		masquerades int  // rules of the chain that is restored
-		index       byte // of their link
+		index       byte // index of their link
 	}{
 		"nothing":                          {change: func(*Observed) {}},
 		"all":                              {gone, "postrouting, route, gateway, ip rules: 9", 2, 3},
@@ -90,7 +91,7 @@ func TestLost(t *testing.T) {
 			m.learn(booted())
 			o := booted()
 			test.change(&o)
-			for range 2 { // to look again changes nothing
+			for range 2 { // a second observation changes nothing
 				m.learn(o)
 				missing := m.missing(o)
 				if missing.String() != test.lost {
@@ -115,7 +116,7 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// What WSL removes by itself is not known any more when all is lost later.
+// A part that WSL removes by itself is forgotten, and not restored after a later loss.
 func TestLearnsWhatWSLRemoves(t *testing.T) {
 	var m memory
 	o := booted()
@@ -129,7 +130,7 @@ func TestLearnsWhatWSLRemoves(t *testing.T) {
 	}
 }
 
-// What is lost again and again is forgotten, and each part for itself.
+// A part that is lost again and again is forgotten, independently of the others.
 func TestTires(t *testing.T) {
 	m := memory{losses: map[string][]time.Time{}}
 	now := time.Now()
@@ -142,7 +143,7 @@ func TestTires(t *testing.T) {
 		if len(tired) > 0 || !reflect.DeepEqual(again, lost) {
 			t.Fatalf("loss %d: tired of %s", i+1, tired)
 		}
-		m.tires(lost, now) // what came to nothing, since others changed the ruleset, does not count
+		m.tires(lost, now) // an attempt that failed because others changed the ruleset does not count
 		m.count(again, now.Add(time.Duration(i)*time.Second))
 	}
 	gone.WSL = all.WSL.without(func(p part) bool { return !isRule(p) })
@@ -162,7 +163,7 @@ func TestTires(t *testing.T) {
 	}
 }
 
-// What is missing for a moment may be on its way back.
+// A part that is missing for a moment may be about to come back.
 func TestSettled(t *testing.T) {
 	var m memory
 	now := time.Now()
@@ -183,7 +184,7 @@ func TestSettled(t *testing.T) {
 	}
 }
 
-// Doubled rules are one, and rules of others are none of WSL's.
+// Rules that exist twice count once, and others' rules do not count as WSL's.
 func TestWSLRules(t *testing.T) {
 	ours := bootedRules()
 	others := []netwatch.Rule{

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// mostLines is how many changes of a kind have a line each. More are one line.
+// mostLines is how many changes of one kind get a line each. More share one line.
 const mostLines = 4
 
-// Changes says, a line each, what has become of ports between two snapshots of one
-// daemon. A daemon that does not serve changes nothing, and one that has begun to
-// publishes all. It is a pure function.
+// Changes describes, in lines, how ports changed between two snapshots of one daemon. A
+// daemon that does not serve changes nothing, and one that starts to serve publishes all
+// ports. It is a pure function.
 func Changes(last, next Snapshot) (lines []string) {
 	if next.State != Active {
 		return nil
@@ -39,7 +39,7 @@ func Changes(last, next Snapshot) (lines []string) {
 	return append(lines, toWindows(last, next)...)
 }
 
-// toWindows says which ports --to-windows has begun or ceased to serve.
+// toWindows describes which ports --to-windows has started or stopped to serve.
 func toWindows(last, next Snapshot) (lines []string) {
 	var began, ceased kind
 	was, is := last.direction(ContainersToWindows), next.direction(ContainersToWindows)
@@ -67,14 +67,14 @@ func (s Snapshot) direction(name string) (d Direction) {
 	return d
 }
 
-// same reports whether q is the same port, whatever has become of it.
+// same reports whether q is the same port, even if its other properties changed.
 func (p Port) same(q Port) bool {
 	return p.Proto == q.Proto && p.Port == q.Port && p.Address == q.Address
 }
 
 func (p Port) name() string { return fmt.Sprintf("%d/%s", p.Port, p.Proto) }
 
-// to is the target, in words.
+// to describes the target.
 func (p Port) to() string {
 	if p.Target == "" {
 		return "a target that a rule computes"
@@ -90,7 +90,7 @@ func (p Port) published() string {
 	return line
 }
 
-// changed says what is different from what p was, "" if nothing is.
+// changed describes how p differs from was, "" if it does not.
 func (p Port) changed(was Port) string {
 	var what []string
 	if p.Engine != was.Engine {
@@ -115,14 +115,14 @@ func (p Port) changed(was Port) string {
 	return p.name() + " " + strings.Join(what, "; ")
 }
 
-// A kind are changes of one kind.
+// A kind collects the changes of one kind.
 type kind struct{ names, each []string }
 
 func (k *kind) add(name, line string) {
 	k.names, k.each = append(k.names, name), append(k.each, line)
 }
 
-// lines are a line for each, or if that were too many one for all, which says what.
+// lines returns one line for each change, or a single line if there are too many.
 func (k *kind) lines(what string) []string {
 	if len(k.each) <= mostLines {
 		return k.each

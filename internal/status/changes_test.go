@@ -71,7 +71,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// The sentence on another interface does not claim what is so of WSL's only.
+// On an interface other than loopback0, the sentence does not claim what holds only for
+// WSL's.
 func TestSentence(t *testing.T) {
 	for _, test := range []struct {
 		s    Snapshot

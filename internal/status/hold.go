@@ -7,27 +7,27 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// A Hold is what the holder tells, the process of "wslmirror hold". Its JSON form is an
-// interface, as that of a Snapshot.
+// A Hold is what the holder publishes, the process of "wslmirror hold". Its JSON form is an
+// interface, like that of a Snapshot.
 type Hold struct {
 	// Held are the ports that it holds for Windows, like 8080/tcp.
 	Held []string `json:"held"`
-	// Refused are those that it should hold and could not.
+	// Refused are the ports that it should hold and could not.
 	Refused []Refusal `json:"refused"`
 }
 
 // A Refusal is a port that could not be held.
 type Refusal struct {
 	Port string `json:"port"` // like 8080/tcp
-	// Windows says that it was Windows who refused, as far as one can tell.
+	// Windows says that, as far as the holder can tell, Windows refused the port.
 	Windows bool `json:"by_windows"`
-	// Reason is what the holder knows, in words.
+	// Reason is what the holder knows, as text.
 	Reason string `json:"reason"`
 }
 
 const holdName = "hold.json"
 
-// HoldDir is the runtime directory of the holder that belongs to the daemon that
+// HoldDir returns the runtime directory of the holder that belongs to the daemon that
 // publishes in dir.
 func HoldDir(dir string) string { return dir + "-hold" }
 
@@ -47,7 +47,7 @@ func WriteHold(dir string, h Hold) error {
 }
 
 // ReadHold reads what the holder has published in dir, a HoldDir. The error is
-// fs.ErrNotExist where no holder has.
+// fs.ErrNotExist if no holder has published there.
 func ReadHold(dir string) (h Hold, err error) {
 	b, err := read(dir, holdName)
 	if err != nil {
@@ -59,5 +59,5 @@ func ReadHold(dir string) (h Hold, err error) {
 	return h, nil
 }
 
-// RemoveHold takes it back.
+// RemoveHold removes what WriteHold published.
 func RemoveHold(dir string) error { return remove(dir, holdName) }

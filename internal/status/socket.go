@@ -13,29 +13,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The protocol of the socket: to connect is to ask the daemon to look at the
-// kernel again and to publish what it sees; when it has, it hangs up. Nothing
-// is ever sent. An ordinary user may not read the ruleset, and by this sees its
-// counters as they are now.
+// The protocol of the socket: a client connects, the daemon reads the kernel again and
+// publishes the result, and then it closes the connection. No data is ever sent. So
+// ordinary users, who may not read the ruleset, see its current counters.
 
 const (
-	// maxAsking bounds how many are served at the same time.
+	// maxAsking limits how many requests are handled at the same time.
 	maxAsking = 16
-	// askTimeout bounds how long one waits.
+	// askTimeout limits how long a request waits.
 	askTimeout = 2 * time.Second
 )
 
 // ErrInUse says that another daemon publishes in the same directory.
 var ErrInUse = errors.New("another wslmirror publishes there")
 
-// Serve makes the socket in dir and calls refresh for everybody who connects,
-// until ctx is done. refresh returns when a new snapshot has been written.
+// Serve creates the socket in dir and calls refresh for every client that connects, until
+// ctx is done. refresh returns when a new snapshot has been written.
 func Serve(ctx context.Context, dir string, refresh func(context.Context)) error {
 	path := filepath.Join(dir, socketName)
 	if Alive(dir) {
 		return ErrInUse
 	}
-	// What is left is of a daemon that was killed.
+	// A killed daemon leaves its socket.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -43,7 +42,7 @@ func Serve(ctx context.Context, dir string, refresh func(context.Context)) error
 	if err != nil {
 		return err
 	}
-	// To connect takes write permission on the socket (unix(7)).
+	// Connecting takes write permission on the socket (unix(7)).
 	if err := os.Chmod(path, 0o666); err != nil {
 		l.Close()
 		return err
@@ -61,7 +60,7 @@ func accept(ctx context.Context, l net.Listener, refresh func(context.Context)) 
 			return
 		}
 		if err != nil {
-			// Out of descriptors or memory. Whoever connects sees a timeout.
+			// Out of descriptors or memory. Clients time out.
 			select {
 			case <-ctx.Done():
 				return
@@ -70,7 +69,7 @@ func accept(ctx context.Context, l net.Listener, refresh func(context.Context)) 
 			continue
 		}
 		select {
-		case asking <- struct{}{}: // the others wait in the socket's backlog
+		case asking <- struct{}{}: // others wait in the socket's backlog
 		case <-ctx.Done():
 			conn.Close()
 			return
@@ -94,11 +93,11 @@ func Alive(dir string) bool {
 	return true
 }
 
-// ErrSilent says that there is a daemon but that it does not answer.
+// ErrSilent says that a daemon is there but does not answer.
 var ErrSilent = errors.New("the daemon does not answer")
 
-// Refresh has the daemon that publishes in dir publish anew. The error is
-// fs.ErrNotExist where no daemon is running and ErrSilent where one is hanging.
+// Refresh makes the daemon that publishes in dir publish again. The error is fs.ErrNotExist
+// if no daemon runs, and ErrSilent if it hangs.
 func Refresh(dir string) error {
 	conn, err := net.DialTimeout("unix", filepath.Join(dir, socketName), askTimeout)
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {

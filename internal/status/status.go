@@ -1,6 +1,5 @@
-// Package status is what the daemon tells everybody: a snapshot in a file that
-// any user may read, and a socket by which any user may have it brought up to
-// date.
+// Package status is what the daemon tells all users: a snapshot in a file that any user may
+// read, and a socket through which any user may request a new one.
 package status
 
 import (
@@ -29,105 +28,104 @@ const DefaultInterface = "loopback0"
 // A State is what the daemon is doing.
 type State string
 
-// The states.
 const (
 	Active  State = "active"  // the rule is in the kernel
 	Waiting State = "waiting" // there is no loopback0
-	Standby State = "standby" // another wslmirror in this VM serves
+	Standby State = "standby" // another wslmirror in this VM is active
 	Stopped State = "stopped" // no daemon is running here
-	Error   State = "error"   // the daemon fails, and tries again
+	Error   State = "error"   // the daemon fails, and retries
 )
 
-// Schema is the number of the Snapshot's JSON form. Under the same number fields are
-// added, never renamed or removed (docs/json.md).
+// Schema is the number of the Snapshot's JSON form. While it stays the same, fields are
+// added, but never renamed or removed (docs/json.md).
 const Schema = 1
 
 // A Snapshot is the state of the daemon at one moment. Its JSON form is an interface.
 type Snapshot struct {
-	// Schema is 0 if a daemon from before schema 1 has written it. Where it is written it
-	// is always Schema.
+	// Schema is 0 if a daemon older than schema 1 has written the snapshot. Write always
+	// sets it to Schema.
 	Schema int   `json:"schema"`
 	State  State `json:"state"`
 	// Reason says why the state is not active, if there is more to say.
 	Reason    string    `json:"reason,omitempty"`
 	Interface Interface `json:"interface"`
-	// Mode is WSL's networking mode as a word of netwatch.Mode, "" where that could not
-	// be read.
+	// Mode is WSL's networking mode, a value of netwatch.Mode; "" if it could not be read.
 	Mode string `json:"mode,omitempty"`
-	// Path is how a published port of an engine with a userland proxy should be
-	// reached: PathProxy or PathDirect.
+	// Path is the path that packets should take to a published port whose engine has a
+	// userland proxy: PathProxy or PathDirect.
 	Path  string `json:"path"`
 	Table Table  `json:"table"`
 	Rule  Rule   `json:"rule"`
-	// Directions are who is helped to reach whom. A daemon that is older has none.
+	// Directions are the directions of traffic that wslmirror supports. Older daemons have
+	// none.
 	Directions []Direction `json:"directions,omitempty"`
-	// Degraded is what an active daemon leaves out, because the kernel lacks what it
-	// needs. The daemon takes it on when the kernel has it.
+	// Degraded is what an active daemon leaves out because the kernel lacks what it needs.
+	// The daemon starts to do it as soon as the kernel has it.
 	Degraded []Lack `json:"degraded,omitempty"`
 	// Ports are the ports that container engines publish.
 	Ports []Port `json:"ports"`
-	// SourcePorts are the ports that WSL has reserved in Windows for connections
-	// of Linux, by its own masquerade rule; nil where there is no such rule.
+	// SourcePorts are the ports that WSL has reserved in Windows for connections from
+	// Linux, as its own masquerade rule says; nil if there is no such rule.
 	SourcePorts *PortRange `json:"reserved_in_windows,omitempty"`
 	Version     string     `json:"version"`
-	// PID is the daemon's, in its own PID namespace.
+	// PID is the daemon's process ID in its own PID namespace.
 	PID int `json:"pid,omitempty"`
-	// Since is when the state was entered, Updated when the kernel was last read.
+	// Since is when the state began, Updated when the kernel was last read.
 	Since   time.Time `json:"since,omitzero"`
 	Updated time.Time `json:"updated,omitzero"`
 }
 
-// An Interface is the link by which Windows' localhost traffic comes.
+// An Interface is the link on which Windows' localhost traffic arrives.
 type Interface struct {
 	Name    string `json:"name"`
 	Index   int    `json:"index"`
 	Present bool   `json:"present"`
 }
 
-// A Table names the nftables table and says whether this daemon has it in the
-// kernel.
+// A Table names the nftables table and says whether this daemon has installed it.
 type Table struct {
 	Family    string `json:"family"`
 	Name      string `json:"name"`
 	Installed bool   `json:"installed"`
 }
 
-// A Rule is the counter of our rules for Windows' localhost. A nat rule sees the first
-// packet of each flow, so that these packets are as many as connections.
+// A Rule is the counter of our rules for Windows' localhost. A nat rule sees only the first
+// packet of each flow, so the number of packets is the number of connections.
 type Rule struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }
 
-// A Direction is who is helped to reach whom.
+// A Direction is one direction of traffic: from which clients to which servers.
 type Direction struct {
 	Name   string `json:"name"`
 	Active bool   `json:"active"`
 	// Reason says why it is not active, or what it leaves out.
 	Reason string `json:"reason,omitempty"`
-	// Ports are those of ContainersToWindows, as in 8080/tcp.
+	// Ports are the ports of ContainersToWindows, like 8080/tcp.
 	Ports []string `json:"windows_ports,omitempty"`
-	// Connections are those that were counted; of ClosedPorts, those that were refused.
+	// Connections is how many connections were counted; for ClosedPorts, how many were
+	// refused.
 	Connections uint64 `json:"connections"`
 }
 
-// A Lack is what is left out, and for want of what.
+// A Lack is a feature that is left out, and the reason.
 type Lack struct {
-	Feature string `json:"feature"` // in words, like "closed ports"
+	Feature string `json:"feature"` // as text, like "closed ports"
 	Reason  string `json:"reason"`
-	// Fix is the commands that help. One that begins with "#" is for people.
+	// Fix are the commands that help. A line that begins with "#" is a comment for users.
 	Fix []string `json:"fix"`
 }
 
-// NoPorts is the Reason of ContainersToWindows where nobody has asked for it.
+// NoPorts is the Reason of ContainersToWindows if the user has named no port.
 const NoPorts = "--to-windows names no port"
 
 // The names of directions.
 const (
 	FromWindows         = "from-windows"          // to ports that containers publish
-	FromLinux           = "from-linux"            // the same on localhost
-	ClosedPorts         = "closed-ports"          // of 127.0.0.1 refuse Linux's clients
-	OwnAddress          = "own-address"           // from Linux to its address of the LAN
+	FromLinux           = "from-linux"            // to the same ports, on localhost
+	ClosedPorts         = "closed-ports"          // refusals for Linux's clients of 127.0.0.1
+	OwnAddress          = "own-address"           // from Linux to its own LAN address
 	ContainersToWindows = "containers-to-windows" // to servers on Windows' 127.0.0.1
 )
 
@@ -135,29 +133,29 @@ const (
 type Port struct {
 	Proto string `json:"proto"` // tcp or udp
 	Port  uint16 `json:"port"`
-	// Address is where it is published: 0.0.0.0 or 127.0.0.1.
+	// Address is the address on which it is published: 0.0.0.0 or 127.0.0.1.
 	Address string `json:"address"`
 	Target  string `json:"target"` // the container's address and port, if known
 	Engine  string `json:"engine"`
-	Path    string `json:"path"` // how a client of localhost reaches it
-	// Reason says why the path is not direct, where that is what the user chose.
+	Path    string `json:"path"` // the path from a client on localhost
+	// Reason says why the path is not direct, if the user chose that.
 	Reason string `json:"reason,omitempty"`
-	// Holder says by whose socket Windows learns of the port: "engine", "program",
-	// "wslmirror", "unknown", or "nobody". HolderReason says why by nobody's. The daemon
+	// Holder says whose socket announces the port to Windows: "engine", "program",
+	// "wslmirror", "unknown", or "nobody". HolderReason says why nobody's does. The daemon
 	// does not know; the commands add it.
 	Holder       string `json:"holder,omitempty"`
 	HolderReason string `json:"holder_reason,omitempty"`
 }
 
-// Excepted is the Reason of a Port for which nothing is done.
+// Excepted is the Reason of a Port that is left alone.
 const Excepted = "--except names it"
 
-// ByEngine reports whether an engine that is known by its name has published p. Other rules
-// that send a port elsewhere are called by table and chain (nft/ruleset/analysis.go).
+// ByEngine reports whether an engine that is known by name has published p. Other rules
+// that redirect a port are named by table and chain (nft/ruleset/analysis.go).
 func (p Port) ByEngine() bool { return !strings.Contains(p.Engine, " ") }
 
-// Proxied reports whether a proxy of the engine serves p. Of those whose ports take the path
-// PathProxy only Docker has one: systemd-nspawn, for example, has none.
+// Proxied reports whether an engine's proxy serves p. Among the engines whose ports take
+// PathProxy, only Docker has a proxy; systemd-nspawn, for example, has none.
 func (p Port) Proxied() bool { return p.Path == PathProxy && p.Engine == "docker" }
 
 // A PortRange is a range of ports, both ends inclusive.
@@ -169,7 +167,7 @@ type PortRange struct {
 // Contains reports whether port lies in r.
 func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
 
-// Size is how many ports r has; the zero PortRange has none.
+// Size returns the number of ports in r; 0 for the zero PortRange.
 func (r PortRange) Size() int {
 	if r == (PortRange{}) {
 		return 0
@@ -179,13 +177,13 @@ func (r PortRange) Size() int {
 
 // The paths of a Port.
 const (
-	PathDirect = "direct" // the kernel serves it, by a rule of ours
-	PathProxy  = "proxy"  // to whoever listens in Linux, as the engine's userland proxy does
-	PathKernel = "kernel" // the kernel serves it, by the rules of who published it
+	PathDirect = "direct" // the kernel serves it, by our rule
+	PathProxy  = "proxy"  // to the listener in Linux, like the engine's userland proxy
+	PathKernel = "kernel" // the kernel serves it, by the publisher's rules
 )
 
-// Sentence says in one line what the state means, for people. It says what was done,
-// and nothing that was not checked.
+// Sentence describes the state to users in one line. It says what was done, and nothing
+// that was not checked.
 func (s Snapshot) Sentence() string {
 	switch s.State {
 	case Active:
@@ -215,17 +213,17 @@ func (s Snapshot) Sentence() string {
 	}
 }
 
-// String is the state and its sentence.
+// String returns the state and its sentence.
 func (s Snapshot) String() string { return string(s.State) + ": " + s.Sentence() }
 
 const (
 	fileName   = "status.json"
 	socketName = "wslmirror.sock"
-	// maxSize is far more than any snapshot has. A larger file is not ours.
+	// maxSize is far more than any snapshot needs. A larger file is not ours.
 	maxSize = 8 << 20
 )
 
-// Write publishes s in dir. Readers see the old file or the new one.
+// Write publishes s in dir. Readers see either the old file or the new one.
 func Write(dir string, s Snapshot) error {
 	b, err := encode(s)
 	if err != nil {
@@ -240,7 +238,7 @@ func write(dir, name string, b []byte) error {
 		return err
 	}
 	_, err = f.Write(b)
-	// The umask of a service is 0022 or stricter, and any user may read this.
+	// A service's umask is 0022 or stricter, and any user may read this file.
 	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
@@ -250,14 +248,14 @@ func write(dir, name string, b []byte) error {
 func encode(s Snapshot) ([]byte, error) {
 	s.Schema = Schema
 	if s.Ports == nil {
-		s.Ports = []Port{} // an empty list, never null
+		s.Ports = []Port{} // never null
 	}
 	b, err := json.MarshalIndent(s, "", "  ")
 	return append(text.JSON(b), '\n'), err
 }
 
 func decode(b []byte) (s Snapshot, err error) {
-	// Of another schema anything may be different.
+	// In another schema any field may be different.
 	var is struct{ Schema int }
 	if err := json.Unmarshal(b, &is); err != nil {
 		return Snapshot{}, err
@@ -277,21 +275,21 @@ func decode(b []byte) (s Snapshot, err error) {
 	return s, nil
 }
 
-// A SchemaError says that a daemon has published what this program does not understand,
-// because it is another version.
+// A SchemaError says that a daemon has published a snapshot that this program does not
+// understand, because the daemon is another version.
 type SchemaError struct{ Schema int }
 
 func (e *SchemaError) Error() string {
 	return fmt.Sprintf("the daemon publishes schema %d, and this program knows %d: the two are of different versions", e.Schema, Schema)
 }
 
-// create makes a new file beside the snapshot. Nothing that others may have put
-// there under its name is opened or followed.
+// create creates a new file beside the snapshot. If others have put something there under
+// its name, create does not open or follow it.
 func create(dir, name string) (*os.File, string, error) {
 	tmp := filepath.Join(dir, "."+name+".new")
 	open := func() (*os.File, error) { return os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) }
 	f, err := open()
-	if errors.Is(err, fs.ErrExist) { // of a daemon that was killed
+	if errors.Is(err, fs.ErrExist) { // left by a killed daemon
 		if err := os.Remove(tmp); err != nil {
 			return nil, "", err
 		}
@@ -300,7 +298,7 @@ func create(dir, name string) (*os.File, string, error) {
 	return f, tmp, err
 }
 
-// Remove takes the snapshot back. That there is none is not an error.
+// Remove removes the snapshot. If there is none, that is not an error.
 func Remove(dir string) error { return remove(dir, fileName) }
 
 func remove(dir, name string) error {
@@ -310,8 +308,7 @@ func remove(dir, name string) error {
 	return nil
 }
 
-// Read reads the snapshot in dir. The error is fs.ErrNotExist where there is
-// none.
+// Read reads the snapshot in dir. The error is fs.ErrNotExist if there is none.
 func Read(dir string) (Snapshot, error) {
 	b, err := read(dir, fileName)
 	if err != nil {
@@ -329,7 +326,8 @@ func Read(dir string) (Snapshot, error) {
 
 func read(dir, name string) ([]byte, error) {
 	path := filepath.Join(dir, name)
-	// The directory may not be what it seems: follow no link, hang on no pipe.
+	// Another user may have created the directory: follow no link, and do not block on a
+	// pipe.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("%s is a link, not a snapshot", path)

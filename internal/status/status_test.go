@@ -37,7 +37,7 @@ var example = Snapshot{
 
 func TestWriteThenRead(t *testing.T) {
 	dir := t.TempDir()
-	old := unix.Umask(0o077) // of a strict service
+	old := unix.Umask(0o077) // as in a strict service
 	err := Write(dir, example)
 	unix.Umask(old)
 	if err != nil {
@@ -62,7 +62,7 @@ func TestWriteThenRead(t *testing.T) {
 	}
 }
 
-// The names of the fields are an interface.
+// The field names are an interface.
 func TestFieldNames(t *testing.T) {
 	dir := t.TempDir()
 	s := example
@@ -124,8 +124,8 @@ func TestReadRefusesADevice(t *testing.T) {
 	}
 }
 
-// What others have put where the new file is made is neither written to nor waited
-// for.
+// Write neither writes to nor waits for something that others have put in the place of the
+// new file.
 func TestWriteFollowsNothing(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "outside")
 	for name, put := range map[string]func(path string) error{
@@ -169,11 +169,11 @@ func FuzzDecode(f *testing.F) {
 		if s.Sentence() == "" {
 			t.Error("no sentence")
 		}
-		// What was read can be published, and then is the same for programs.
+		// A snapshot that was read can be published again, and its JSON form is the same.
 		s.Schema = Schema
 		b, err = encode(s)
 		if err != nil {
-			return // a time that JSON has no form for
+			return // a time without a JSON form
 		}
 		if again, err := decode(b); err != nil || !reflect.DeepEqual(again, s) {
 			t.Errorf("%+v is %+v when read again, %v", s, again, err)
@@ -212,7 +212,7 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-// A daemon that was killed leaves its socket; the next one takes its place.
+// A killed daemon leaves its socket; the next one replaces it.
 func TestServeAfterACrash(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, socketName), Net: "unix"})
@@ -232,7 +232,7 @@ func TestServeAfterACrash(t *testing.T) {
 	}
 }
 
-// A daemon that hangs accepts nothing, and the kernel connects all the same.
+// A daemon that hangs accepts nothing, but the kernel still completes the connection.
 func TestRefreshOfAHangingDaemon(t *testing.T) {
 	labtest.NeedTime(t)
 	t.Parallel()
@@ -247,7 +247,7 @@ func TestRefreshOfAHangingDaemon(t *testing.T) {
 	}
 }
 
-// However many ask, few are served at the same time, and nobody waits for ever.
+// However many clients connect, few are served at the same time, and none waits forever.
 func TestServeBounds(t *testing.T) {
 	dir := t.TempDir()
 	var now, most atomic.Int32

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -79,7 +80,11 @@ func (d Debian) extract(dir string) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(apt, "sources.list"), []byte(d.sources()), 0o644); err != nil {
+	sources := d.sources()
+	if sources == "" {
+		return errors.New("apt knows no mirror of Debian on this machine: run apt-get update")
+	}
+	if err := os.WriteFile(filepath.Join(apt, "sources.list"), []byte(sources), 0o644); err != nil {
 		return err
 	}
 	run := func(program string, args ...string) (string, error) {
@@ -136,9 +141,6 @@ func (d Debian) extract(dir string) error {
 func (d Debian) sources() string {
 	suite, backports := strings.CutSuffix(d.Suite, "-backports")
 	lines := lab.AptSources(suite)
-	if len(lines) == 0 {
-		lines = []string{"deb http://deb.debian.org/debian " + suite + " main"}
-	}
 	var b strings.Builder
 	for _, line := range lines {
 		line = strings.Replace(line, "deb ", "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ", 1)

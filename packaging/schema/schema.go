@@ -1,5 +1,5 @@
-// Package schema has the JSON Schemas of the documents that wslmirror prints, for tests.
-// The packages install them.
+// Package schema contains the JSON Schemas of the documents that wslmirror prints, for
+// tests. The packages install them.
 package schema
 
 import "embed"
