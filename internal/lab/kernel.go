@@ -7,7 +7,19 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
+
+// KernelBefore reports whether this machine's kernel is older than that version.
+func KernelBefore(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var has [2]int
+	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &has[0], &has[1])
+	return has[0] < major || has[0] == major && has[1] < minor
+}
 
 // A part is something of the kernel that a bench needs.
 type part struct {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -37,15 +38,19 @@ func (d Debian) Get() (k Kernel, err error) {
 	return k, k.find()
 }
 
-// find finds the image in the folder.
+// find finds the image in the folder, and the release. Debian has moved the image since 13.
 func (k *Kernel) find() error {
-	images, err := filepath.Glob(filepath.Join(k.dir, "boot/vmlinuz-*"))
-	if err != nil || len(images) != 1 {
-		return fmt.Errorf("%d kernels in %s", len(images), k.dir)
+	releases, err := filepath.Glob(filepath.Join(k.dir, "lib/modules/*"))
+	if err != nil || len(releases) != 1 {
+		return fmt.Errorf("%d folders of modules in %s, %v", len(releases), k.dir, err)
 	}
-	k.image = images[0]
-	k.Name = strings.TrimPrefix(filepath.Base(k.image), "vmlinuz-")
-	return nil
+	k.Name = filepath.Base(releases[0])
+	for _, k.image = range []string{filepath.Join(k.dir, "boot/vmlinuz-"+k.Name), filepath.Join(releases[0], "vmlinuz")} {
+		if _, err = os.Stat(k.image); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // fetch gets the kernel's image and its modules.
@@ -53,26 +58,29 @@ func (d Debian) fetch(dir string) error {
 	if err := d.extract(dir); err != nil {
 		return err
 	}
-	releases, err := filepath.Glob(filepath.Join(dir, "lib/modules/*"))
-	if err == nil && len(releases) == 0 { // since Debian 13
-		if err = os.Rename(filepath.Join(dir, "usr/lib"), filepath.Join(dir, "lib")); err == nil {
-			releases, err = filepath.Glob(filepath.Join(dir, "lib/modules/*"))
+	// Where the folders of the system are merged already, as in Debian 13.
+	if usr := filepath.Join(dir, "usr/lib"); exists(filepath.Join(usr, "modules")) {
+		if err := os.Rename(usr, filepath.Join(dir, "lib")); err != nil {
+			return err
 		}
 	}
-	if err != nil || len(releases) != 1 {
-		return fmt.Errorf("%d folders of modules in %s, %v", len(releases), d.Package, err)
+	k := Kernel{dir: dir}
+	if err := k.find(); err != nil {
+		return err
 	}
-	if out, err := exec.Command("depmod", "-b", dir, filepath.Base(releases[0])).CombinedOutput(); err != nil {
+	if out, err := exec.Command("depmod", "-b", dir, k.Name).CombinedOutput(); err != nil {
 		return fmt.Errorf("depmod: %w: %s", err, out)
 	}
 	return os.RemoveAll(filepath.Join(dir, "usr"))
 }
 
-// extract has apt download the package, or the one with a kernel on which it depends, and
-// extracts it. The apt is one that knows nothing but the suite, so that nothing of this
-// machine changes.
+// parts are the names of packages with a kernel, or with a part of one.
+var parts = regexp.MustCompile(`\blinux-(image|binary|modules)-\S+`)
+
+// extract has apt download the package and those parts on which it depends, and extracts
+// them. The apt is one that knows nothing but the suite, so that nothing of this machine
+// changes.
 func (d Debian) extract(dir string) error {
-	const kind = "linux-image-"
 	fmt.Fprintf(os.Stderr, "vm: fetching %s of Debian %s, once\n", d.Package, d.Suite)
 	apt := filepath.Join(dir, "apt")
 	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
@@ -109,25 +117,30 @@ func (d Debian) extract(dir string) error {
 	if _, err := run("apt-get", "update", "-qq"); err != nil {
 		return err
 	}
-	real := d.Package
-	out, err := run("apt-cache", "depends", "--important", d.Package)
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(out) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "+kind); ok {
-			real = kind + name
+	// One package depends on the next, until there are an image and modules.
+	all := []string{d.Package}
+	for i := 0; i < len(all); i++ {
+		out, err := run("apt-cache", "depends", "--important", all[i])
+		if err != nil {
+			return err
+		}
+		for _, name := range parts.FindAllString(out, -1) {
+			if !slices.Contains(all, name) {
+				all = append(all, name)
+			}
 		}
 	}
-	if _, err := run("apt-get", "download", "-qq", real); err != nil {
+	if _, err := run("apt-get", append([]string{"download", "-qq"}, all...)...); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("%d packages after apt-get download %s", len(debs), real)
+	if err != nil {
+		return err
 	}
-	if out, err := exec.Command("dpkg-deb", "--extract", debs[0], dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("extract %s: %w: %s", real, err, out)
+	for _, deb := range debs {
+		if out, err := exec.Command("dpkg-deb", "--extract", deb, dir).CombinedOutput(); err != nil {
+			return fmt.Errorf("extract %s: %w: %s", deb, err, out)
+		}
 	}
 	for _, gone := range append(debs, apt) {
 		if err := os.RemoveAll(gone); err != nil {
@@ -169,7 +182,7 @@ func (k Kernel) addModules(root *Tree, without []string) error {
 	}
 	for _, folder := range folders {
 		at := filepath.Join(base, "kernel", folder)
-		if _, err := os.Stat(filepath.Join(k.dir, at)); err != nil {
+		if !exists(filepath.Join(k.dir, at)) {
 			continue // a kernel without
 		}
 		if err := root.Copy(at, filepath.Join(k.dir, at)); err != nil {
@@ -191,4 +204,9 @@ func onThread(run func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	return run()
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

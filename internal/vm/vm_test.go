@@ -4,9 +4,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,11 +27,12 @@ var every = os.Getenv("WSLMIRROR_KERNELS") == "all"
 // How much longer than on a machine that is not emulated a job may take.
 const (
 	slow   = "WSLMIRROR_SLOW=3" // which is how long what has no answer takes, too
-	slower = "WSLMIRROR_SLOW=10"
+	slower = "WSLMIRROR_SLOW=30"
 )
 
 // A boot is a machine, and what is to be seen there.
 type boot struct {
+	name    string
 	from    vm.Debian
 	without []string
 	jobs    []work
@@ -111,7 +114,7 @@ var all = []string{"has all that wslmirror uses", "No fault found", "container"}
 
 // lacking is what is seen where a kernel lacks a module.
 func lacking(module string, left ...string) boot {
-	return boot{linux612, []string{module}, []work{inWSL("doctor", "serve", append(left, "it lacks what these need", "modprobe", module, "No fault found", "container")...)}}
+	return boot{"commands", linux612, []string{module}, []work{inWSL("doctor", "serve", append(left, "it lacks what these need", "modprobe", module, "No fault found", "container")...)}}
 }
 
 // needs is a demo that cannot be, and says why.
@@ -123,28 +126,31 @@ func needs(name, module string) work {
 
 func boots() []boot {
 	if !every {
-		return []boot{{linux61, nil, smoke}, {linux612, nil, smoke}}
+		return []boot{{"commands", linux61, nil, smoke}, {"commands", linux612, nil, smoke}}
 	}
-	var jobs []work
+	var commands, tests []work
 	for _, m := range lab.Modes {
-		jobs = append(jobs, demo(m))
+		commands = append(commands, demo(m))
 	}
-	jobs = append(jobs, inWSL("doctor", "serve", all...), inWSL("trace", "trace", "WSLPREROUTING dnat to 127.0.0.1:8080", "From Linux to port 9000/tcp"),
-		work{Job: job.Job{Name: "chaos 100", Args: []string{"mirrorlab", "chaos", "--steps", "100"}, Env: []string{slower}}})
+	commands = append(commands, inWSL("doctor", "serve", all...), inWSL("trace", "trace", "WSLPREROUTING dnat to 127.0.0.1:8080", "From Linux to port 9000/tcp"))
+	chaos := []work{{Job: job.Job{Name: "chaos 100", Args: []string{"mirrorlab", "chaos", "--steps", "100"}, Env: []string{slower}}}}
 	for _, pkg := range packages {
-		jobs = append(jobs, work{Job: job.Job{
+		tests = append(tests, work{Job: job.Job{
 			Name: "tests of " + pkg, Dir: "/src/" + pkg, Args: []string{"./test", "-test.timeout=1h"}, Env: []string{"CI=1", slower},
 		}})
 	}
-	return []boot{
-		{linux61, nil, jobs}, {linux612, nil, jobs}, {newest, nil, jobs},
-		{tooOld, nil, []work{inWSL("refusal", "refuse", "no table ownership", "kernel")}},
+	var list []boot
+	for _, from := range []vm.Debian{linux61, linux612, newest} {
+		list = append(list, boot{"commands", from, nil, commands}, boot{"tests", from, nil, tests}, boot{"chaos", from, nil, chaos})
+	}
+	return append(list, []boot{
+		{"commands", tooOld, nil, []work{inWSL("refusal", "refuse", "no table ownership", "kernel")}},
 		lacking("nft_ct", "localhost from Linux", "closed ports", "containers to Windows"),
-		{linux612, []string{"nft_masq"}, []work{needs("demo", "nft_masq")}},
+		{"commands", linux612, []string{"nft_masq"}, []work{needs("demo", "nft_masq")}},
 		lacking("nft_reject", "closed ports"),
 		lacking("nf_conntrack_netlink", "flows that began before"),
-		{linux612, unknownToWSL, jobs[:len(lab.Modes)+2]},
-	}
+		{"commands", linux612, unknownToWSL, commands},
+	}...)
 }
 
 // packages are those whose tests run on each kernel.
@@ -158,14 +164,14 @@ func TestKernels(t *testing.T) {
 	rows := make([]string, len(all))
 	t.Run("boot", func(t *testing.T) {
 		for i, b := range all {
-			t.Run(fmt.Sprintf("%v without %v", b.from, b.without), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s of %v without %v", b.name, b.from, b.without), func(t *testing.T) {
 				t.Parallel()
 				rows[i] = b.run(t, root)
 			})
 		}
 	})
 	if every && *update {
-		writeTable(t, "| kernel | without | ran | result | seconds |\n|---|---|---|---|--:|\n"+strings.Join(rows, ""))
+		writeTable(t, strings.Join(rows, ""))
 	}
 }
 
@@ -303,8 +309,12 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// writeTable puts the table between its marks.
-func writeTable(t *testing.T, table string) {
+// tableHead is what is above the rows of the table.
+const tableHead = "| kernel | without | ran | result | seconds |\n|---|---|---|---|--:|\n"
+
+// writeTable puts the rows into the table between its marks. What was not booted this
+// time stays.
+func writeTable(t *testing.T, rows string) {
 	t.Helper()
 	repo, err := labtest.Root()
 	if err != nil {
@@ -317,11 +327,22 @@ func writeTable(t *testing.T, table string) {
 	}
 	const begin, end = "<!-- make vm -->\n", "<!-- end -->"
 	before, rest, ok := strings.Cut(string(b), begin)
-	_, after, ok2 := strings.Cut(rest, end)
+	old, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		t.Fatalf("%s has no %q and %q", path, begin, end)
 	}
-	if err := os.WriteFile(path, []byte(before+begin+table+end+after), 0o644); err != nil {
+	// What ran where, without the result.
+	key := func(row string) string { return strings.Join(strings.SplitN(row, "|", 5)[:4], "|") }
+	all := map[string]string{}
+	for row := range strings.Lines(strings.TrimPrefix(old, tableHead) + rows) {
+		all[key(row)] = row
+	}
+	var table strings.Builder
+	table.WriteString(tableHead)
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		table.WriteString(all[k])
+	}
+	if err := os.WriteFile(path, []byte(before+begin+table.String()+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -101,6 +101,7 @@ func (w *world) forgeInVain() error {
 	if !w.serving() {
 		return nil
 	}
+	w.forger.reset() // on a slow machine, what was forged while there was no daemon may come late
 	if err := w.forge(); err != nil {
 		return err
 	}
