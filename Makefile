@@ -27,7 +27,7 @@ quick: lint ## the tests that need no root, in less than a minute
 
 .PHONY: test
 test: deps lint ## all tests (root); installs the Debian packages they need
-	$(GO) test -race -vet=off -timeout 25m ./...
+	$(GO) test -race -vet=off -timeout 60m ./...
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, actionlint
