@@ -179,8 +179,8 @@ func statusOutputs(t *testing.T) (list []output) {
 		s.State, s.Directions = status.Active, slices.Clone(s.Directions)
 		s.Directions[1] = status.Direction{Name: status.FromLinux, Reason: reason}
 		s.Degraded = []status.Lack{
-			{Feature: "localhost from Linux", Reason: reason, Fix: []string{"sudo modprobe -a nft_ct nft_masq", "wsl.exe --update   # if there is no such module"}},
-			{Feature: "flows that began before", Reason: "this kernel lacks nf_conntrack_netlink", Fix: []string{"sudo modprobe -a nf_conntrack_netlink", "wsl.exe --update   # if there is no such module"}},
+			{Feature: "localhost from Linux", Reason: reason, Fix: []string{"sudo modprobe -a nft_ct nft_masq", "wsl.exe --update   # if the module does not exist"}},
+			{Feature: "reset of earlier connections", Reason: "this kernel lacks nf_conntrack_netlink", Fix: []string{"sudo modprobe -a nf_conntrack_netlink", "wsl.exe --update   # if the module does not exist"}},
 		}
 	})
 	add("waiting: the mode is NAT", func(s *status.Snapshot, at *surroundings) {

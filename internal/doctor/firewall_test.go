@@ -210,7 +210,7 @@ func TestOwnedTable(t *testing.T) {
 	defer owner.Close()
 	o := seenOn(t, b.WSL)
 	c := run(o, "input")
-	if c.Verdict != Fault || !strings.HasPrefix(c.Do, "# have the program that owns the table ip theirs accept it\nsudo nft list table ip theirs") {
+	if c.Verdict != Fault || !strings.HasPrefix(c.Do, "# let the program that owns the table ip theirs accept it\nsudo nft list table ip theirs") {
 		t.Errorf("%+v", c)
 	}
 	onlyCause(t, o, c)

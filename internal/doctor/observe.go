@@ -204,7 +204,7 @@ func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) 
 	n := o.Net.Value
 	unread := ""
 	if len(o.Legacy.Value) > 0 {
-		unread = "iptables-legacy has rules, which are not read here: " + strings.Join(o.Legacy.Value, ", ")
+		unread = "iptables-legacy contains rules, which wslmirror does not read: " + strings.Join(o.Legacy.Value, ", ")
 	}
 	return &trace.Observation{
 		Unread: unread, Link: o.Iface, Links: n.Links, Prefixes: n.Prefixes, Rules: n.Rules,

@@ -159,7 +159,7 @@ func TestDoctorAsOrdinaryUser(t *testing.T) {
 		}
 	}
 	got.sees(t, "wsl-chains", doctor.Unknown, "only root may read the ruleset")
-	if out, _ = diagnoseAs(); !strings.Contains(out, "with sudo it sees more") {
+	if out, _ = diagnoseAs(); !strings.Contains(out, "(sudo shows more)") {
 		t.Error(out)
 	}
 }

@@ -24,15 +24,15 @@ func (f *forecast) ask() {
 	case q.From == Linux:
 	case in.Index == 0:
 		f.hop(Hop{Kind: Arrives, Link: in.Name, Verdict: "none", Sure: true})
-		f.stop(map[Client]string{Windows: f.Link + " is not there", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
+		f.stop(map[Client]string{Windows: f.Link + " does not exist", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
 		return
 	case q.From != Container && !q.Suppose && !f.announced(q.Port):
 		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: to.String(), Sure: true})
 		if f.NoUDP && q.Port.Proto == unix.IPPROTO_UDP {
-			f.unknown("this kernel does not list the sockets of UDP")
+			f.unknown("this kernel does not list UDP sockets")
 			return
 		}
-		f.stop(fmt.Sprintf("nobody in Linux has bound %s so that Windows hears of it, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
+		f.stop(fmt.Sprintf("no socket in Linux announces %s to Windows, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
 		return
 	}
 	f.exchange(q.From, in, src, to, q.Port.Proto)
@@ -149,7 +149,7 @@ func (p *packet) meets(e end) bool {
 	h := p.hop(Hop{Kind: AtSocket, To: at.String(), Verdict: "none", Sure: true})
 	if f.NoUDP && p.port.Proto == unix.IPPROTO_UDP {
 		h.Sure, h.Verdict = false, "unknown"
-		f.doubt("this kernel does not list the sockets of UDP")
+		f.doubt("this kernel does not list UDP sockets")
 		return true
 	}
 	l, found := listener(f.Listeners, p.port, p.dst)
@@ -174,17 +174,17 @@ func (p *packet) meets(e end) bool {
 	})
 	switch {
 	case i < 0 && f.Hidden.Has(p.port) && !p.proxied:
-		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
+		f.doubt(fmt.Sprintf("%s may be the proxy of an unknown container", who(l)))
 		return true
 	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To.IsValid() && f.local(f.Published[i].To.Addr()) || p.proxied:
 		f.trace.Why = "answered by " + who(l)
 		return true
 	case f.Published[i].EngineServed:
 		h.Verdict, h.Sure = "hold", false
-		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
+		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it with rules, which the packet did not match", who(l)))
 		return true
 	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood:
-		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
+		f.doubt(fmt.Sprintf("%s may be the proxy of an unknown container", who(l)))
 		return true
 	}
 	h.Verdict = "proxy"
@@ -200,17 +200,17 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	h := p.hop(Hop{Kind: InsideHost, Link: e.link.Name, To: at.String(), Verdict: "unknown"})
 	if p.src.IsLoopback() || p.src == p.dst {
 		h.Verdict, h.Sure = "martian", true
-		return f.stop(fmt.Sprintf("it keeps the source %s, so that the container sends its answer to itself", p.src), f.startUs()...)
+		return f.stop(fmt.Sprintf("it keeps the source %s, so the container sends its answer to itself", p.src), f.startUs()...)
 	}
 	if l, _ := f.bridge(p.src); l.Index == e.link.Index && p.one.Flow.To != p.one.Flow.Dst {
-		f.doubt("both containers are on " + l.Name + ", and the answer may go past this machine's translation")
+		f.doubt("both containers are on " + l.Name + ", so the answer may bypass NAT on this machine")
 	}
 	inside, err := f.Inside(at.Addr())
 	switch {
 	case errors.Is(err, ErrSupposed):
 		return true
 	case err != nil:
-		f.doubt(fmt.Sprintf("whether somebody listens on %s is not seen: %v", at, err))
+		f.doubt(fmt.Sprintf("cannot see whether a program listens on %s: %v", at, err))
 		return true
 	}
 	h.Sure = true
@@ -233,13 +233,13 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	}
 	switch {
 	case len(own) > 0:
-		return f.stop(fmt.Sprintf("the container listens on its own %s only, not on %s", strings.Join(own, ", "), at),
-			fmt.Sprintf("# have the program in the container listen on 0.0.0.0:%d", p.port.Number))
+		return f.stop(fmt.Sprintf("the container listens only on its own %s, not on %s", strings.Join(own, ", "), at),
+			fmt.Sprintf("# let the program in the container listen on 0.0.0.0:%d", p.port.Number))
 	case len(others) > 0:
 		return f.stop(fmt.Sprintf("the container does not listen on %s, but on %s", p.port, strings.Join(others, ", ")),
 			fmt.Sprintf("# publish that port instead: --publish %d:%s", f.question.Port.Number, others[0]))
 	}
-	return f.stop(fmt.Sprintf("nobody in the container listens on %s", at), "# start the program in the container")
+	return f.stop(fmt.Sprintf("no program in the container listens on %s", at), "# start the program in the container")
 }
 
 // listener is the socket that takes a packet to an address.
@@ -266,7 +266,7 @@ func who(l ports.Listener) string {
 // Who names the program of a socket.
 func (h Hop) Who() string {
 	if h.PID == 0 {
-		return "a program that is not seen"
+		return "an unknown program"
 	}
 	return fmt.Sprintf("%s (%d)", h.Program, h.PID)
 }
@@ -277,13 +277,13 @@ func (f *forecast) instead(port ruleset.Port) string {
 		switch {
 		case l.Proto != port.ProtoName() || l.Addr.Port() != port.Number:
 		case l.MPTCP:
-			return fmt.Sprintf("; %s listens by MPTCP, of which Windows never learns", who(l))
+			return fmt.Sprintf("; %s listens with MPTCP, which Windows never sees", who(l))
 		case l.Bound:
-			return fmt.Sprintf("; %s has bound it, and does not listen", who(l))
+			return fmt.Sprintf("; %s has bound it, but does not listen", who(l))
 		case !l.TakesIPv4():
-			return fmt.Sprintf("; %s listens for IPv6 only", who(l))
+			return fmt.Sprintf("; %s listens only on IPv6", who(l))
 		default:
-			return fmt.Sprintf("; %s listens on %s only", who(l), l.Addr.Addr())
+			return fmt.Sprintf("; %s listens only on %s", who(l), l.Addr.Addr())
 		}
 	}
 	return ""
@@ -318,13 +318,13 @@ var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
 func (f *forecast) accept(h Hop, words string) []string {
 	family, table, _ := strings.Cut(h.Table, " ")
 	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
-		return []string{"sudo nft list ruleset   # and have it let the packet pass"}
+		return []string{"sudo nft list ruleset   # find the rule, and let it accept the packet"}
 	}
 	at := ""
 	if h.Handle != 0 {
 		at = fmt.Sprintf(" position %d", h.Handle)
 	}
-	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# also add it where the firewall loads its rules, for example /etc/nftables.conf"}
 }
 
 // words are the matches of a rule for the packet, and for those like it.

@@ -148,22 +148,22 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 			p.f.trace.Hops = p.f.trace.Hops[:p.masked+1]
 			h := p.f.trace.Hops[p.masked]
 			p.f.stopped = p.unmask
-			return e, p.f.stop(fmt.Sprintf("%s %s gives it another source than 127.0.0.1, so that the answer finds no way back", h.Table, h.Chain),
+			return e, p.f.stop(fmt.Sprintf("%s %s changes its source 127.0.0.1, so the answer cannot return", h.Table, h.Chain),
 				p.f.accept(h, p.unmask.words)...)
 		}
 		return end{out, true}, true
 	case !p.one.Reply && !p.f.announced(p.port):
 		p.hop(Hop{Kind: AtWindows, Verdict: "take", Sure: true})
 		if !p.f.question.Suppose {
-			p.f.doubt(fmt.Sprintf("nobody in Linux has %s, so it goes to Windows; who listens there is not seen here", p.port))
+			p.f.doubt(fmt.Sprintf("no socket in Linux uses %s, so it goes to Windows; whether a program listens there is unknown", p.port))
 		}
 		return end{out, true}, true
 	case flow.From != flow.Src || flow.To != flow.Dst:
 		p.f.astray = true
-		return e, p.f.unknown("Windows sends it back, and conntrack does not know it again after its translation")
+		return e, p.f.unknown("Windows sends it back, and conntrack does not recognize it after NAT")
 	}
 	if p.turns++; p.turns > 2 {
-		return e, p.f.stop("it goes round between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
+		return e, p.f.stop("it loops between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	}
 	p.hop(Hop{Kind: AtWindows, Verdict: "return", Sure: true})
 	p.one.Mark = ruleset.Mark{} // which has not left Linux
@@ -198,15 +198,15 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 		p.hop(h)
 		switch {
 		case !s.Sure && s.Does == ruleset.Drops:
-			p.f.doubt(fmt.Sprintf("%s may drop it: this rule depends on more than trace knows", where))
+			p.f.doubt(fmt.Sprintf("%s may drop it: its rule depends on facts that trace does not know", where))
 		case !s.Sure:
-			p.f.doubt(fmt.Sprintf("%s may change or send it elsewhere: this rule depends on more than trace knows", where))
+			p.f.doubt(fmt.Sprintf("%s may change it or send it elsewhere: its rule depends on facts that trace does not know", where))
 			p.f.astray = true
 		case s.Does == ruleset.Drops:
 			p.f.stopped = at(s)
 			fix := p.f.accept(h, p.f.stopped.words)
 			if s.Owned {
-				fix = []string{fmt.Sprintf("# have the program that owns the table %s accept it", h.Table)}
+				fix = []string{fmt.Sprintf("# let the program that owns the table %s accept it", h.Table)}
 				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
 					fix = append(fix, fmt.Sprintf("sudo nft list table %s   # the first line names it", h.Table))
 				}
@@ -262,7 +262,7 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		q.Port = p.port.Number
 	}
 	if p.one.Mark.Unknown && slices.ContainsFunc(p.f.Rules, func(r netwatch.Rule) bool { return r.Mask != 0 }) {
-		p.f.doubt("its mark is not known, and ip rules look at it")
+		p.f.doubt("its mark is unknown, and ip rules match on it")
 		p.f.astray = true
 	}
 	a, err := p.f.Route(q)
@@ -309,7 +309,7 @@ func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why str
 		if l.Name == f.Link {
 			fix = []string{fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.route_localnet=1", text.Word(l.Name))}
 		}
-		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name), fix
+		return fmt.Sprintf("packets for 127.0.0.0/8 cannot pass %s (route_localnet is off)", l.Name), fix
 	}
 	fix = []string{"sudo wslmirror doctor"}
 	if l, at := f.bridge(dst); l.Present() {

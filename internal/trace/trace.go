@@ -202,7 +202,7 @@ func PlaceOf(p ruleset.Place) Place { return Place{p.Family() + " " + p.Table(),
 func (o *Observation) ask(q Question, passed map[passage]bool) *forecast {
 	f := &forecast{Observation: o, question: q, passed: passed, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
 	if o.Follow == nil {
-		f.doubt("only root may read the rules (run with sudo)")
+		f.doubt("only root can read the rules (run with sudo)")
 	} else if o.Unread != "" {
 		f.doubt(o.Unread)
 	}

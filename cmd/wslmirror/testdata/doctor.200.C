@@ -13,7 +13,7 @@ $ wslmirror doctor
 [ok]          table-127   127.0.0.1 via 169.254.73.249 on loopback0, and the neighbour of that is permanent
 Not applicable here: podman
 
-1 fault, 1 warning, 1 unknown, 2 ok: with sudo it sees more
+1 fault, 1 warning, 1 unknown, 2 ok (sudo shows more)
 More on each check: https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md
 
 #### outside WSL

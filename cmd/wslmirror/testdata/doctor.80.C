@@ -17,7 +17,7 @@ $ wslmirror doctor
                           neighbour of that is permanent
 Not applicable here: podman
 
-1 fault, 1 warning, 1 unknown, 2 ok: with sudo it sees more
+1 fault, 1 warning, 1 unknown, 2 ok (sudo shows more)
 More on each check: https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md
 
 #### outside WSL
