@@ -158,7 +158,7 @@ func TestDoctorAsOrdinaryUser(t *testing.T) {
 			t.Errorf("want %s: %+v", want, c)
 		}
 	}
-	got.sees(t, "wsl-chains", doctor.Unknown, "only root may read the ruleset")
+	got.sees(t, "wsl-chains", doctor.Unknown, "only root can read the ruleset")
 	if out, _ = diagnoseAs(); !strings.Contains(out, "(sudo shows more)") {
 		t.Error(out)
 	}

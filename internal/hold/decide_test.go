@@ -57,7 +57,7 @@ func TestDecide(t *testing.T) {
 		"on both families":            {active(port()), []sockdiag.Socket{socket("tcp", listens, "[::]:8080")}, "[]", "[8080/tcp]"},
 		"the same in consomme":        {in(consomme, active(port())), []sockdiag.Socket{socket("tcp", listens, "[::]:8080")}, "[8080/tcp]", "[]"},
 		"on IPv6 alone":               {active(port()), []sockdiag.Socket{socket("tcp", listens, "[::]:8080", onlyV6)}, "[8080/tcp]", "[]"},
-		"listens with MPTCP":                    {active(port()), []sockdiag.Socket{socket("tcp", listens, "0.0.0.0:8080", mptcp)}, "[8080/tcp]", "[]"},
+		"by MPTCP":                    {active(port()), []sockdiag.Socket{socket("tcp", listens, "0.0.0.0:8080", mptcp)}, "[8080/tcp]", "[]"},
 		"on another port":             {active(port()), []sockdiag.Socket{socket("tcp", listens, "0.0.0.0:8081")}, "[8080/tcp]", "[]"},
 		"on another address":          {active(port()), []sockdiag.Socket{socket("tcp", listens, "127.0.0.2:8080")}, "[8080/tcp]", "[]"},
 		"by the other protocol":       {active(port()), []sockdiag.Socket{socket("udp", closed, "0.0.0.0:8080")}, "[8080/tcp]", "[]"},
