@@ -163,8 +163,8 @@ func TestPortsOfAnOrdinaryUser(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("exit %d", code)
 	}
-	labtest.WantAll(t, text, "9000/tcp   0.0.0.0   ?", "of another user (try sudo)", "without those of containers: only root may see them",
-		"not known: wslmirror is not running, and only root may look", "no netsh.exe and netstat.exe")
+	labtest.WantAll(t, text, "9000/tcp   0.0.0.0   ?", "owned by another user (try sudo)", "not counting containers: only root can see them",
+		"unknown: wslmirror is not running, and only root can read the rules", "no netsh.exe and netstat.exe")
 	code, text = ends(t, b.WSL, asNobody(t)("ports", "explain", "9000", "--runtime-dir", t.TempDir()))
 	if code != exitFailure {
 		t.Errorf("explain: exit %d", code)
@@ -198,18 +198,18 @@ func TestPortsWarnsOfTheBlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, text, "! warning: net.ipv4.ip_local_port_range, 32768-60999, reaches beyond", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
-		"60700-60709 is reserved: the block was widened")
+	labtest.WantAll(t, text, "! warning: net.ipv4.ip_local_port_range is 32768-60999, but WSL has reserved only", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
+		"60700-60709 is reserved; the block is larger than that")
 	// The safe way to the same: the rest is never chosen.
 	if err := b.WSL.Sysctl("ipv4/ip_local_reserved_ports", "32768-60699,60710-60999"); err != nil {
 		t.Fatal(err)
 	}
-	if _, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir()); strings.Contains(text, "reaches beyond") {
+	if _, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir()); strings.Contains(text, "has reserved only") {
 		t.Errorf("warns of a range whose rest is reserved:\n%s", text)
 	}
 	if err := b.FlushRuleset(); err != nil {
 		t.Fatal(err)
 	}
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, text, "not known: WSL's own nftables rule is gone")
+	labtest.WantAll(t, text, "unknown: WSL's nftables rule that keeps containers in the block is gone")
 }

@@ -359,7 +359,7 @@ func TestTraceLiveNeedsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Wait()
-	labtest.WantAll(t, out.String(), "only root can have packets traced", "hint: run with sudo")
+	labtest.WantAll(t, out.String(), "only root can trace packets", "hint: run with sudo")
 	if code := cmd.ProcessState.ExitCode(); code != exitFailure {
 		t.Errorf("exit %d", code)
 	}

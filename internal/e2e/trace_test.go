@@ -334,7 +334,7 @@ func TestTraceElsewhere(t *testing.T) {
 		agrees(t, b, "8080", trace.Windows, trace.Linux)
 		for client, f := range forecasts(t, b, "8080/udp") {
 			// trace finds the networks of processes, and in the container there is none.
-			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no process with this address is seen here") {
+			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no visible process has this address") {
 				t.Errorf("from %s it %s: %s", client, f.Verdict, f.Why)
 			}
 		}
