@@ -16,7 +16,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// ask follows the packet of the question from where it starts.
+// ask follows the packet of the question from its start.
 func (f *forecast) ask() {
 	q := f.question
 	in, src, to := f.start(q)
@@ -39,7 +39,7 @@ func (f *forecast) ask() {
 }
 
 // start is where the packet of a question starts: the link on which it arrives, which has
-// no index if there is none or if it starts here, and its addresses. The source of what
+// no index if there is none or if the packet starts here, and its addresses. The source of a packet that
 // starts here is not known yet.
 func (o *Observation) start(q Question) (in ruleset.Iface, src netip.Addr, to netip.AddrPort) {
 	own := ruleset.Localhost
@@ -55,7 +55,7 @@ func (o *Observation) start(q Question) (in ruleset.Iface, src netip.Addr, to ne
 	return in, src, netip.AddrPortFrom(own, q.Port.Number)
 }
 
-// lan is the link to the LAN, its address, and that of a neighbour.
+// lan is the link to the LAN, its address, and the address of a neighbour.
 func (o *Observation) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
 	a, err := o.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
 	l := o.link(a.Oif)
@@ -71,8 +71,8 @@ func (o *Observation) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
 	return iface(l), prefix.Addr(), neighbour
 }
 
-// exchange follows a request, the answer, and of TCP what the client sends then. It
-// reports whether the answer comes back.
+// exchange follows a request, the answer, and for TCP the client's next packet. It
+// reports whether the answer returns.
 func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst netip.AddrPort, proto uint8) bool {
 	p := &packet{
 		f: f, client: from, src: src, dst: dst.Addr(), port: ruleset.Port{Proto: proto, Number: dst.Port()},
@@ -92,7 +92,7 @@ func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst n
 	if proto != unix.IPPROTO_TCP {
 		return true
 	}
-	// What is said over the connection has other states and marks than its beginning.
+	// Later packets of a connection have other states and marks than the first.
 	n := len(f.trace.Hops)
 	p.one.Reply, p.one.Later, p.one.Mark, p.turns = false, true, ruleset.Mark{}, 0
 	p.src, p.dst, p.port.Number = p.one.Flow.Src, dst.Addr(), dst.Port()
@@ -103,8 +103,8 @@ func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst n
 	return true
 }
 
-// answer follows the answer to a packet that has come to e, to the client, whose packets
-// arrive on the link in. It reports whether it comes there.
+// answer follows the answer to a packet that has reached e, back to the client, whose packets
+// arrive on the link in. It reports whether the answer arrives there.
 func (p *packet) answer(e end, in ruleset.Iface) (ok bool) {
 	p.one.Reply, p.one.Mark, p.turns = true, ruleset.Mark{}, 0
 	p.src, p.dst = p.dst, p.src
@@ -123,7 +123,7 @@ func (p *packet) answer(e end, in ruleset.Iface) (ok bool) {
 	return true
 }
 
-// lost stops an answer that has come to the wrong place.
+// lost stops an answer that has reached the wrong place.
 func (p *packet) lost(at end) bool {
 	where := "stays in Linux"
 	if at.out {
@@ -135,7 +135,7 @@ func (p *packet) lost(at end) bool {
 	return p.f.stopAt(Routed, fmt.Sprintf("the answer %s", where), "sudo wslmirror doctor")
 }
 
-// meets finds who is at the end of the way, and reports whether it answers.
+// meets finds the listener at the end of the path, and reports whether it answers.
 func (p *packet) meets(e end) bool {
 	f := p.f
 	at := netip.AddrPortFrom(p.dst, p.port.Number)
@@ -163,8 +163,8 @@ func (p *packet) meets(e end) bool {
 	}
 	h.Verdict, h.Program, h.PID = "listen", l.Program, l.PID
 	if p.port.Proto == unix.IPPROTO_UDP && l.Addr.Addr().IsUnspecified() {
-		// It answers from the address that the route to the client gives, unless the
-		// program says otherwise (IP_PKTINFO).
+		// It answers from the source address of the route to the client, unless the
+		// program sets another (IP_PKTINFO).
 		if a, err := f.Route(netwatch.RouteQuery{Dst: p.src, Proto: p.port.Proto}); err == nil && a.Src != p.dst {
 			f.doubt(fmt.Sprintf("%s may answer from %s instead of %s", who(l), a.Src, p.dst))
 		}
@@ -191,7 +191,7 @@ func (p *packet) meets(e end) bool {
 	return f.exchange(Linux, ruleset.Iface{}, netip.Addr{}, f.Published[i].To, p.port.Proto)
 }
 
-// meetsContainer is meets for what has left through a link.
+// meetsContainer is meets for a packet that has left through a link.
 func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	f := p.f
 	if l, at := f.bridge(p.dst); l.Present() && l.Index != e.link.Index {
@@ -242,7 +242,7 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	return f.stop(fmt.Sprintf("no program in the container listens on %s", at), "# start the program in the container")
 }
 
-// listener is the socket that takes a packet to an address.
+// listener is the socket that receives a packet to an address.
 func listener(list []ports.Listener, port ruleset.Port, to netip.Addr) (found ports.Listener, ok bool) {
 	for _, l := range list {
 		if l.Proto != port.ProtoName() || l.Bound || !l.TakesIPv4() || l.Addr.Port() != port.Number {
@@ -271,7 +271,7 @@ func (h Hop) Who() string {
 	return fmt.Sprintf("%s (%d)", h.Program, h.PID)
 }
 
-// instead says who has the port in another way.
+// instead says which other socket uses the port.
 func (f *forecast) instead(port ruleset.Port) string {
 	for _, l := range f.Listeners {
 		switch {
@@ -289,7 +289,7 @@ func (f *forecast) instead(port ruleset.Port) string {
 	return ""
 }
 
-// startUs is what to do where wslmirror would help.
+// startUs is the command to type if wslmirror would help.
 func (f *forecast) startUs() []string {
 	if f.Served {
 		return []string{"sudo wslmirror doctor"}
@@ -297,7 +297,7 @@ func (f *forecast) startUs() []string {
 	return []string{"sudo systemctl enable --now wslmirror"}
 }
 
-// missing is the command that adds a rule of WSL's that is lost.
+// missing is the command that adds a missing rule of WSL.
 func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8) []string {
 	r := netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: in, IPProto: proto, SuppressPrefix: -1}
 	if slices.ContainsFunc(f.Rules, func(s netwatch.Rule) bool { s.Protocol = 0; return s == r }) {
@@ -314,7 +314,7 @@ func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8
 // nftName is a name that nft takes without quotes (string in its src/scanner.l).
 var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
 
-// accept is the command that has a chain let such packets pass ahead of what the hop does.
+// accept is the command that adds a rule to accept such packets ahead of the rule of a hop.
 func (f *forecast) accept(h Hop, words string) []string {
 	family, table, _ := strings.Cut(h.Table, " ")
 	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
@@ -327,7 +327,7 @@ func (f *forecast) accept(h Hop, words string) []string {
 	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# also add it where the firewall loads its rules, for example /etc/nftables.conf"}
 }
 
-// words are the matches of a rule for the packet, and for those like it.
+// words are the matches of a rule for the packet and similar ones.
 func (p *packet) words(in, out ruleset.Iface, dst netip.Addr) (words string) {
 	if in.Name != "" {
 		words += " iifname " + text.Word(in.Name)

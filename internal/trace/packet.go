@@ -16,7 +16,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A packet is one on its way: of a client, or of the server that answers.
+// A packet is a packet on its path: from a client, or from the server that answers.
 type packet struct {
 	f        *forecast
 	client   Client
@@ -26,10 +26,10 @@ type packet struct {
 	one      ruleset.Single
 	masked   int // the hop that changed the source, -1 if none did
 	unmask   passage
-	turns    int // how often it came from Windows
+	turns    int // how often Windows returned it
 }
 
-// An end is where a packet has come to.
+// An end is where the path of a packet ends.
 type end struct {
 	link ruleset.Iface
 	out  bool // it has left through the link; otherwise it is this machine's
@@ -54,7 +54,7 @@ func (p *packet) hop(h Hop) *Hop {
 	return p.f.hop(h)
 }
 
-// from and to are the packet's addresses, for people. Of the client's port nothing is
+// from and to are the packet's addresses, for people. The client's port is not
 // known.
 func (p *packet) from() string {
 	if p.one.Reply {
@@ -77,7 +77,7 @@ func (p *packet) depart() (e end, ok bool) {
 		return e, false
 	}
 	if !p.src.IsValid() {
-		// A client has its source by the first look, and is routed again with it.
+		// A client gets its source from the first lookup, and is routed again with it.
 		p.src = a.Src
 		p.one.Flow = ruleset.NewFlow(p.src, netip.AddrPortFrom(p.dst, p.port.Number))
 		p.f.trace.Hops = p.f.trace.Hops[:len(p.f.trace.Hops)-1]
@@ -99,7 +99,7 @@ func (p *packet) depart() (e end, ok bool) {
 		return e, false
 	}
 	if a.Type == unix.RTN_LOCAL {
-		// It comes back on lo, which needs no route.
+		// It returns on lo, which needs no route.
 		return end{link: out}, p.at(prerouting, out, ruleset.Iface{}) && p.at(input, out, ruleset.Iface{})
 	}
 	return p.leave(out)
@@ -141,7 +141,7 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 	case p.client == Windows:
 		return e, p.f.stop("it is sent back to Windows", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	case p.one.Reply && (flow.From != flow.Src || flow.To != flow.Dst):
-		// It comes back as a flow of its own (moby#53553).
+		// It returns as a separate flow (moby#53553).
 		return e, p.f.stop("the answer of the container is sent to Windows instead of to the client in Linux", p.f.startUs()...)
 	case p.src != ruleset.Localhost:
 		if p.masked >= 0 && !p.one.Later {
@@ -166,11 +166,11 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 		return e, p.f.stop("it loops between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	}
 	p.hop(Hop{Kind: AtWindows, Verdict: "return", Sure: true})
-	p.one.Mark = ruleset.Mark{} // which has not left Linux
+	p.one.Mark = ruleset.Mark{} // the mark does not leave Linux
 	return p.arrive(out)
 }
 
-// at follows a packet through the chains of a hook, and reports whether it comes out.
+// at follows a packet through the chains of a hook, and reports whether it passes them.
 func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	if p.f.Follow == nil {
 		p.f.astray = true
@@ -228,7 +228,7 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	return true
 }
 
-// own is the address that redirect and masquerade take at a hook (nf_nat_redirect.c,
+// own is the address that redirect and masquerade use at a hook (nf_nat_redirect.c,
 // inet_select_addr).
 func (p *packet) own(hook nftables.ChainHook, in, out ruleset.Iface) (own netip.Addr) {
 	switch hook {
@@ -245,7 +245,7 @@ func (p *packet) own(hook nftables.ChainHook, in, out ruleset.Iface) (own netip.
 			own = a.Addr()
 		}
 	}
-	for _, l := range p.f.Links { // then that of another link
+	for _, l := range p.f.Links { // else that of another link
 		for _, a := range p.f.Prefixes[l.Index] {
 			if !own.IsValid() && !a.Addr().IsLoopback() {
 				own = a.Addr()
@@ -295,11 +295,11 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 
 var errRefused = errors.New("it is refused")
 
-// refusal says why the kernel routes no such packet, and what mends it.
+// refusal says why the kernel does not route such a packet, and how to repair that.
 func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why string, fix []string) {
 	l := f.link(in.Index)
 	if !l.Present() && dst == ruleset.Localhost {
-		l = netwatch.Find(f.Links, f.Link) // through which it would leave
+		l = netwatch.Find(f.Links, f.Link) // it would leave through this link
 	}
 	switch {
 	case in.Index != 0 && errors.Is(err, unix.EHOSTUNREACH) && !l.Forwarding:
@@ -318,7 +318,7 @@ func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why str
 	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), fix
 }
 
-// rule is the ip rule by which a packet came to a table.
+// rule is the ip rule that sent a packet to a table.
 func (f *forecast) rule(q netwatch.RouteQuery, in string, table uint32) (netwatch.Rule, bool) {
 	has := func(prefix netip.Prefix, a netip.Addr) bool {
 		return !prefix.IsValid() || a.IsValid() && prefix.Contains(a)
