@@ -163,7 +163,7 @@ func TestPortsOfAnOrdinaryUser(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("exit %d", code)
 	}
-	labtest.WantAll(t, text, "9000/tcp   0.0.0.0   ?", "owned by another user (try sudo)", "not counting containers: only root can see them",
+	labtest.WantAll(t, unfolded(text), "9000/tcp   0.0.0.0   ?", "owned by another user (try sudo)", "not counting containers: only root can see them",
 		"unknown: wslmirror is not running, and only root can read the rules", "no netsh.exe and netstat.exe")
 	code, text = ends(t, b.WSL, asNobody(t)("ports", "explain", "9000", "--runtime-dir", t.TempDir()))
 	if code != exitFailure {
@@ -198,18 +198,18 @@ func TestPortsWarnsOfTheBlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, text, "! warning: net.ipv4.ip_local_port_range is 32768-60999, but WSL has reserved only", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
+	labtest.WantAll(t, unfolded(text), "! warning: net.ipv4.ip_local_port_range is 32768-60999, but WSL has reserved only", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
 		"60700-60709 is reserved; the block is larger than that")
 	// The safe way to the same: the rest is never chosen.
 	if err := b.WSL.Sysctl("ipv4/ip_local_reserved_ports", "32768-60699,60710-60999"); err != nil {
 		t.Fatal(err)
 	}
-	if _, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir()); strings.Contains(text, "has reserved only") {
+	if _, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir()); strings.Contains(unfolded(text), "has reserved only") {
 		t.Errorf("warns of a range whose rest is reserved:\n%s", text)
 	}
 	if err := b.FlushRuleset(); err != nil {
 		t.Fatal(err)
 	}
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, text, "unknown: WSL's nftables rule that keeps containers in the block is gone")
+	labtest.WantAll(t, unfolded(text), "unknown: WSL's nftables rule that keeps containers in the block is gone")
 }

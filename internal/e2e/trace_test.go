@@ -160,7 +160,7 @@ func TestTraceNamesTheFault(t *testing.T) {
 		"udp":                             {"", []string{}, "8080/udp", "", ""},
 		"udp, no wslmirror":               {"", nil, "8080/udp", "sends its answer to itself", ""},
 		"container listens on another":    {"", []string{}, "8099", "does not listen on 81/tcp, but on 80", "does not listen on 81/tcp, but on 80"},
-		"container listens on its own lo": {"", []string{}, "8098", "its own 127.0.0.1 only", "its own 127.0.0.1 only"},
+		"container listens on its own lo": {"", []string{}, "8098", "only on its own 127.0.0.1", "only on its own 127.0.0.1"},
 		"container, udp on nothing":       {"", []string{}, "8099/udp", "does not listen on 81/udp, but on 80", "does not listen on 81/udp, but on 80"},
 	}
 	for name, test := range tests {
