@@ -311,11 +311,11 @@ func checkDirections(o *Observation) Check {
 	var do []string
 	var foreign []netwatch.Rule
 	for _, s := range stops {
-		if s.at.Kind == trace.Routed && s.at.Comment != "" {
-			s.why += ", because of the ip rule " + s.at.Comment
+		if s.at.Kind == trace.Routed && s.at.Rule != "" {
+			s.why += ", because of the ip rule " + s.at.Rule
 		}
 		seen = append(seen, s.String())
-		if r, is := o.Net.Value.foreign(s.at.Comment); is && s.at.Kind == trace.Routed && !slices.Contains(foreign, r) {
+		if r, is := o.Net.Value.foreign(s.at.Rule); is && s.at.Kind == trace.Routed && !slices.Contains(foreign, r) {
 			foreign = append(foreign, r)
 			do = slices.Concat(do, moved(r), o.Net.Value.removal(r))
 		}

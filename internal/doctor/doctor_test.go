@@ -318,7 +318,7 @@ func TestChecks(t *testing.T) {
 		{"port-headroom", func(o obs) { o.Block = Seen[ports.Block]{Err: errHidden} }, Unknown, "hidden"},
 		{"port-headroom", func(o obs) { o.Block.Value.Containers, o.Block.Value.Unseen = false, errHidden }, OK, "not counting connections of containers (hidden)"},
 		{"directions", walks(trace.Trace{Verdict: trace.Unknown, Why: "it is dark"}), Unknown, "not certain: Windows to 8080/tcp (it is dark)\nsudo wslmirror trace 8080 --from windows"},
-		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed, Comment: "5270: from all lookup 52"}, "sudo one")), Fault, "Windows to 8080/tcp (why, because of the ip rule 5270: from all lookup 52)\nsudo one"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed, Rule: "5270: from all lookup 52"}, "sudo one")), Fault, "Windows to 8080/tcp (why, because of the ip rule 5270: from all lookup 52)\nsudo one"},
 		{"directions", walks(stopsAt(trace.Hop{Kind: trace.Routed}, "sudo wslmirror doctor")), Fault, "\nsudo wslmirror trace 8080"},
 		{"directions", walks(stopsAt(trace.Hop{Kind: trace.InChain, Table: "ip x", Chain: "y"}, "sudo nft insert")), NotApplicable, "see output"},
 		{"directions", both(noDaemon, walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "martian"}, "sudo x"))), NotApplicable, "see service"},
