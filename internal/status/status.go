@@ -31,9 +31,9 @@ type State string
 
 // The states.
 const (
-	Active  State = "active"  // the rule is in the kernel
+	Active  State = "active"  // the rules are in the kernel
 	Waiting State = "waiting" // there is no loopback0
-	Standby State = "standby" // another wslmirror in this VM serves
+	Standby State = "standby" // another wslmirror in this VM is active
 	Stopped State = "stopped" // no daemon is running here
 	Error   State = "error"   // the daemon fails, and tries again
 )
