@@ -168,7 +168,7 @@ func runsByHand(t *testing.T, s service, before map[string]string) {
 	s.run("kill", pid)
 	s.await(status.Stopped, now.PID)
 	sameKernel(t, before, traces(s))
-	if log := s.run("cat", "/var/log/wslmirror.log"); !strings.Contains(log, "left nothing behind") {
+	if log := s.run("cat", "/var/log/wslmirror.log"); !strings.Contains(log, "removed everything that it added") {
 		t.Errorf("the log is:\n%s", log)
 	}
 	s.run("rm", "-r", "/var/log/wslmirror.log", "/run/wslmirror", "/run/WSL")

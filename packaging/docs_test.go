@@ -181,17 +181,17 @@ func TestFishCompletion(t *testing.T) {
 	run(t, "fish", "--no-execute", "completion/wslmirror.fish")
 	for line, want := range map[string]string{
 		"wslmirror st":                 "status\tShow the state",
-		"wslmirror run --log-level wa": "warning\tLeast important messages to log",
-		"wslmirror ports ex":           "explain\tWho has a port, or why it cannot be had",
+		"wslmirror run --log-level wa": "warning\tLowest level of messages to log",
+		"wslmirror ports ex":           "explain\tWho uses a port, or why it cannot be used",
 		"wslmirror doctor --bu":        "--bundle\tWrite a new file for a bug report",
 		"wslmirror run --interface lo": "lo\tWhere packets from Windows arrive",
-		"wslmirror run --path=d":       "--path=direct\tThe way to a published port",
-		"wslmirror status --w":         "--watch\tGo on, and show what changes",
-		"wslmirror run --us":           "--user\tThe user that the daemon becomes",
+		"wslmirror run --path=d":       "--path=direct\tThe path to a published port",
+		"wslmirror status --w":         "--watch\tKeep running and show each change",
+		"wslmirror run --us":           "--user\tThe user that the daemon runs as",
 		"wslmirror ports fr":           "free\tThe next free ports",
-		"wslmirror ports free --fr":    "--from\tWhere to begin",
+		"wslmirror ports free --fr":    "--from\tThe first port to try",
 		"wslmirror ports explain 80":   "8080\tA published port",
-		"wslmirror log --since to":     "today\tFrom when on",
+		"wslmirror log --since to":     "today\tStart at this time",
 		"wslmirror help doc":           "doctor",
 	} {
 		out := run(t, "fish", "--no-config", "-c", `source completion/wslmirror.fish; complete -C $argv[1]`, line)

@@ -31,7 +31,7 @@ func refusesOptions(t *testing.T, s service) {
 		t.Errorf("%d new entries in the journal", n)
 	}
 
-	const reason = "the service has failed (exit status 78), and its last line is \"" + mistake + `"`
+	const reason = "the service has failed (exit status 78); its last log line is \"" + mistake + `"`
 	for _, user := range []string{"user", "root"} {
 		out, err := s.RunAs(user, "wslmirror", "status")
 		if exitCode(err) != 3 || !strings.HasPrefix(strings.Join(strings.Fields(out), " "), "○ stopped: "+reason+" interface") {
@@ -84,8 +84,8 @@ func crashes(t *testing.T, s service) {
 		}
 	}
 	out, err := s.RunAs("root", "wslmirror", "status")
-	if exitCode(err) != 3 || !strings.Contains(strings.Join(strings.Fields(out), " "), "the service has failed and systemd restarts it (") ||
-		!strings.Contains(strings.Join(strings.Fields(out), " "), `its last line is "SIGABRT: abort"`) || !strings.Contains(out, "wslmirror log") || strings.Contains(out, "enable --now") {
+	if exitCode(err) != 3 || !strings.Contains(strings.Join(strings.Fields(out), " "), "the service has failed and systemd is restarting it (") ||
+		!strings.Contains(strings.Join(strings.Fields(out), " "), `its last log line is "SIGABRT: abort"`) || !strings.Contains(out, "wslmirror log") || strings.Contains(out, "enable --now") {
 		t.Errorf("status after a crash: %v\n%s", err, out)
 	}
 }

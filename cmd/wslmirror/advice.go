@@ -13,31 +13,31 @@ import (
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
-// surroundings is what an ordinary user can see of where he is.
+// surroundings is what an ordinary user can see of the system.
 type surroundings struct {
 	wsl bool
-	// mode is WSL's networking mode as wslinfo prints it, "" if it is unknown. It is
-	// for where there is no loopback0: else the kernel tells, and wslinfo may not.
+	// mode is WSL's networking mode as wslinfo prints it, "" if it is unknown. It is used
+	// where there is no loopback0; otherwise the kernel shows the mode, and wslinfo may be wrong.
 	mode string
-	// link says that the daemon's interface is there, wslLink that loopback0 is,
-	// which is another one where the daemon was told another name.
+	// link says that the daemon's interface exists, wslLink that loopback0 does. The two
+	// differ if --interface names another link.
 	link, wslLink bool
 	// systemd says that systemd is the init of this distribution.
 	systemd bool
-	// elsewhere says that another wslmirror serves this network, where none runs here.
+	// elsewhere says that wslmirror is not running here, but in another distribution.
 	elsewhere bool
-	// older says that the daemon is from before schema 1 of what it publishes.
+	// older says that the daemon is so old that it publishes no schema number.
 	older bool
-	// now is the time, zero where nobody should read how long ago something was.
+	// now is the current time, zero if ages should not be shown.
 	now time.Time
-	// unit is what systemd says of the service, where no daemon runs, and tooOld why none
-	// can, by the kernel's release.
+	// unit is systemd's state of the service, if no daemon runs. tooOld says why the
+	// kernel is too old for one.
 	unit   systemd.UnitState
 	tooOld string
 }
 
-// lookAround finds out where the state s is seen. It may run wslinfo, which is a program
-// of Windows behind WSL's interop, so the daemon must never call it.
+// lookAround fills h for the state s. It may run wslinfo, which calls Windows through
+// WSL's interop, so the daemon must never call it.
 func (h *surroundings) lookAround(s status.Snapshot) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -52,8 +52,8 @@ func (h *surroundings) lookAround(s status.Snapshot) {
 	h.systemd = systemd.Booted()
 }
 
-// kernelMode is the link of that name and WSL's networking mode by what the kernel
-// shows. The mode is "" if the kernel could not be asked.
+// kernelMode is the link of that name, and WSL's networking mode as the kernel shows
+// it, "" if that could not be read.
 func kernelMode(name string) (netwatch.Link, netwatch.Mode) {
 	none := netwatch.Link{Name: name}
 	conn, err := netwatch.Open()
@@ -76,32 +76,32 @@ func kernelMode(name string) (netwatch.Link, netwatch.Mode) {
 const (
 	adviceNotWSL = `  This is not WSL: there is nothing for wslmirror to repair.
 `
-	adviceNAT = `  The networking mode is nat, where Windows passes localhost on by itself:
-  there is nothing for wslmirror to repair. For a mode with a shared localhost,
-  write in %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
+	adviceNAT = `  The networking mode is nat, in which Windows forwards localhost itself: there is
+  nothing for wslmirror to repair. For a mode with a shared localhost, add this to
+  %UserProfile%\.wslconfig in Windows, and then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
 `
-	adviceNone = `  The networking mode is none: Linux has no network. If you did not ask for that,
-  WSL could not set up the mode that you have asked for, and says so when it
-  starts. Run 'wsl --shutdown' in Windows and start WSL again; if it stays so, run
-  'wsl --update' and restart Windows.
+	adviceNone = `  The networking mode is none: Linux has no network. If you did not choose that,
+  WSL failed to set up the mode that you chose. It shows the error when it
+  starts. Run 'wsl --shutdown' in Windows and start WSL again. If that does not
+  help, run 'wsl --update' and restart Windows.
 `
 	adviceOther = `  The networking mode is %MODE%, in which there is nothing for wslmirror to
-  repair. For a mode with a shared localhost, write in %UserProfile%\.wslconfig in
-  Windows, and then run 'wsl --shutdown' there:
+  repair. For a mode with a shared localhost, add this to %UserProfile%\.wslconfig
+  in Windows, and then run 'wsl --shutdown' there:
       [wsl2]
       networkingMode=mirrored
 `
 	adviceMissing = `  The networking mode is mirrored, but there is no loopback0: WSL's network is not
-  up. If it stays so, run 'wsl --shutdown' in Windows and start WSL again.
+  up. If it does not appear, run 'wsl --shutdown' in Windows and start WSL again.
 `
 	adviceNotShared = `  The networking mode is %MODE%, but there is no loopback0: localhost is not
-  shared, so there is nothing for wslmirror to do. In this mode that is so with
+  shared, so there is nothing for wslmirror to do. The cause may be
   localhostForwarding=false in the section [wsl2] of %UserProfile%\.wslconfig in
   Windows. Otherwise run 'wsl --shutdown' there and start WSL again.
 `
-	adviceInterface = `  The daemon waits for %LINK%, but WSL's link is loopback0, which is there. See
+	adviceInterface = `  The daemon waits for %LINK%, but WSL's link is loopback0, which exists. Correct
   --interface in /etc/default/wslmirror, and then:
       sudo systemctl restart wslmirror
 `
@@ -119,34 +119,34 @@ const (
   or start wslmirror by hand:
       sudo wslmirror run
 `
-	adviceStandby = `  Nothing to do: all distributions of the VM share one network, and the wslmirror
-  of another one looks after it. If that one ends, this one takes over at once.
+	adviceStandby = `  Nothing to do: all distributions of the VM share one network, and wslmirror is
+  active in another one. If it stops there, this one takes over at once.
 `
-	adviceServed = `  Nothing to do: all distributions of the VM share one network, and the wslmirror
-  of another one looks after it. To have one here that takes over when that ends:
+	adviceServed = `  Nothing to do: all distributions of the VM share one network, and wslmirror is
+  active in another one. To let this distribution take over when it stops there:
       sudo systemctl enable --now wslmirror
 `
-	adviceError = `  Its log says more. To restart it:
+	adviceError = `  See the log, and restart the service:
       wslmirror log --since 1h
       sudo systemctl restart wslmirror
 `
-	adviceOptions = `  The service does not start with its options, and systemd does not try again.
-  Correct WSLMIRROR_OPTS in /etc/default/wslmirror, and then:
+	adviceOptions = `  The options of the service are wrong, so systemd does not restart it. Correct
+  WSLMIRROR_OPTS in /etc/default/wslmirror, and then:
       sudo systemctl restart wslmirror
 `
-	adviceDegraded = `  Not all is served, because %REASONS%. Once that is loaded, the next look of
-  wslmirror finds it, and 'wslmirror status' causes one:
+	adviceDegraded = `  Some features are off, because %REASONS%. Load the modules, and then run
+  'wslmirror status', which makes wslmirror check again:
 `
-	adviceKernel = `  wslmirror does not run on this kernel. For a newer one:
+	adviceKernel = `  wslmirror does not run on this kernel. To install a newer one:
       wsl.exe --update
       wsl.exe --shutdown
 `
-	adviceOlder = `  The daemon is older than this program, which does not understand all that it
-  says. To have it as new:
+	adviceOlder = `  The daemon is older than this program, which does not understand all of its
+  state. To run the new version:
       sudo systemctl restart wslmirror
 `
-	adviceElsewhere = `  The daemon sees %LINK%, but here there is none: this command runs in another
-  network namespace than the daemon.
+	adviceElsewhere = `  The daemon sees %LINK%, but this command does not: it runs in another network
+  namespace than the daemon.
 `
 )
 
@@ -178,7 +178,7 @@ func advice(s status.Snapshot, here surroundings) string {
 	case !here.wsl && !here.link:
 		return adviceNotWSL
 	case here.link && s.State == status.Waiting:
-		return "" // it has come in this very moment
+		return "" // it has just appeared
 	case here.link && here.systemd:
 		return strings.ReplaceAll(adviceStart, "%MODE%", text.Line(netwatch.Mode(s.Mode).String()))
 	case here.link:

@@ -7,10 +7,10 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// Only in the mode nat does Windows pass localhost on by itself, and none is mostly
+// Only in the mode nat does Windows forward localhost itself, and none is mostly
 // what is left of another mode that failed.
 func TestAdviceOnModes(t *testing.T) {
-	const byItself = "Windows passes localhost on by itself"
+	const byItself = "Windows forwards localhost itself"
 	for mode, want := range map[string]string{
 		"nat": byItself, "none": "Linux has no network", "bridged": "nothing for wslmirror to\n  repair",
 		"wsl1": "nothing for wslmirror", "consomme": "localhostForwarding=false", "virtioproxy": "localhostForwarding=false", "": "probably none that shares localhost",

@@ -31,10 +31,10 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 	var file *os.File
 	if *bundle != "" {
 		if *asJSON {
-			return exitUsage, usageError("--json and --bundle do not go together: the bundle has both")
+			return exitUsage, usageError("--json and --bundle cannot be combined: the bundle contains both")
 		}
 		var err error
-		// Before everything else: nobody should wait to learn that the file is there.
+		// First, so that nobody waits five seconds to learn that the file exists.
 		if file, err = createBundle(*bundle); err != nil {
 			return exitFailure, err
 		}
@@ -68,7 +68,7 @@ func showDoctor(args []string, stdout io.Writer) (int, error) {
 			err = errors.Join(fmt.Errorf("write the bundle: %w", err), os.Remove(*bundle))
 			break
 		}
-		_, err = fmt.Fprintf(stdout, "Wrote %s: %s.\nNames of users and hosts and public addresses are replaced in it. Read it before you share it.\n",
+		_, err = fmt.Fprintf(stdout, "Wrote %s: %s.\nUser names, host names and public addresses are replaced in it. Read it before you share it.\n",
 			text.Line(*bundle), summary(report.Summary))
 	case *asJSON:
 		err = encodeReport(stdout, report)
@@ -92,29 +92,29 @@ func encodeReport(w io.Writer, r doctor.Report) error {
 	return writeJSON(w, doctorDocument{schema, version, r})
 }
 
-// createBundle makes the file, for its owner only. What is there is never
-// overwritten: it may be the bundle that is already attached somewhere.
+// createBundle creates the file, readable for its owner only. It never overwrites an
+// existing file, which may be a bundle that somebody has attached to an issue.
 func createBundle(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, hinted{fmt.Errorf("%s is there already", text.Line(path)), "name another file, or remove it first"}
+		return nil, hinted{fmt.Errorf("%s already exists", text.Line(path)), "choose another file name, or remove the file first"}
 	}
 	if err != nil {
-		return nil, hinted{err, "name a file in a folder that you may write to"}
+		return nil, hinted{err, "choose a folder that you can write to"}
 	}
-	// Under sudo it belongs to who asked for it, and not to root. On a drive of
-	// Windows (DrvFs) nobody may say so: all files there are one user's.
+	// Under sudo the file belongs to the user who ran sudo, not to root. On a drive of
+	// Windows (DrvFs) chown fails: all files there belong to one user.
 	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
 	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
 	if os.Geteuid() == 0 && uidErr == nil && gidErr == nil {
 		if err := f.Chown(uid, gid); err != nil && !errors.Is(err, unix.EPERM) {
-			return nil, errors.Join(fmt.Errorf("give %s to its owner: %w", text.Line(filepath.Base(path)), err), f.Close(), os.Remove(path))
+			return nil, errors.Join(fmt.Errorf("change the owner of %s: %w", text.Line(filepath.Base(path)), err), f.Close(), os.Remove(path))
 		}
 	}
 	return f, nil
 }
 
-// writeBundle writes the report and what was gathered, with what is private
+// writeBundle writes the report and the gathered sections, with private names
 // replaced.
 func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *text.Redactor) error {
 	var report, asJSON bytes.Buffer
@@ -134,7 +134,7 @@ func writeBundle(w io.Writer, r doctor.Report, extra []section, redactor *text.R
 		}
 		fmt.Fprintf(&all, "\n==== %s ====\n%s\n", s.name, unforged(strings.TrimRight(s.text, "\n")))
 	}
-	// All at once, so that one name or address is called the same throughout.
+	// All at once, so that a name or address has the same replacement everywhere.
 	_, err := io.WriteString(w, redactor.Redact(text.Lines(all.String())))
 	return err
 }

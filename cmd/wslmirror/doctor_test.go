@@ -77,7 +77,7 @@ func TestPrintReport(t *testing.T) {
 ✓ ok        loopback0   index 2
 Not applicable here: podman
 
-1 fault, 1 warning, 2 unknown, 3 ok: with sudo it sees more
+1 fault, 1 warning, 2 unknown, 3 ok (sudo shows more)
 More on each check: https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md
 `
 	if b.String() != want {
@@ -151,9 +151,9 @@ func TestDoctorUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{"now"}, exitUsage, `doctor takes no argument "now"`},
-		{[]string{"--json", "--bundle", "x"}, exitUsage, "do not go together"},
+		{[]string{"--json", "--bundle", "x"}, exitUsage, "cannot be combined"},
 		{[]string{"--bundle"}, exitUsage, "--bundle needs an argument"},
-		{[]string{"--bundle", there}, exitFailure, "is there already"},
+		{[]string{"--bundle", there}, exitFailure, "already exists"},
 		{[]string{"--bundle", filepath.Join(there, "x")}, exitFailure, "not a directory"},
 	} {
 		code, stdout, stderr := call(append([]string{"doctor"}, test.args...)...)

@@ -19,11 +19,11 @@ import (
 // A section is a part of a bundle.
 type section struct{ name, text string }
 
-// wslVersion is the section with what looks like an address and is none.
+// wslVersion is the section whose numbers look like an address and are none.
 const wslVersion = "wslinfo --version"
 
-// gather collects what else helps with a bug report, until ctx is done. It runs
-// programs, each of which may be absent, refuse or hang.
+// gather collects the other sections of a bug report, until ctx is done. It runs
+// programs, each of which may be missing, fail or hang.
 func gather(ctx context.Context, dir string) []section {
 	own := func(verb func([]string, io.Writer) (int, error), args ...string) func() string {
 		return func() string {
@@ -71,20 +71,20 @@ func gather(ctx context.Context, dir string) []section {
 	return sections
 }
 
-// mostText is how much of a program's output a bundle has.
+// mostText is how much of a program's output a bundle contains, in bytes.
 const mostText = 1 << 20
 
-// runProgram is what a program prints, and why it did not if it did not.
+// runProgram is the output of a program, with the error if there is one.
 func runProgram(ctx context.Context, args ...string) string {
 	if _, err := exec.LookPath(args[0]); err != nil {
-		return fmt.Sprintf("(there is no %s)", args[0])
+		return fmt.Sprintf("(%s is not installed)", args[0])
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.WaitDelay = 100 * time.Millisecond
 	out, err := cmd.CombinedOutput()
 	text := string(out[:min(len(out), mostText)])
 	if len(out) > mostText {
-		text += "\n(and more)"
+		text += "\n(shortened)"
 	}
 	var exit *exec.ExitError
 	switch {
@@ -98,7 +98,7 @@ func runProgram(ctx context.Context, args ...string) string {
 	return text
 }
 
-// describe is the network as it was seen.
+// describe is the observed network, for a bug report.
 func describe(o *doctor.Observation) string {
 	var b bytes.Buffer
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -149,8 +149,8 @@ func describe(o *doctor.Observation) string {
 	return b.String()
 }
 
-// unforged is a section's text in which no line looks like the title of another:
-// names and arguments are what others have chosen.
+// unforged indents lines that look like the title of another section:
+// other people choose the names and arguments in a section.
 func unforged(text string) string {
 	lines := strings.Split(text, "\n")
 	for i, l := range lines {

@@ -20,8 +20,8 @@ var verdicts = map[doctor.Verdict]mark{
 
 func verdict(on screen, v doctor.Verdict) string { return on.mark(verdicts[v], string(v)) }
 
-// printReport prints a diagnosis for people: what is wrong, with what to do about
-// it, and other advice; then the rest, a line each; then the sum.
+// printReport prints a diagnosis for people: first the faults and warnings with their
+// fixes, and other advice; then the rest, a line each; then the summary.
 func printReport(w io.Writer, on screen, r doctor.Report) error {
 	var b bytes.Buffer
 	var rest [][]string
@@ -52,7 +52,7 @@ func printReport(w io.Writer, on screen, r doctor.Report) error {
 	}
 	sum := summary(r.Summary)
 	if r.Summary.Unknown > 0 && !r.Seen.Root {
-		sum += ": with sudo it sees more"
+		sum += " (sudo shows more)"
 	}
 	fmt.Fprintf(&b, "\n%s\n", on.fold(sum, "", 2))
 	if r.Summary.Faults+r.Summary.Warnings > 0 {
@@ -62,8 +62,8 @@ func printReport(w io.Writer, on screen, r doctor.Report) error {
 	return err
 }
 
-// printFinding prints what there is more to say of than a line: a fault, a warning,
-// or what comes with advice.
+// printFinding prints a check that needs more than one line: a fault, a warning,
+// or a check with advice.
 func printFinding(b *bytes.Buffer, on screen, c doctor.Check) {
 	const indent = "    "
 	fmt.Fprintf(b, "%s\n", on.fold(fmt.Sprintf("%s %s: %s", verdict(on, c.Verdict), c.Name, text.Line(c.Seen)), "", 2))
@@ -71,7 +71,7 @@ func printFinding(b *bytes.Buffer, on screen, c doctor.Check) {
 		fmt.Fprintf(b, "%s\n", on.fold(text.Line(c.Why), indent, 0))
 	}
 	for line := range strings.Lines(c.Do) {
-		// Commands are not folded: they are there to be copied.
+		// Commands are not folded: people copy them.
 		fmt.Fprintf(b, "%s%s%s\n", indent, indent, text.Line(strings.TrimSuffix(line, "\n")))
 	}
 	if c.Link != "" {
@@ -83,7 +83,7 @@ func printFinding(b *bytes.Buffer, on screen, c doctor.Check) {
 // checksPage has a heading for each check.
 const checksPage = "https://github.com/wslmirror/wslmirror/blob/main/docs/doctor.md"
 
-// summary is the sum in one line.
+// summary is the summary in one line.
 func summary(s doctor.Summary) string {
 	var parts []string
 	count := func(n int, one, many string) {

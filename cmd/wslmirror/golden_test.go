@@ -179,8 +179,8 @@ func statusOutputs(t *testing.T) (list []output) {
 		s.State, s.Directions = status.Active, slices.Clone(s.Directions)
 		s.Directions[1] = status.Direction{Name: status.FromLinux, Reason: reason}
 		s.Degraded = []status.Lack{
-			{Feature: "localhost from Linux", Reason: reason, Fix: []string{"sudo modprobe -a nft_ct nft_masq", "wsl.exe --update   # if there is no such module"}},
-			{Feature: "flows that began before", Reason: "this kernel lacks nf_conntrack_netlink", Fix: []string{"sudo modprobe -a nf_conntrack_netlink", "wsl.exe --update   # if there is no such module"}},
+			{Feature: "localhost from Linux", Reason: reason, Fix: []string{"sudo modprobe -a nft_ct nft_masq", "wsl.exe --update   # if the module does not exist"}},
+			{Feature: "reset of earlier connections", Reason: "this kernel lacks nf_conntrack_netlink", Fix: []string{"sudo modprobe -a nf_conntrack_netlink", "wsl.exe --update   # if the module does not exist"}},
 		}
 	})
 	add("waiting: the mode is NAT", func(s *status.Snapshot, at *surroundings) {
@@ -285,13 +285,13 @@ func portsOutputs() (list []output) {
 // goldenReport has a check of each verdict.
 func goldenReport() doctor.Report {
 	return report(
-		doctor.Check{Name: "ip-rules", Verdict: doctor.Fault, Seen: `localhost from Linux: ahead of WSL's rules comes "0: from all ipproto tcp lookup main"`,
-			Why: "WSL's rules take TCP and UDP to localhost to Windows and back. Whatever comes before them takes them elsewhere.",
+		doctor.Check{Name: "ip-rules", Verdict: doctor.Fault, Seen: `localhost from Linux: the rule "0: from all ipproto tcp lookup main" is ahead of WSL's rules`,
+			Why: "WSL's rules send TCP and UDP for localhost to Windows and back. A rule ahead of them sends these packets elsewhere.",
 			Do:  "sudo ip rule add pref 3 from all ipproto tcp lookup main\nsudo ip rule del pref 0 from all ipproto tcp lookup main"},
-		doctor.Check{Name: "port-headroom", Verdict: doctor.Warning, Seen: "8 of 10 source ports are taken towards 192.0.2.1:7000/tcp", Link: "https://github.com/microsoft/WSL/issues/11450"},
-		doctor.Check{Name: "table", Verdict: doctor.Unknown, Seen: "could not see the rules: only root may look"},
+		doctor.Check{Name: "port-headroom", Verdict: doctor.Warning, Seen: "8 of 10 ports (80 %) are in use to 192.0.2.1:7000", Link: "https://github.com/microsoft/WSL/issues/11450"},
+		doctor.Check{Name: "table", Verdict: doctor.Unknown, Seen: "could not check the rules: only root can read the ruleset"},
 		doctor.Check{Name: "wsl", Verdict: doctor.OK, Seen: "kernel 6.18.44, networking mode mirrored"},
-		doctor.Check{Name: "table-127", Verdict: doctor.OK, Seen: "127.0.0.1 via 169.254.73.249 on loopback0, and the neighbour of that is permanent"},
+		doctor.Check{Name: "table-127", Verdict: doctor.OK, Seen: "127.0.0.1 via 169.254.73.249 on loopback0"},
 		doctor.Check{Name: "podman", Verdict: doctor.NotApplicable, Seen: "none"},
 	)
 }

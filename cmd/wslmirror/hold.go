@@ -18,11 +18,11 @@ import (
 	"github.com/wslmirror/wslmirror/systemd"
 )
 
-// holdEnv turns the holder off, if it is false. It is in /etc/default/wslmirror, where
-// WSLMIRROR_OPTS are the options of another process.
+// holdEnv turns the holder off if it is false. It is set in /etc/default/wslmirror, where
+// WSLMIRROR_OPTS are the options of the daemon.
 const holdEnv = "WSLMIRROR_HOLD"
 
-// holdPorts holds the ports that nobody holds, in the foreground.
+// holdPorts is "hold": it holds ports that have no socket, in the foreground.
 func holdPorts(args []string, stdout io.Writer) (int, error) {
 	notifier := systemd.NewNotifier()
 	code, err := serveHold(args, stdout, notifier)
@@ -71,7 +71,7 @@ func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int
 				err = status.WriteHold(own, s)
 			}
 			if err = errors.Join(err, notifier.Status(holdSentence(s), true)); err != nil {
-				log.WithError(err).Warn("could not publish which ports are held")
+				log.WithError(err).Warn("could not publish the held ports")
 			}
 		},
 	}, systemd.Stored())
@@ -89,7 +89,7 @@ func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int
 	return exitOK, nil
 }
 
-// holdSentence is for systemctl status.
+// holdSentence is the status line in systemctl status.
 func holdSentence(s status.Hold) string {
 	sentence := "Holding " + plural(uint64(len(s.Held)), "port") + " for Windows"
 	if n := len(s.Refused); n > 0 {

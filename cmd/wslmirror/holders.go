@@ -7,8 +7,8 @@ import (
 	"github.com/wslmirror/wslmirror/internal/status"
 )
 
-// holders are the ports of s, with who holds them as far as can be seen. Windows is asked
-// only where it has refused one.
+// holders are the ports of s, with who holds them as far as is known. It asks Windows
+// only if Windows has refused one.
 func holders(dir string, s status.Snapshot) []status.Port {
 	if len(s.Ports) == 0 {
 		return s.Ports
@@ -30,8 +30,8 @@ func holders(dir string, s status.Snapshot) []status.Port {
 	return list
 }
 
-// heldBy is who holds a port, in words; "" where it is the engine itself or a program, as
-// it should be.
+// heldBy says who holds a port; "" if that is the engine itself or a program, which is
+// the usual case.
 func heldBy(p status.Port) string {
 	switch {
 	case p.Holder == ports.ByHolder:
@@ -39,7 +39,7 @@ func heldBy(p status.Port) string {
 	case p.Holder != ports.ByNobody:
 		return ""
 	case p.HolderReason == "":
-		return "held by nobody, so Windows does not know of it"
+		return "not held, so Windows does not know of it"
 	}
-	return "held by nobody: " + p.HolderReason
+	return "not held: " + p.HolderReason
 }

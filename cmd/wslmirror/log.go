@@ -38,17 +38,17 @@ func showLog(args []string, stdout io.Writer) (int, error) {
 	case err != nil:
 		return exitFailure, err
 	case !seen:
-		return exitFailure, hinted{errors.New("the journal shows nothing of wslmirror.service" + sinceText(*since)), mayRead()}
+		return exitFailure, hinted{errors.New("the journal contains nothing from wslmirror.service" + sinceText(*since)), mayRead()}
 	}
 	return exitOK, nil
 }
 
-// mayRead says what else one can do who sees nothing.
+// mayRead is the hint for a user who sees nothing.
 func mayRead() string {
 	if os.Geteuid() == 0 {
-		return "'wslmirror status' says whether the service runs"
+		return "'wslmirror status' shows whether the service runs"
 	}
-	return "only root and the group adm may read it: try sudo; 'wslmirror status' says whether the service runs"
+	return "only root and the group adm can read the journal: try sudo; 'wslmirror status' shows whether the service runs"
 }
 
 func sinceText(since string) string {
@@ -58,8 +58,8 @@ func sinceText(since string) string {
 	return " since " + text.Line(since)
 }
 
-// readJournal runs journalctl and prints what it has. seen says that there was
-// something.
+// readJournal runs journalctl and prints its lines. seen says that there was
+// a line.
 func readJournal(ctx context.Context, since string, follow bool, on screen, w io.Writer) (seen bool, err error) {
 	args := []string{"--unit=wslmirror.service", "--unit=wslmirror-hold.service", "--output=json", "--no-pager"}
 	if since != "" {
@@ -72,7 +72,7 @@ func readJournal(ctx context.Context, since string, follow bool, on screen, w io
 		}
 	}
 	cmd := exec.CommandContext(ctx, "journalctl", args...)
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // ^C is for this process, which then ends it
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // ^C reaches this process only, which then ends journalctl
 	cmd.WaitDelay = time.Second
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -81,8 +81,8 @@ func readJournal(ctx context.Context, since string, follow bool, on screen, w io
 		return false, err
 	}
 	if err := cmd.Start(); err != nil {
-		return false, hinted{errors.New("there is no journal: journalctl cannot be run"),
-			"without systemd the daemon logs to standard error, where 'wslmirror run' was typed"}
+		return false, hinted{errors.New("cannot run journalctl: there is no journal"),
+			"without systemd the daemon logs to standard error, in the terminal where 'wslmirror run' was started"}
 	}
 	lines := bufio.NewReader(out)
 	for {
@@ -101,7 +101,7 @@ func readJournal(ctx context.Context, since string, follow bool, on screen, w io
 	said := strings.TrimSpace(errs.String())
 	switch {
 	case strings.Contains(said, "No journal files"):
-		return seen, hinted{errors.New("there is no journal that could be read"), mayRead()}
+		return seen, hinted{errors.New("found no readable journal"), mayRead()}
 	case err != nil && said != "":
 		first, _, _ := strings.Cut(said, "\n")
 		return seen, hinted{errors.New("journalctl: " + text.Line(first)), "see 'wslmirror help log'"}
@@ -109,7 +109,7 @@ func readJournal(ctx context.Context, since string, follow bool, on screen, w io
 	return seen, err
 }
 
-// journalTime is a time as journalctl takes it. A duration is how long ago it was.
+// journalTime is a time as journalctl takes it. A duration means that long ago.
 func journalTime(since string) string {
 	if d, err := time.ParseDuration(since); err == nil {
 		return fmt.Sprintf("-%ds", int(d.Abs().Seconds()))
@@ -124,8 +124,8 @@ type event struct {
 	message  string
 }
 
-// parseEntry reads what journalctl prints as JSON. A message that is no text, or none at
-// all, is skipped.
+// parseEntry reads a line of JSON from journalctl. An entry without a text message
+// is skipped.
 func parseEntry(line []byte) (e event, ok bool) {
 	var entry struct {
 		Time     string `json:"__REALTIME_TIMESTAMP"`
@@ -147,7 +147,7 @@ func parseEntry(line []byte) (e event, ok bool) {
 	return e, ok
 }
 
-// show is an event for people, with a word and a mark where it is bad.
+// show is an event for people. A warning or an error has a word and a mark.
 func (e event) show(on screen) string {
 	message := text.Line(e.message)
 	switch {
@@ -159,7 +159,7 @@ func (e event) show(on screen) string {
 	return stamped(e.at, message)
 }
 
-// stamped is a line with a time before it.
+// stamped is a line that begins with a time.
 func stamped(at time.Time, line string) string {
 	return at.Local().Format(time.DateTime) + "  " + line + "\n"
 }

@@ -55,9 +55,9 @@ func TestLog(t *testing.T) {
 // Where there is nothing to show, it says why and what to do.
 func TestLogWithoutAJournal(t *testing.T) {
 	for name, test := range map[string]struct{ journalctl, error, hint string }{
-		"absent":     {"", "there is no journal: journalctl cannot be run", "without systemd the daemon logs to standard error"},
-		"no files":   {"echo 'No journal files were found.' >&2", "there is no journal that could be read", "wslmirror status"},
-		"empty":      {"exit 0", "the journal shows nothing of wslmirror.service since yesterday", "wslmirror status"},
+		"absent":     {"", "cannot run journalctl: there is no journal", "without systemd the daemon logs to standard error"},
+		"no files":   {"echo 'No journal files were found.' >&2", "found no readable journal", "wslmirror status"},
+		"empty":      {"exit 0", "the journal contains nothing from wslmirror.service since yesterday", "wslmirror status"},
 		"wrong time": {"echo 'Failed to parse timestamp: yesterday' >&2; exit 1", "journalctl: Failed to parse timestamp: yesterday", "see 'wslmirror help log'"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,8 +1,8 @@
 // Command wslmirror makes 127.0.0.1 mean the same in Windows and in Linux, in
 // the WSL2 modes with a shared localhost (mirrored, consomme).
 //
-// The daemon does so little that it needs no word of the cgroup's CPU limit; the
-// runtime would open files for it, and look into them again and again.
+// The daemon needs little CPU: ignore the cgroup CPU limit. Otherwise the runtime opens
+// the files of the cgroup and reads them periodically.
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
@@ -30,9 +30,9 @@ const (
 	exitFailure   = 1
 	exitUsage     = 2
 	exitNotActive = 3 // of status
-	exitUnknown   = 3 // of what could not be found out
-	// exitConfig is EX_CONFIG of sysexits.h: run has bad options. The unit does not
-	// restart the service after it (RestartPreventExitStatus=).
+	exitUnknown   = 3 // of trace and ports: the answer is unknown
+	// exitConfig is EX_CONFIG of sysexits.h: bad options of run. The unit does not
+	// restart the service then (RestartPreventExitStatus=).
 	exitConfig = 78
 )
 
@@ -54,7 +54,7 @@ var verbs = []verb{
 	{"log", showLog},
 	{"cleanup", cleanup},
 	{"version", printVersion},
-	{"help", nil}, // printHelp, which looks into this list
+	{"help", nil}, // printHelp, which reads this list
 }
 
 // run is main without the process: it returns the exit code.
@@ -75,7 +75,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// oneLine is the text of an error, joined or not, fit for a terminal.
+// oneLine is the text of an error, joined or not, in one line and safe for a terminal.
 func oneLine(err error) string { return text.Line(strings.ReplaceAll(err.Error(), "\n", "; ")) }
 
 func dispatch(args []string, stdout io.Writer) (int, error) {
@@ -110,7 +110,7 @@ func findVerb(name string) (verb, error) {
 	return verb{}, usageError("unknown command %q%s", name, suggestion(name, names))
 }
 
-// hinted is an error with what the user can do about it.
+// hinted is an error with a hint for the user.
 type hinted struct {
 	error
 	hint string
@@ -146,7 +146,7 @@ func parseAll(flags *flag.FlagSet, args []string) (words []string, err error) {
 	}
 }
 
-// flagError says in plain words what package flag does not like.
+// flagError is an error of package flag in plain words.
 func flagError(flags *flag.FlagSet, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return helpWanted{flags.Name(), err}
@@ -208,7 +208,7 @@ func printHelp(args []string, stdout io.Writer) (int, error) {
 	return exitOK, nil
 }
 
-// helpWanted is flag.ErrHelp, and the verb after which it was asked for.
+// helpWanted is flag.ErrHelp, and the verb that --help followed.
 type helpWanted struct {
 	verb string
 	error
@@ -216,7 +216,7 @@ type helpWanted struct {
 
 func (h helpWanted) Unwrap() error { return h.error }
 
-// usageExit answers a failed parse: --help is a question, not a mistake.
+// usageExit handles a failed parse: --help prints the usage, and is no error.
 func usageExit(err error, stdout io.Writer) (int, error) {
 	var h helpWanted
 	if errors.As(err, &h) {
@@ -226,10 +226,10 @@ func usageExit(err error, stdout io.Writer) (int, error) {
 	return exitUsage, err
 }
 
-// usageOf is the part of the usage that is about one verb.
+// usageOf is the part of the usage about one verb.
 func usageOf(verb string) string {
 	lines := strings.SplitAfter(usage, "\n")
-	// part is the lines that begin with prefix, and what they go on with.
+	// part is the lines that begin with prefix, and their continuation lines.
 	part := func(prefix string) (text string) {
 		in := false
 		for _, l := range lines {

@@ -66,10 +66,10 @@ func TestUsageErrors(t *testing.T) {
 		{"run --to-windows 80-90", `--to-windows: "80-90" is not a port`},
 		{"run --to-windows 80,", `--to-windows: "" is not a port`},
 		{"run --to-windows 80 81", `run takes no argument "81"`},
-		{"run --to-windows " + someports(65), "--to-windows: it names more than 64 ports"},
+		{"run --to-windows " + someports(65), "--to-windows: the list has more than 64 ports"},
 		{"run --except all", `--except: "all" is not a port`},
 		{"run --except 80/tcp/udp", `--except: "80/tcp/udp" is not a port`},
-		{"run --except " + someports(65), "--except: it names more than 64 ports"},
+		{"run --except " + someports(65), "--except: the list has more than 64 ports"},
 		{"run --except 8080 --to-windows 8080", "--to-windows and --except both name 8080"},
 		{"run --except 53 --to-windows 53/udp,80", "--to-windows and --except both name 53"},
 		{"status --interface x", "status has no flag --interface"},
@@ -203,11 +203,11 @@ func TestStatus(t *testing.T) {
 		text     []string
 	}{
 		"active": {snapshot(status.Active, "", now), exitOK, status.Active,
-			[]string{"● active: rules are installed for what arrives on loopback0\n", "loopback0 ──▶ WSLPREROUTING", "ip wslmirror, installed", "7 new connections, 420 B", "3 h ago"}},
+			[]string{"● active: rules are installed for packets that arrive on loopback0\n", "loopback0 ──▶ WSLPREROUTING", "ip wslmirror, installed", "7 new connections, 420 B", "3 h ago"}},
 		"waiting": {snapshot(status.Waiting, "", now), exitNotActive, status.Waiting,
 			[]string{"○ waiting: there is no loopback0; it exists only in the modes"}},
 		"standby": {snapshot(status.Standby, "", now), exitNotActive, status.Standby,
-			[]string{"○ standby: another wslmirror in this VM serves", "Nothing to do"}},
+			[]string{"○ standby: another wslmirror in this VM is active", "Nothing to do"}},
 		"error": {snapshot(status.Error, "read chains: \x1b[31mbroken", now), exitFailure, status.Error,
 			[]string{"✗ error: read chains: ?[31mbroken", "wslmirror log"}},
 		"stale": {snapshot(status.Active, "", now.Add(-time.Hour)), exitFailure, status.Error,
@@ -289,7 +289,7 @@ func TestAdvice(t *testing.T) {
 		want  string // "" for no advice
 	}{
 		"active":                   {status.Active, mirrored, ""},
-		"active, elsewhere":        {status.Active, surroundings{wsl: true, systemd: true}, "another\n  network namespace"},
+		"active, elsewhere":        {status.Active, surroundings{wsl: true, systemd: true}, "another network\n  namespace"},
 		"standby":                  {status.Standby, mirrored, "takes over at once"},
 		"error":                    {status.Error, mirrored, "wslmirror log"},
 		"served from elsewhere":    {status.Stopped, surroundings{wsl: true, link: true, systemd: true, elsewhere: true}, "Nothing to do"},

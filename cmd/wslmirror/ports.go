@@ -46,7 +46,7 @@ func showPorts(args []string, stdout io.Writer) (int, error) {
 		n := uint64(1)
 		if len(words) == 2 {
 			if n, err = strconv.ParseUint(words[1], 10, 16); err != nil || n == 0 {
-				return exitUsage, usageError("ports free: %q is not how many ports, as in 3", words[1])
+				return exitUsage, usageError("ports free: %q is not a number of ports", words[1])
 			}
 		}
 		port, proto, err := parsePort(cmp.Or(*from, "8080"))
@@ -84,7 +84,7 @@ func parsePort(s string) (port uint16, proto string, err error) {
 	return uint16(n), proto, nil
 }
 
-// portFacts are all that can be found out about ports.
+// portFacts are all known facts about ports.
 type portFacts struct {
 	mode, version string // of WSL, "" if unknown
 	mirrored      bool   // WSL mirrors Windows' network, and has reserved a block
@@ -98,7 +98,7 @@ type portFacts struct {
 	windows       map[string]windows.Ports // by protocol
 }
 
-// lookAtPorts finds them out for some protocols. Windows may be asked in vain:
+// lookAtPorts collects the facts for some protocols. Windows may not answer:
 // its errors are part of the facts.
 func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	ctx := context.Background()
@@ -110,8 +110,8 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	}
 	var kernel netwatch.Mode
 	asking.Go(func() {
-		// The kernel's word counts, and takes no time. wslinfo tells of the modes that
-		// it does not show.
+		// The kernel's answer counts, and takes no time. wslinfo knows the modes that
+		// the kernel does not show.
 		if _, kernel = kernelMode(status.DefaultInterface); !kernel.Shares() {
 			f.mode, _ = windows.NetworkingMode(ctx)
 		}
@@ -144,8 +144,8 @@ func lookAtPorts(dir string, protos ...string) (f portFacts, err error) {
 	return f, err
 }
 
-// reservedInWindows is the block that WSL has reserved, by the word of the
-// daemon or, without one, of the ruleset, which only root may read.
+// reservedInWindows is the block that WSL has reserved, according to the
+// daemon or, without one, to the ruleset, which only root can read.
 func reservedInWindows(s status.Snapshot) ports.Range {
 	if p := s.SourcePorts; p != nil {
 		return *p
@@ -184,7 +184,7 @@ func listPorts(dir string, asJSON bool, stdout io.Writer) (int, error) {
 // refused says why Windows refuses a port.
 func (f portFacts) refused(port uint16, proto string) string { return f.of(proto).Refused(port) }
 
-// of are the facts for one protocol.
+// of are the facts about one protocol.
 func (f portFacts) of(proto string) ports.Facts {
 	return ports.Facts{
 		Proto:     proto,
@@ -244,7 +244,7 @@ func freePorts(dir string, n int, from uint16, proto string, asJSON bool, stdout
 	}
 	list := f.free(proto, from, n)
 	if len(list.Ports) < n {
-		return exitFailure, fmt.Errorf("from %d on only %d of %d ports are free", from, len(list.Ports), n)
+		return exitFailure, fmt.Errorf("from port %d on, only %d of %d ports are free", from, len(list.Ports), n)
 	}
 	if asJSON {
 		err = writeJSON(stdout, list)
@@ -274,7 +274,7 @@ func (f portFacts) free(proto string, from uint16, n int) freeJSON {
 	return list
 }
 
-// notes say what of Linux could not be seen.
+// notes say what could not be read in Linux.
 func (f portFacts) notes() (list []string) {
 	if f.socketsErr != nil {
 		list = append(list, f.socketsErr.Error())
@@ -285,15 +285,15 @@ func (f portFacts) notes() (list []string) {
 	return list
 }
 
-// daemonNote says why the published ports are not known, "" if they are.
+// daemonNote says why the published ports are unknown, "" if they are known.
 func (f portFacts) daemonNote() string {
 	switch {
 	case f.daemonErr != nil:
-		return "which ports are published is not known: " + f.daemonErr.Error()
+		return "the published ports are unknown: " + f.daemonErr.Error()
 	case f.daemon.State == status.Stopped:
-		return "which ports container engines publish is not known: wslmirror is not running"
+		return "the published ports are unknown: wslmirror is not running"
 	case f.daemon.State == status.Error:
-		return "which ports container engines publish may be out of date: " + f.daemon.Reason
+		return "the published ports may be out of date: " + f.daemon.Reason
 	}
 	return ""
 }

@@ -15,7 +15,7 @@ func TestPortsRefusedByWSL(t *testing.T) {
 	labtest.PlayWindows(t, "ja")
 	t.Setenv("WSL_VERSION", "2.9.4.0")
 	_, stdout, _ := call("ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, stdout, "! warning: WSL 2.9.4.0 refuses to Linux every tcp port of Windows' dynamic", "1024-15000")
+	labtest.WantAll(t, stdout, "! warning: WSL 2.9.4.0 does not let Linux bind any tcp port of Windows' dynamic", "1024-15000")
 	code, stdout, _ := call("ports", "explain", "--json", "8011", "--runtime-dir", t.TempDir())
 	labtest.WantValid(t, "ports-explain", []byte(stdout))
 	var v ports.Verdict
@@ -68,7 +68,7 @@ func TestPortsWithoutWindows(t *testing.T) {
 			if code != exitUnknown {
 				t.Errorf("explain: exit %d", code)
 			}
-			labtest.WantAll(t, stdout, "? 1/tcp is unknown: Linux does not have it, but Windows may\n  Windows could not be asked whether it keeps this port: ", "The next port that Linux does not have is 2.")
+			labtest.WantAll(t, stdout, "? 1/tcp is unknown: nothing in Linux uses it, but Windows may\n  Windows could not be asked whether it keeps this port: ", "The next port that nothing in Linux uses is 2.")
 			code, stdout, stderr = call("ports", "free", "2", "--from", "7000", "--runtime-dir", t.TempDir())
 			if code != exitUnknown || stderr != "" || !strings.HasPrefix(stdout, "? 7000\n? 7001\n  ") {
 				t.Errorf("free: exit %d, %q, stderr %q", code, stdout, stderr)
@@ -92,7 +92,7 @@ func TestPortsFree(t *testing.T) {
 		t.Errorf("--json: exit %d, %v, %s", code, err, stdout)
 	}
 	code, _, stderr = call("ports", "free", "9", "--from", "65530", "--runtime-dir", dir)
-	if code != exitFailure || !strings.Contains(stderr, "from 65530 on only 0 of 9 ports are free") {
+	if code != exitFailure || !strings.Contains(stderr, "from port 65530 on, only 0 of 9 ports are free") {
 		t.Errorf("where there are none: exit %d, %q", code, stderr)
 	}
 	// To name a port is to ask about it.
@@ -108,8 +108,8 @@ func TestPortsUsage(t *testing.T) {
 		"ports all":                    `ports takes no argument "all"`,
 		"ports explian 80":             `ports takes no argument "explian" (did you mean explain?)`,
 		"ports 80/sctp":                `"sctp" is not a protocol`,
-		"ports free none":              `"none" is not how many ports`,
-		"ports free 0":                 `"0" is not how many ports`,
+		"ports free none":              `"none" is not a number of ports`,
+		"ports free 0":                 `"0" is not a number of ports`,
 		"ports free 1 2":               `no argument "2"`,
 		"ports free --from x":          `"x" is not a port`,
 		"ports --from 80":              "--from is for 'ports free'",

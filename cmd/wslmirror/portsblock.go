@@ -26,17 +26,17 @@ func (f portFacts) printBlock(b *bytes.Buffer, on screen) {
 	switch {
 	case !f.mirrored: // nothing is reserved
 	case k.Windows == (ports.Range{}) && (k.Containers || f.daemon.State == status.Active):
-		row("in Windows", "not known: WSL's own nftables rule is gone, which keeps containers to the block; 'wsl --shutdown' brings it back")
+		row("in Windows", "unknown: WSL's nftables rule that keeps containers in the block is gone; 'wsl --shutdown' restores it")
 	case k.Windows == (ports.Range{}):
-		row("in Windows", "not known: wslmirror is not running, and only root may look")
+		row("in Windows", "unknown: wslmirror is not running, and only root can read the rules")
 	case k.Widened():
-		row("in Windows", "%d-%d is reserved: the block was widened", k.Windows.First, k.Windows.Last)
+		row("in Windows", "%d-%d is reserved; the block is larger than that", k.Windows.First, k.Windows.Last)
 	default:
-		row("in Windows", "%d-%d is reserved: the block lies in it", k.Windows.First, k.Windows.Last)
+		row("in Windows", "%d-%d is reserved, and contains the block", k.Windows.First, k.Windows.Last)
 	}
-	who := "containers' included"
+	who := "including containers"
 	if !k.Containers {
-		who = "without those of containers"
+		who = "not counting containers"
 		if k.Unseen != nil {
 			who += fmt.Sprintf(": %v", k.Unseen)
 		}
@@ -45,9 +45,9 @@ func (f portFacts) printBlock(b *bytes.Buffer, on screen) {
 	if w := k.Worst; w.Used > 0 {
 		row("fullest", "%d of %d %s (%s)", w.Used, w.Of, towards(w), percent(w.Share()))
 	}
-	headroom := fmt.Sprintf("%d to each new destination", k.Usable)
+	headroom := fmt.Sprintf("%d for each new destination", k.Usable)
 	if w := k.Worst; w.Proto == "tcp" {
-		headroom = fmt.Sprintf("%d more to the fullest destination, %d of them found quickly; %d to a new one",
+		headroom = fmt.Sprintf("%d left for the fullest destination, %d of them found quickly; %d for a new one",
 			max(0, w.Of-w.Used), k.FirstPassLeft(), k.Usable)
 	}
 	row("headroom", "%s", headroom)
@@ -73,7 +73,7 @@ func reservedPorts(b ports.Block) (n int) {
 func (f portFacts) printWindows(b *bytes.Buffer, on screen) {
 	fmt.Fprintln(b, "\nPorts in Windows")
 	var rows [][]string
-	// list adds what is known for each protocol, the name once.
+	// list adds the items of each protocol, with the name once.
 	var starred bool
 	list := func(name string, items func(windows.Ports) ([]string, error)) {
 		for _, proto := range []string{"tcp", "udp"} {
@@ -109,7 +109,7 @@ func (f portFacts) printWindows(b *bytes.Buffer, on screen) {
 	})
 	on.table(b, "  ", rows)
 	if starred {
-		fmt.Fprintln(b, on.fold("*: added by an administrator, may be bound; the others belong to a Windows program", "  ", 0))
+		fmt.Fprintln(b, on.fold("*: excluded by an administrator, can be bound; Windows programs have reserved the others", "  ", 0))
 	}
 	for _, line := range f.problems() {
 		fmt.Fprintln(b, on.fold(text.Line(line), "  ", 0))
@@ -123,10 +123,10 @@ func spanText(first, last uint16) string {
 	return fmt.Sprintf("%d-%d", first, last)
 }
 
-// longestList is how long a list people are shown.
+// longestList is how much of a list people see, in bytes.
 const longestList = 280
 
-// enumerate is a list for people, which ends early if it is too long.
+// enumerate is a list for people, shortened if it is too long.
 func enumerate(words []string) string {
 	if len(words) == 0 {
 		return "none"
@@ -149,7 +149,7 @@ func verdictText(on screen, v ports.Verdict) string {
 	case v.State == ports.Free:
 		m = markOK
 	case v.State == ports.Unknown:
-		m, says = markUnknown, "is unknown: Linux does not have it, but Windows may"
+		m, says = markUnknown, "is unknown: nothing in Linux uses it, but Windows may"
 	case v.InUse:
 		m, says, reasons = markOn, "is in use: "+text.Line(reasons[0]), reasons[1:]
 	}
@@ -164,8 +164,8 @@ func verdictText(on screen, v ports.Verdict) string {
 		where string
 		lines []string
 	}{
-		{"In a shell here", v.Linux},
-		{"In Windows, in an administrator's console", v.Windows},
+		{"In Linux", v.Linux},
+		{"In Windows, as administrator", v.Windows},
 	} {
 		if len(c.lines) == 0 {
 			continue
@@ -178,14 +178,14 @@ func verdictText(on screen, v ports.Verdict) string {
 	switch {
 	case v.Next == 0 || v.State == ports.Free:
 	case !v.Asked:
-		fmt.Fprintf(&b, "\n  The next port that Linux does not have is %d.\n", v.Next)
+		fmt.Fprintf(&b, "\n  The next port that nothing in Linux uses is %d.\n", v.Next)
 	default:
 		fmt.Fprintf(&b, "\n  The next free port is %d.\n", v.Next)
 	}
 	return b.String()
 }
 
-// text is a port a line, as for a shell. Where Windows could not be asked, that is said.
+// text is one port per line, as scripts want it. It says where Windows could not be asked.
 func (f freeJSON) text(on screen) string {
 	var b bytes.Buffer
 	for _, port := range f.Ports {

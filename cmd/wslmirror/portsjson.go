@@ -6,12 +6,12 @@ import (
 	"github.com/wslmirror/wslmirror/internal/windows"
 )
 
-// schema is the number of each document, but for that of status (status.Schema). Fields
-// are added under the same number, never renamed or removed: see docs/json.md and
+// schema is the schema number of each document except that of status (status.Schema). Fields
+// may be added under the same number, never renamed or removed: see docs/json.md and
 // packaging/schema.
 const schema = 1
 
-// The JSON of "ports --json". What is not known is null or absent.
+// The JSON of "ports --json". Unknown values are null or absent.
 type (
 	portsJSON struct {
 		Schema    int             `json:"schema"`

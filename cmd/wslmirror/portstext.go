@@ -18,28 +18,28 @@ type warning struct {
 	Text, Next string
 }
 
-// warnings says what is wrong with the ports.
+// warnings are the faults of the ports.
 func (f portFacts) warnings() []warning {
 	list := []warning{}
 	b := f.block
 	if b.Widened() {
 		list = append(list, warning{
-			fmt.Sprintf("net.ipv4.ip_local_port_range, %d-%d, reaches beyond %d-%d, which is what WSL has reserved in Windows: connections to localhost hang (WSL#41227)",
+			fmt.Sprintf("net.ipv4.ip_local_port_range is %d-%d, but WSL has reserved only %d-%d in Windows: connections to localhost hang (WSL#41227)",
 				b.First, b.Last, b.Windows.First, b.Windows.Last),
 			fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range='%d %d', remove the setting from /etc/sysctl.d, and run 'wsl --shutdown' in Windows", b.Windows.First, b.Windows.Last),
 		})
 	}
 	if w := b.Worst; w.Share() >= ports.NearlyFull {
 		list = append(list, warning{
-			fmt.Sprintf("%d of %d source ports are taken %s: soon 'Cannot assign requested address'", w.Used, w.Of, towards(w)),
-			"have the client keep its connections and use them again; a newer WSL has 4096 ports ('wsl --update' in Windows)",
+			fmt.Sprintf("%d of %d source ports are in use %s: connections will soon fail with 'Cannot assign requested address'", w.Used, w.Of, towards(w)),
+			"let the client reuse its connections; newer versions of WSL reserve 4096 ports ('wsl --update' in Windows)",
 		})
 	}
 	for _, proto := range []string{"tcp", "udp"} {
 		d := f.windows[proto].Dynamic
 		if denied, _ := ports.DeniesDynamic(f.version); denied && f.mirrored && d.Last != 0 {
 			list = append(list, warning{
-				fmt.Sprintf("WSL %s refuses to Linux every %s port of Windows' dynamic range, %d-%d (WSL#40984)", f.version, proto, d.First, d.Last),
+				fmt.Sprintf("WSL %s does not let Linux bind any %s port of Windows' dynamic range, %d-%d (WSL#40984)", f.version, proto, d.First, d.Last),
 				"in Windows: 'wsl --update', then 'wsl --shutdown'",
 			})
 		}
@@ -47,8 +47,8 @@ func (f portFacts) warnings() []warning {
 	for _, p := range f.daemon.Ports {
 		if !f.listened(p) {
 			w := warning{
-				fmt.Sprintf("%d/%s is published by %s, but nobody in Linux listens on it, so Windows never learns of it", p.Port, p.Proto, p.Engine),
-				"let the engine hold its ports (Docker: userland-proxy; Podman does), or publish with another engine",
+				fmt.Sprintf("%d/%s is published by %s, but no program in Linux listens on it, so Windows does not know of it", p.Port, p.Proto, p.Engine),
+				"let the engine listen on its ports (Docker: userland-proxy; Podman does so), or publish with another engine",
 			}
 			if p.Path == status.PathKernel || p.Path == status.PathDirect {
 				if p.HolderReason != "" {
@@ -65,23 +65,23 @@ func (f portFacts) warnings() []warning {
 	return list
 }
 
-// listened reports whether Windows learns of a published port.
+// listened reports whether a socket tells Windows of a published port.
 func (f portFacts) listened(p status.Port) bool {
 	return slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return serves(l, p) })
 }
 
-// serves reports whether by l Windows learns of the published port p.
+// serves reports whether l tells Windows of the published port p.
 func serves(l ports.Listener, p status.Port) bool { return l.Announces(p.Proto, p.Port, p.Address) }
 
-// The ways in which a Windows program reaches a listener.
+// How a Windows program reaches a listener.
 const (
 	byLocalhost = "localhost"
-	byAddress   = "by that address"
-	byRelay     = "localhost, by WSL's relay"
+	byAddress   = "through that address"
+	byRelay     = "localhost, through WSL's relay"
 	notBound    = "no: it does not listen"
 	notIPv6     = "no: IPv6 is not mirrored"
 	notThat     = "no: only 127.0.0.1 is mirrored"
-	unknownWay  = "not known"
+	unknownPath = "unknown"
 )
 
 // fromWindows says how a Windows program reaches l.
@@ -89,7 +89,7 @@ func (f portFacts) fromWindows(l ports.Listener) string {
 	on := l.Addr.Addr()
 	for _, p := range f.daemon.Ports {
 		if f.shared && serves(l, p) {
-			return f.wayTo(p)
+			return f.pathTo(p)
 		}
 	}
 	switch {
@@ -98,9 +98,9 @@ func (f portFacts) fromWindows(l ports.Listener) string {
 	case f.mode == "nat" && l.Proto == "tcp" && (on.IsUnspecified() || on.IsLoopback()):
 		return byRelay
 	case !f.shared:
-		return unknownWay
+		return unknownPath
 	case !f.mirrored && (!l.TakesIPv4() || !on.IsUnspecified() && !on.IsLoopback()):
-		return unknownWay // Windows listens for these in consomme, and not on localhost alone
+		return unknownPath // Windows listens for these in consomme, and not on localhost alone
 	case !l.TakesIPv4():
 		return notIPv6
 	case on.IsUnspecified() || on == netip.AddrFrom4([4]byte{127, 0, 0, 1}):
@@ -111,16 +111,16 @@ func (f portFacts) fromWindows(l ports.Listener) string {
 	return byAddress
 }
 
-// wayTo says by which way localhost in Windows comes to a published port.
-func (f portFacts) wayTo(p status.Port) string {
+// pathTo says how packets to localhost in Windows reach a published port.
+func (f portFacts) pathTo(p status.Port) string {
 	serving := f.daemon.State == status.Active || f.daemon.State == status.Standby
 	switch {
 	case p.Path == status.PathKernel && p.ByEngine():
-		return "localhost, by the engine's rules"
+		return "localhost, through the engine's rules"
 	case p.Path == status.PathKernel:
-		return "localhost, by the rules that send it on"
+		return "localhost, through other rules that forward it"
 	case !serving:
-		return unknownWay
+		return unknownPath
 	case p.Path == status.PathDirect:
 		return "localhost, straight to the container"
 	case p.Proxied():
@@ -129,26 +129,26 @@ func (f portFacts) wayTo(p status.Port) string {
 	return byLocalhost
 }
 
-// problems says what of Windows could not be seen, and why.
+// problems says what Windows did not report, and why.
 func (f portFacts) problems() []string {
 	return windows.Summary(append(f.windows["tcp"].Problems(), f.windows["udp"].Problems()...)...)
 }
 
-// towards says where the connections of a load go.
+// towards is the destination of a load, in words.
 func towards(w ports.Load) string {
 	if !w.Destination.IsValid() {
-		return "by " + w.Proto
+		return "for " + w.Proto
 	}
-	return fmt.Sprintf("towards %s/%s", w.Destination, w.Proto)
+	return fmt.Sprintf("to %s/%s", w.Destination, w.Proto)
 }
 
-// text is the answer for people: first what is wrong.
+// text is the answer for people. The warnings come first.
 func (f portFacts) text(on screen) string {
 	var b bytes.Buffer
 	for _, w := range f.warnings() {
 		next := on.show("→ ") + text.Line(w.Next)
 		if strings.HasPrefix(w.Next, "sudo ") {
-			next = "  " + next // a command, which is there to be copied
+			next = "  " + next // a command, which people copy
 		} else {
 			next = on.fold(next, "  ", 2)
 		}
@@ -160,7 +160,7 @@ func (f portFacts) text(on screen) string {
 	return b.String()
 }
 
-// mostRows is how many rows of a table people are shown.
+// mostRows is how many rows of a table people see.
 const mostRows = 40
 
 func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
@@ -177,7 +177,7 @@ func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
 	}
 	for _, l := range f.listeners {
 		if f.mirrored && l.Proto == "udp" && f.block.Contains(l.Addr.Port()) {
-			continue // a client that waits for its answer
+			continue // a client that waits for an answer
 		}
 		program, to := "?", ""
 		if l.Program != "" {
@@ -194,7 +194,7 @@ func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
 	}
 	for _, p := range f.daemon.Ports {
 		if !f.listened(p) {
-			add(p.Port, p.Proto, p.Address, "nobody", p.Engine+": "+p.Target, "no: Windows does not know of it")
+			add(p.Port, p.Proto, p.Address, "none", p.Engine+": "+p.Target, "no: Windows does not know of it")
 		}
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return int(a.port) - int(b.port) })
@@ -208,7 +208,7 @@ func (f portFacts) printListeners(b *bytes.Buffer, on screen) {
 		fmt.Fprintf(b, "  %s and %d more: see 'wslmirror ports --json'\n", on.show("…"), more)
 	}
 	if slices.ContainsFunc(f.listeners, func(l ports.Listener) bool { return l.Program == "" && !l.Holder }) {
-		fmt.Fprintln(b, "  ?: of another user (try sudo), or in another distribution")
+		fmt.Fprintln(b, "  ?: owned by another user (try sudo) or another distribution")
 	}
 	for _, note := range f.notes() {
 		fmt.Fprintln(b, on.fold(text.Line(note), "  ", 0))

@@ -69,7 +69,7 @@ func parseRun(args []string) (o runOptions, err error) {
 		return o, usageError("--path: %q is neither proxy nor direct", o.path)
 	}
 	if *toWindows == "all" {
-		return o, usageError("--to-windows: 'all' is not possible, because the kernel does not tell when a program in Linux begins to listen; name the ports")
+		return o, usageError("--to-windows: 'all' is not possible, because the kernel does not report when a program in Linux starts to listen; list the ports")
 	}
 	if o.toWindows, err = parsePorts(*toWindows, unix.IPPROTO_TCP); err != nil {
 		return o, usageError("--to-windows: %w", err)
@@ -91,19 +91,19 @@ func parseRun(args []string) (o runOptions, err error) {
 	return o, nil
 }
 
-// mostPorts is how many ports an option can name: at each look, the daemon asks the
-// kernel about each of them and each address.
+// mostPorts is how many ports an option can list: in each pass, the daemon asks the
+// kernel about each of them at each address.
 const mostPorts = 64
 
-// parsePorts reads ports like "8080,53/udp". One that names no protocol is one of each
-// of protocols.
+// parsePorts reads ports like "8080,53/udp". A port without a protocol stands for one of
+// each of protocols.
 func parsePorts(list string, protocols ...uint8) (ruleset.Ports, error) {
 	if list == "" {
 		return nil, nil
 	}
 	names := strings.Split(list, ",")
 	if len(names) > mostPorts {
-		return nil, fmt.Errorf("it names more than %d ports", mostPorts)
+		return nil, fmt.Errorf("the list has more than %d ports", mostPorts)
 	}
 	var ports []ruleset.Port
 	for _, name := range names {
@@ -123,7 +123,7 @@ func parsePorts(list string, protocols ...uint8) (ruleset.Ports, error) {
 	return ruleset.PortSet(ports...), nil
 }
 
-// runDaemon is serve. If that fails, systemd is told why.
+// runDaemon is serve. If that fails, it tells systemd why.
 func runDaemon(args []string, stdout io.Writer) (int, error) {
 	notifier := systemd.NewNotifier()
 	code, err := serve(args, stdout, notifier)
@@ -139,7 +139,7 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 		if !systemd.Managed() {
 			return usageExit(err, stdout)
 		}
-		err = usageError("a service has no use for --help") // exit 0 would restart it
+		err = usageError("a service cannot use --help") // exit 0 would restart it
 	}
 	if err != nil {
 		return exitConfig, err
@@ -153,8 +153,8 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 		if err = explain(err); errors.As(err, &h) {
 			return exitFailure, err
 		}
-		// It may pass. If it does not, the loop says so, and goes on trying.
-		log.WithError(err).Warn("could not find out whether this kernel will do")
+		// The error may be temporary. If it is not, the loop logs it and retries.
+		log.WithError(err).Warn("could not check whether this kernel is suitable")
 	}
 	if err := giveUpRights(o); err != nil {
 		return exitFailure, err
@@ -183,12 +183,12 @@ func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, er
 	if err != nil {
 		return exitFailure, fmt.Errorf("undo: %w", err)
 	}
-	log.Info("wslmirror has stopped and left nothing behind")
+	log.Info("wslmirror has stopped and removed everything that it added")
 	return exitOK, nil
 }
 
-// giveUpRights starts the program anew as an ordinary user, if it is root's and no
-// systemd has taken care of that. It returns if it need not, or if that fails.
+// giveUpRights executes the program again as an ordinary user, if it runs as root and
+// systemd has not dropped the rights. It returns if that is not needed, or if it fails.
 func giveUpRights(o runOptions) error {
 	if o.user == "" && (os.Geteuid() != 0 || systemd.Managed()) {
 		return nil
@@ -204,17 +204,17 @@ func giveUpRights(o runOptions) error {
 	}
 	dir, err := filepath.Abs(o.dir)
 	if err == nil {
-		// It will not be where it is now.
+		// Its working directory will be another.
 		err = confine.Exec(u, dir, append(slices.Clone(os.Args), "--runtime-dir", dir))
 	}
-	hint := "--user root keeps the rights of root"
+	hint := "--user root keeps root's rights"
 	if errors.Is(err, confine.ErrNotYours) {
-		hint = "stop the other wslmirror or remove the directory; or name another one with --runtime-dir"
+		hint = "stop the other wslmirror or remove the directory, or choose another one with --runtime-dir"
 	}
-	return hinted{fmt.Errorf("give up the rights of root: %w", err), hint}
+	return hinted{fmt.Errorf("drop root's rights: %w", err), hint}
 }
 
-// explain adds what the user can do about an error of nft.Check.
+// explain adds a hint to an error of nft.Check.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSYS):
@@ -227,7 +227,7 @@ func explain(err error) error {
 	return err
 }
 
-// tooOld says why no daemon runs on this kernel, "" if one can.
+// tooOld says why this kernel is too old for a daemon, "" if it is not.
 func tooOld() string {
 	if err := nft.TooOld(windows.KernelRelease()); err != nil {
 		return err.Error() + "; this one is Linux " + windows.KernelRelease()
@@ -235,19 +235,19 @@ func tooOld() string {
 	return ""
 }
 
-// A publisher tells the world how the daemon is: systemd, and the users by the
+// A publisher publishes the daemon's state: to systemd, and to users through the
 // files in the runtime directory.
 type publisher struct {
 	dir      string
-	serve    func() error // makes the socket in dir
-	serves   bool         // whether it is there
+	serve    func() error // creates the socket in dir
+	serves   bool         // whether the socket exists
 	log      logrus.FieldLogger
 	notifier *systemd.Notifier
-	troubles map[string]string // what the last complaint about a thing was
+	troubles map[string]string // the last complaint about each thing
 }
 
-// publish returns an error if the world does not know s, or not all of it. The
-// daemon works all the same, and tries again.
+// publish returns an error if s was not published, or not everywhere. The
+// daemon continues, and retries.
 func (p *publisher) publish(s status.Snapshot) error {
 	s.Version, s.PID = version, os.Getpid()
 	err := p.open()
@@ -255,7 +255,7 @@ func (p *publisher) publish(s status.Snapshot) error {
 		err = status.Write(p.dir, s)
 	}
 	p.complain("publish the state for 'wslmirror status'", err)
-	// A service that has never yet worked is not ready.
+	// A service that has never worked is not ready.
 	sentence := s.Sentence()
 	if s.State == status.Error {
 		sentence = s.String()
@@ -284,7 +284,7 @@ func (p *publisher) close() {
 	}
 }
 
-// complain logs err once, however often it comes.
+// complain logs err once, however often it repeats.
 func (p *publisher) complain(what string, err error) {
 	if err == nil {
 		delete(p.troubles, what)
@@ -300,14 +300,14 @@ func (p *publisher) complain(what string, err error) {
 	p.log.WithError(err).Warn("could not " + what)
 }
 
-// cleanup removes what a crash can leave.
+// cleanup removes what a crashed daemon leaves.
 func cleanup(args []string, stdout io.Writer) (int, error) {
 	if err := parse(flag.NewFlagSet("cleanup", flag.ContinueOnError), args); err != nil {
 		return usageExit(err, stdout)
 	}
 	err := mirror.Cleanup()
 	if err != nil {
-		// The error is of whatever came first, and may hide its errno.
+		// The error comes from the first failed step, and may hide its errno.
 		if errors.Is(nft.Check(), nft.ErrPermission) {
 			err = hinted{nft.ErrPermission, "run it with sudo"}
 		}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A screen is what text for people is made for. All marks, colours and folding of
+// A screen describes where text for people is shown. All marks, colours and folding of
 // this program are here.
 type screen struct {
 	width  int  // in columns
@@ -20,16 +20,16 @@ type screen struct {
 	colour bool
 }
 
-// The widths of a screen: of what is no terminal, and the least.
+// The width where there is no terminal, and the least width.
 const (
 	usualWidth = 80
 	leastWidth = 60
 )
 
-// paper is for what goes into a file.
+// paper is the screen for a file.
 var paper = screen{width: usualWidth}
 
-// screenOf is the screen that w leads to.
+// screenOf is the screen behind w.
 func screenOf(w io.Writer) screen {
 	s := screen{width: usualWidth, ascii: !utf8Locale(), colour: colourful(w)}
 	if size, ok := terminal(w); ok && size.Col > 0 {
@@ -38,8 +38,8 @@ func screenOf(w io.Writer) screen {
 	return s
 }
 
-// terminal is the size of the terminal w, zero if it does not know; ok is false if w
-// is none.
+// terminal is the size of the terminal w, zero if unknown. ok is false if w
+// is not a terminal.
 func terminal(w io.Writer) (size unix.Winsize, ok bool) {
 	f, isFile := w.(*os.File)
 	if !isFile {
@@ -54,7 +54,7 @@ func terminal(w io.Writer) (size unix.Winsize, ok bool) {
 	return size, true
 }
 
-// utf8Locale reports whether the terminal shows UTF-8, by the variables of setlocale(3)
+// utf8Locale reports whether the locale is UTF-8, from the variables of setlocale(3)
 // in their order.
 func utf8Locale() bool {
 	name := strings.ToLower(cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG")))
@@ -68,7 +68,7 @@ func colourful(w io.Writer) bool {
 	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
-// A mark begins a line and says at a glance how bad it is.
+// A mark begins a line and shows how bad it is.
 type mark struct{ utf8, ascii, colour string }
 
 var (
@@ -88,7 +88,7 @@ const (
 	plain  = "\x1b[m"
 )
 
-// mark is m with words that say the same, in its colour.
+// mark is m with words of the same meaning, in its colour.
 func (s screen) mark(m mark, words string) string {
 	sign := m.utf8
 	if s.ascii {
@@ -103,10 +103,10 @@ func (s screen) mark(m mark, words string) string {
 	return sign
 }
 
-// inASCII are the characters of our own texts that are no marks.
+// inASCII replaces the characters in our own texts that are not ASCII, except marks.
 var inASCII = strings.NewReplacer("──▶", "-->", "→", "->", "…", "...")
 
-// show is one of our own texts, without what came from elsewhere, as s can show it.
+// show is one of our own texts as s can show it. Do not pass names from elsewhere.
 func (s screen) show(text string) string {
 	if s.ascii {
 		return inASCII.Replace(text)
@@ -116,11 +116,11 @@ func (s screen) show(text string) string {
 
 var colours = regexp.MustCompile("\x1b\\[[0-9]*m")
 
-// columns is how many columns a text takes.
+// columns is the width of a text in columns.
 func columns(text string) int { return utf8.RuneCountInString(colours.ReplaceAllString(text, "")) }
 
-// fold breaks a text into lines that fit, each with indent and all but the first with
-// more spaces in front.
+// fold breaks a text into lines that fit, each with indent, and all but the first with
+// more spaces.
 func (s screen) fold(text, indent string, more int) string {
 	var b strings.Builder
 	b.WriteString(indent)
@@ -144,11 +144,11 @@ func (s screen) fold(text, indent string, more int) string {
 
 const (
 	gap       = 3  // between columns
-	leastCell = 24 // of a last column that is folded beside the others
+	leastCell = 24 // least width of a last column that is folded beside the others
 )
 
-// table prints rows in columns. Columns for which there is no room stand below, from
-// the second one on. The last column is folded.
+// table prints rows in columns. Columns that do not fit continue below, from
+// the position of the second column. The last column is folded.
 func (s screen) table(b *bytes.Buffer, indent string, rows [][]string) {
 	var widest []int
 	for _, row := range rows {

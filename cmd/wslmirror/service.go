@@ -15,7 +15,7 @@ import (
 // systemdPatience is how long systemd may take to answer.
 const systemdPatience = time.Second
 
-// readService asks systemd about the service, if its daemon is the one that
+// readService asks systemd about the service, if its daemon
 // publishes in dir.
 func readService(ctx context.Context, dir string) (systemd.UnitState, error) {
 	if dir != status.DefaultDir || !systemd.Booted() {
@@ -26,15 +26,15 @@ func readService(ctx context.Context, dir string) (systemd.UnitState, error) {
 	return systemd.ReadUnit(ctx, "wslmirror.service")
 }
 
-// trouble says why the service does not run, "" if it has not failed.
+// trouble says why the service is not running, "" if it has not failed.
 func trouble(u systemd.UnitState) (text string) {
 	switch {
 	case u.Failed():
 		text = "the service has failed"
 	case u.Restarting() && u.Result == "success":
-		text = "the service has ended and systemd restarts it"
+		text = "the service has ended and systemd is restarting it"
 	case u.Restarting():
-		text = "the service has failed and systemd restarts it"
+		text = "the service has failed and systemd is restarting it"
 	default:
 		return ""
 	}
@@ -49,7 +49,7 @@ func trouble(u systemd.UnitState) (text string) {
 		text += fmt.Sprintf(", %d restarts so far", u.Restarts)
 	}
 	if u.LastLine != "" {
-		text += fmt.Sprintf(`, and its last line is "%s"`, u.LastLine)
+		text += fmt.Sprintf(`; its last log line is "%s"`, u.LastLine)
 	}
 	return text
 }
@@ -59,9 +59,9 @@ func badOptions(u systemd.UnitState) bool {
 	return u.Failed() && u.Result == "exit-code" && u.ExitStatus == exitConfig
 }
 
-// servedElsewhere reports whether a daemon of another distribution serves this network.
-// The owner of the table tells. Without the right to ask for it, the beacon does, which
-// anybody could show (internal/mirror/beacon.go): good enough to be told.
+// servedElsewhere reports whether a daemon of another distribution is active in this network.
+// The owner of the table is the evidence. A user who cannot read that connects to the beacon, which
+// any process could fake (internal/mirror/beacon.go): good enough for a message.
 func servedElsewhere() bool {
 	if reader, err := ruleset.OpenReader(nft.TableName); err == nil {
 		defer reader.Close()

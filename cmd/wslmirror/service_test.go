@@ -27,15 +27,15 @@ func TestTrouble(t *testing.T) {
 		"stopped":   {systemd.UnitState{Active: "inactive", Result: "success"}, "", []string{enable}},
 		"starts":    {systemd.UnitState{Active: "activating", Sub: "start", Result: "success"}, "", []string{enable}},
 		"bad option": {systemd.UnitState{Active: "failed", Sub: "failed", Result: "exit-code", ExitStatus: exitConfig, LastLine: "not defined: -pth"},
-			`the service has failed (exit status 78), and its last line is "not defined: -pth"`, []string{options, restart}},
+			`the service has failed (exit status 78); its last log line is "not defined: -pth"`, []string{options, restart}},
 		"bad option, journal hidden": {systemd.UnitState{Active: "failed", Result: "exit-code", ExitStatus: exitConfig},
 			"the service has failed (exit status 78)", []string{options, restart}},
 		"signal 78": {systemd.UnitState{Active: "failed", Result: "signal", ExitStatus: exitConfig},
 			"the service has failed (signal)", []string{"wslmirror log --since 1h", restart}},
 		"no right": {systemd.UnitState{Active: "activating", Sub: "auto-restart", Result: "exit-code", ExitStatus: 1, Restarts: 5, LastLine: "no permission"},
-			`the service has failed and systemd restarts it (exit status 1), 5 restarts so far, and its last line is "no permission"`, []string{"wslmirror log --since 1h", restart}},
+			`the service has failed and systemd is restarting it (exit status 1), 5 restarts so far; its last log line is "no permission"`, []string{"wslmirror log --since 1h", restart}},
 		"ended by hand": {systemd.UnitState{Active: "activating", Sub: "auto-restart", Result: "success"},
-			"the service has ended and systemd restarts it", []string{"wslmirror log --since 1h"}},
+			"the service has ended and systemd is restarting it", []string{"wslmirror log --since 1h"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := stopped()
@@ -81,7 +81,7 @@ func TestRunTellsSystemdWhyItEnds(t *testing.T) {
 	}
 	defer manager.Close()
 	t.Setenv("NOTIFY_SOCKET", path)
-	for arg, want := range map[string]string{"--pth": "run has no flag --pth (did you mean --path?)", "--help": "a service has no use for --help"} {
+	for arg, want := range map[string]string{"--pth": "run has no flag --pth (did you mean --path?)", "--help": "a service cannot use --help"} {
 		code, stdout, stderr := call("run", arg)
 		if code != exitConfig || stdout != "" || !strings.HasPrefix(stderr, "wslmirror: "+want+"\nhint: ") {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", arg, code, stdout, stderr)

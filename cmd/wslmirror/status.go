@@ -52,23 +52,23 @@ func showStatus(args []string, stdout io.Writer) (int, error) {
 	return exitNotActive, nil
 }
 
-// lookAtStatus is the state now, and if no daemon runs here what is known instead.
+// lookAtStatus is the current state. If no daemon runs here, it says why as far as is known.
 func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) {
 	if s, err = current(dir); err != nil {
-		hint := "ask the service manager: systemctl status wslmirror"
+		hint := "systemctl status wslmirror"
 		if other := (*status.SchemaError)(nil); errors.As(err, &other) {
 			hint = "sudo systemctl restart wslmirror"
 		}
 		return s, here, hinted{err, hint}
 	}
 	here.older = s.Schema == 0
-	if s.Mode == "" { // of a daemon that is older
+	if s.Mode == "" { // of an older daemon
 		_, mode := kernelMode(s.Interface.Name)
 		s.Mode = string(mode)
 	}
 	s.Ports = holders(dir, s)
 	if s.State == status.Stopped {
-		// Without an answer of systemd, stopped is all there is to say.
+		// If systemd does not answer, the reason stays empty.
 		here.unit, _ = readService(context.Background(), dir)
 		here.tooOld = tooOld()
 		s.Reason = cmp.Or(here.tooOld, trouble(here.unit))
@@ -79,11 +79,11 @@ func lookAtStatus(dir string) (s status.Snapshot, here surroundings, err error) 
 	return s, here, nil
 }
 
-// servedReason is what there is to say of a daemon that is not here and not missed.
-const servedReason = "no wslmirror runs in this distribution, but another one serves this network"
+// servedReason is the Reason where another distribution runs the daemon.
+const servedReason = "wslmirror is not running here; another distribution of this VM runs it"
 
-// timed is s for programs, which rely on the schema, and on a time, also if nobody knows
-// since when.
+// timed is s for programs, which rely on the schema and on a time, even if the time is
+// unknown.
 func timed(s status.Snapshot) status.Snapshot {
 	s.Schema = status.Schema
 	if s.Since.IsZero() {
@@ -93,11 +93,11 @@ func timed(s status.Snapshot) status.Snapshot {
 	return s
 }
 
-// staleAfter is the age at which a snapshot is not believed, though the daemon
+// staleAfter is the age from which a snapshot is out of date, although the daemon
 // has just been asked for a new one.
 const staleAfter = time.Minute
 
-// current is the state now, by the word of the daemon that publishes in dir.
+// current is the current state, as the daemon publishes it in dir.
 func current(dir string) (status.Snapshot, error) {
 	switch err := status.Refresh(dir); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -114,7 +114,7 @@ func current(dir string) (status.Snapshot, error) {
 	}
 	s, err := status.Read(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return stopped(), nil // it has stopped in this very moment
+		return stopped(), nil // it has just stopped
 	}
 	if err != nil {
 		return status.Snapshot{}, err

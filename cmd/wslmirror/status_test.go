@@ -75,7 +75,7 @@ func TestStatusOfAnotherVersion(t *testing.T) {
 		if code != exitFailure || stdout != "" {
 			t.Errorf("younger: exit %d, stdout %q", code, stdout)
 		}
-		labtest.WantAll(t, stderr, "the daemon publishes schema 2, and this program knows 1", "hint: sudo systemctl restart wslmirror")
+		labtest.WantAll(t, stderr, "the daemon publishes schema 2, but this program knows schema 1", "hint: sudo systemctl restart wslmirror")
 	}
 	if code, stdout, _ = call("ports", "--json", "--runtime-dir", dir); code != exitOK {
 		t.Errorf("ports: exit %d", code)

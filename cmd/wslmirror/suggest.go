@@ -2,7 +2,7 @@ package main
 
 import "strings"
 
-// suggestion says in brackets which of words was probably meant, "" if none is near.
+// suggestion names in brackets the word that the user probably meant, "" if none is close.
 func suggestion(word string, words []string) string {
 	if len(word) > 30 {
 		return "" // no word of ours is that long
@@ -23,8 +23,8 @@ func suggestion(word string, words []string) string {
 	return " (did you mean " + best + "?)"
 }
 
-// distance is how many letters are to be inserted, removed, replaced or exchanged with
-// the next one to make b of a.
+// distance is the number of edits that turn a into b: a letter is inserted, removed,
+// replaced, or swapped with the next one.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

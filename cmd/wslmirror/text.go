@@ -14,7 +14,7 @@ import (
 	"github.com/wslmirror/wslmirror/netwatch"
 )
 
-// printStatus prints s for people: the state, the way of a packet, the figures,
+// printStatus prints s for people: the state, the path of a packet, the figures,
 // and what to do if all is not well.
 func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) error {
 	var b bytes.Buffer
@@ -28,8 +28,8 @@ func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) e
 		if s.Path == status.PathDirect {
 			to = "container or proxy"
 		}
-		way := fmt.Sprintf("localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s", text.Line(s.Interface.Name), to)
-		fmt.Fprintf(&b, "\n  Windows            Linux\n%s\n", on.fold(on.show(way), "  ", 15))
+		path := fmt.Sprintf("localhost:PORT ──▶ %s ──▶ WSLPREROUTING ──▶ %s", text.Line(s.Interface.Name), to)
+		fmt.Fprintf(&b, "\n  Windows            Linux\n%s\n", on.fold(on.show(path), "  ", 15))
 	}
 	var rows [][]string
 	row := func(name, format string, args ...any) {
@@ -38,14 +38,14 @@ func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) e
 	if s.Interface.Present {
 		row("interface", "%s, index %d", text.Line(s.Interface.Name), s.Interface.Index)
 	} else {
-		row("interface", "%s, not there", text.Line(s.Interface.Name))
+		row("interface", "%s, missing", text.Line(s.Interface.Name))
 	}
 	if s.Mode != "" {
 		row("mode", "%s", text.Line(netwatch.Mode(s.Mode).String()))
 	}
 	if s.Table.Installed {
 		row("table", "%s %s, installed", text.Line(s.Table.Family), text.Line(s.Table.Name))
-		if len(s.Directions) == 0 { // of a daemon that is older
+		if len(s.Directions) == 0 { // of an older daemon
 			row("counted", "%s, %s in first packets", plural(s.Rule.Packets, "new connection"), bytesText(s.Rule.Bytes))
 		}
 		row("path", "%s", text.Line(s.Path))
@@ -70,8 +70,8 @@ func printStatus(w io.Writer, on screen, s status.Snapshot, here surroundings) e
 	return err
 }
 
-// printAdvice folds the paragraphs of an advice. Lines that are indented further are
-// to be copied, and stay as they are.
+// printAdvice folds the paragraphs of an advice. Lines with a deeper indent are
+// commands to copy, and stay as they are.
 func (s screen) printAdvice(b *bytes.Buffer, advice string) {
 	var paragraph []string
 	flush := func() {
@@ -91,7 +91,7 @@ func (s screen) printAdvice(b *bytes.Buffer, advice string) {
 	flush()
 }
 
-// printDirections lists who is helped to reach whom.
+// printDirections lists the directions, with their state and what was counted.
 func printDirections(b *bytes.Buffer, on screen, s status.Snapshot) {
 	if !s.Table.Installed || len(s.Directions) == 0 {
 		return
@@ -115,7 +115,7 @@ func printDirections(b *bytes.Buffer, on screen, s status.Snapshot) {
 		}
 		name, ok := names[d.Name]
 		if !ok {
-			name = d.Name // of a daemon that is younger
+			name = d.Name // of a newer daemon
 		}
 		rows = append(rows, []string{text.Line(name), state, counted, text.Line(more)})
 	}
@@ -123,7 +123,7 @@ func printDirections(b *bytes.Buffer, on screen, s status.Snapshot) {
 	on.table(b, "  ", rows)
 }
 
-// plural is n and what there is n of.
+// plural is a number with its noun: "1 port", "2 ports".
 func plural(n uint64, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -131,23 +131,23 @@ func plural(n uint64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// printPorts lists the published ports, and the way to each where there is one.
+// printPorts lists the published ports, and the path to each where there is one.
 func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
 	if len(s.Ports) == 0 {
 		return
 	}
 	rows := [][]string{{"PORT", "ON", "TO", "ENGINE", "PATH"}}
 	for _, p := range s.Ports {
-		way := p.Path
-		if more := cmp.Or(p.Reason, wayOf(p)); more != "" {
-			way += ": " + more
+		path := p.Path
+		if more := cmp.Or(p.Reason, pathText(p)); more != "" {
+			path += ": " + more
 		}
 		if by := heldBy(p); by != "" {
-			way += "; " + by
+			path += "; " + by
 		}
-		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, text.Line(p.Proto)), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(way)})
+		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, text.Line(p.Proto)), text.Line(p.Address), text.Line(p.Target), text.Line(p.Engine), text.Line(path)})
 	}
-	if !s.Table.Installed { // another daemon may have another path, or there is none
+	if !s.Table.Installed { // another daemon may use another path, or none runs
 		for i := range rows {
 			rows[i] = rows[i][:4]
 		}
@@ -156,29 +156,29 @@ func printPorts(b *bytes.Buffer, on screen, s status.Snapshot) {
 	on.table(b, "  ", rows)
 }
 
-// wayOf says how localhost comes to a published port.
-func wayOf(p status.Port) string {
+// pathText says how packets from localhost reach a published port.
+func pathText(p status.Port) string {
 	switch {
 	case p.Path == status.PathDirect:
-		return "by WSLPREROUTING to the container"
+		return "WSLPREROUTING sends it to the container"
 	case p.Proxied():
-		return "by WSLPREROUTING to the engine's proxy"
+		return "WSLPREROUTING sends it to the engine's proxy"
 	case p.Path == status.PathProxy:
-		return "by WSLPREROUTING to whoever listens in Linux"
+		return "WSLPREROUTING sends it to the listener in Linux"
 	case p.Path == status.PathKernel && p.ByEngine():
-		return "left to the engine's own rules"
+		return "the engine's own rules handle it"
 	case p.Path == status.PathKernel:
-		return "left to the rules that send it on"
+		return "other rules forward it"
 	}
-	return "" // of a daemon that is younger
+	return "" // of a newer daemon
 }
 
-// writeJSON prints v for programs, and for people who look at what they get.
+// writeJSON prints v as JSON with an indent.
 func writeJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	out := json.NewEncoder(&b)
 	out.SetIndent("", "  ")
-	out.SetEscapeHTML(false) // commands have < and >
+	out.SetEscapeHTML(false) // commands contain < and >
 	if err := out.Encode(v); err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ type traceDocument struct {
 	Live   *liveReport   `json:"live,omitempty"`
 }
 
-// questionsOf are those that the flag --from asks.
+// questionsOf are the questions for a value of the flag --from.
 func questionsOf(port ruleset.Port, from string) ([]trace.Question, error) {
 	container, is := strings.CutPrefix(from, "container:")
 	switch {
@@ -110,7 +110,7 @@ func questionsOf(port ruleset.Port, from string) ([]trace.Question, error) {
 	case from == "windows", from == "linux", from == "lan":
 		return []trace.Question{{Port: port, From: trace.Client(from)}}, nil
 	case !is || container == "":
-		return nil, usageError("there is no client %q: windows, linux, lan or container:NAME", from)
+		return nil, usageError("unknown client %q: use windows, linux, lan or container:NAME", from)
 	}
 	addr, err := netip.ParseAddr(container)
 	if err != nil {
@@ -129,11 +129,11 @@ func containerAddr(name string) (addr netip.Addr, err error) {
 			}
 		}
 	}
-	return addr, usageError("no engine knows an address of a container %q; its address will do as well: --from container:172.17.0.2", name)
+	return addr, usageError("no engine reports an address for a container %q; give the address instead: --from container:172.17.0.2", name)
 }
 
-// traceAll answers the questions by one reading of the ruleset. The Tally is to count
-// packets beside the answers.
+// traceAll answers the questions from one reading of the ruleset. The Tally can then count
+// packets and compare them with the answers.
 func traceAll(questions []trace.Question) (traces []trace.Trace, tally *trace.Tally, err error) {
 	c, err := netwatch.Open()
 	if err != nil {
@@ -153,7 +153,7 @@ func traceAll(questions []trace.Question) (traces []trace.Trace, tally *trace.Ta
 		return nil, nil, err
 	}
 	if tables, _ := os.ReadFile("/proc/net/ip_tables_names"); len(tables) > 0 {
-		o.Unread = "iptables-legacy has rules, which are not read here: " + strings.Join(strings.Fields(string(tables)), ", ")
+		o.Unread = "iptables-legacy contains rules, which wslmirror does not read: " + strings.Join(strings.Fields(string(tables)), ", ")
 	}
 	answer := func() {
 		traces = nil
@@ -183,8 +183,8 @@ func traceAll(questions []trace.Question) (traces []trace.Trace, tally *trace.Ta
 	return traces, tally, err
 }
 
-// insides finds who listens in the container with an address: in the network namespace
-// of a process that has it.
+// insides finds the listeners in the container with an address: in the network namespace
+// of a process there. It remembers the answers.
 func insides() func(netip.Addr) ([]ports.Listener, error) {
 	type answer struct {
 		list []ports.Listener
@@ -248,18 +248,18 @@ func inside(addr netip.Addr) (list []ports.Listener, err error) {
 			return list, err
 		}
 	}
-	return nil, errors.New("no process with this address is seen here")
+	return nil, errors.New("no visible process has this address")
 }
 
-// joined reports whether a link leads from here to a network namespace: others may have
-// the same addresses. The kernel has given it a number then, when it told of the link.
+// joined reports whether a link leads from here to a network namespace. Others may have
+// the same addresses. If there is a link, the kernel has assigned the namespace a number.
 func joined(c *nlconn.Conn, path string) (is bool) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(fd)
-	const header = 4 // struct rtgenmsg, with what fills it up
+	const header = 4 // struct rtgenmsg, with padding
 	answer, err := c.Ask(unix.RTM_GETNSID, nlconn.AppendUint32(make([]byte, header), unix.NETNSA_FD, uint32(fd)))
 	if err != nil || len(answer) < header {
 		return false
@@ -268,11 +268,11 @@ func joined(c *nlconn.Conn, path string) (is bool) {
 	return is && err == nil
 }
 
-// inNamespace runs fn in the network namespace of a file, on a thread that ends then.
+// inNamespace runs fn in the network namespace of a file, on a thread that then ends.
 func inNamespace(path string, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: it has changed its namespace
+		runtime.LockOSThread() // never unlocked, because the thread changes its namespace
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
 			err = unix.Setns(fd, unix.CLONE_NEWNET)

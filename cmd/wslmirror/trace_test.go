@@ -21,12 +21,12 @@ func TestTraceUsage(t *testing.T) {
 		"8080 9090":               `trace takes one port, and no argument "9090"`,
 		"x":                       `"x" is not a port`,
 		"8080/icmp":               `"icmp" is not a protocol`,
-		"8080 --from mars":        `there is no client "mars"`,
+		"8080 --from mars":        `unknown client "mars"`,
 		"8080 --live=0":           `--live: "0" is not a number of seconds`,
 		"8080 --live x":           `--live: "x" is not a number of seconds`,
 		"--live 8080 9090 1":      "trace takes one port",
-		"8080 --from container:":  `there is no client "container:"`,
-		"8080 --from container:x": `no engine knows an address of a container "x"`,
+		"8080 --from container:":  `unknown client "container:"`,
+		"8080 --from container:x": `no engine reports an address for a container "x"`,
 	} {
 		t.Run(line, func(t *testing.T) {
 			labtest.Programs(t, map[string]string{"docker": "exit 1", "podman": "exit 1"})
@@ -111,7 +111,7 @@ func TestPrintTraces(t *testing.T) {
 		want := fmt.Sprintf(`From Windows to port 8080/tcp                                       ✗ stops at 5
   1  loopback0                    127.0.0.1 → 127.0.0.1:8080
   2  ip wslmirror WSLPREROUTING   dnat to 127.0.0.1:8080, by "mirrored"
-  3  ip nat PREROUTING            skipped: its NAT is settled
+  3  ip nat PREROUTING            skipped: NAT is already settled
   4  table local                  for this machine, by ip rule 0: from all iif
                                   loopback0 ipproto tcp lookup local
   5  inet fw in                   drop by policy ◀ here
@@ -121,7 +121,7 @@ From Linux to port 8080/tcp                                        ? not certain
   1  table 127        to loopback0, by ip rule 1: from all ipproto tcp lookup
                       127
   2  inet fw out      may drop by rule 3
-  3  Windows          sends it back: Linux has the port
+  3  Windows          sends it back: a socket in Linux uses the port
   4  127.0.0.1:8080   docker-proxy (161), the proxy of a container
      the proxy's own connection:
   5  172.17.0.2:80    %s (7) listens
@@ -191,7 +191,7 @@ func TestPrintLive(t *testing.T) {
 	if err := printLive(&b, port, report); err != nil {
 		t.Fatal(err)
 	}
-	labtest.WantAll(t, b.String(), "1 packet more came than are looked at", "none came")
+	labtest.WantAll(t, b.String(), "1 packet arrived too fast to be inspected", "no packets")
 	if strings.Contains(b.String(), "proxy") {
 		t.Errorf("shows a proxy that has sent nothing:\n%s", &b)
 	}
@@ -199,7 +199,7 @@ func TestPrintLive(t *testing.T) {
 	if err := printLive(&b, ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, liveReport{Seconds: 10, Clients: report.Clients[1:]}); err != nil {
 		t.Fatal(err)
 	}
-	if want := "\nNo packet came for 53/udp in 10 s. Send one meanwhile:\n  in Linux:    bash -c \"echo A >/dev/udp/127.0.0.1/53\"\n"; b.String() != want {
+	if want := "\nNo packet to 53/udp in 10 s. While trace waits, send one:\n  in Linux:    bash -c \"echo A >/dev/udp/127.0.0.1/53\"\n"; b.String() != want {
 		t.Errorf("prints %q, want %q", &b, want)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A liveFlag is --live, which may be followed by seconds. 0 means that it is not there.
+// A liveFlag is --live, with an optional number of seconds. 0 means that it is not given.
 type liveFlag uint
 
 // The seconds of --live.
@@ -69,17 +69,17 @@ func (l *liveFlag) seconds(args, words []string) ([]string, error) {
 // A liveReport is what --live adds to the document.
 type liveReport struct {
 	Seconds float64 `json:"seconds"`
-	// Missed are packets that were not looked at, because there were too many.
+	// Missed are packets that were not inspected, because there were too many.
 	Missed  uint64       `json:"missed"`
 	Clients []trace.Live `json:"clients"`
 }
 
-// watchPackets counts packets until the seconds are over, or ^C. It says on the writer
-// that it waits.
+// watchPackets counts packets until the seconds are over, or ^C. It writes to say
+// that it is waiting.
 func watchPackets(port ruleset.Port, tally *trace.Tally, seconds liveFlag, say io.Writer) (r liveReport, err error) {
 	tracer, err := nft.OpenTracer(tally.Traced())
 	if errors.Is(err, unix.EPERM) {
-		return r, hinted{errors.New("only root can have packets traced"), "run with sudo"}
+		return r, hinted{errors.New("only root can trace packets"), "run with sudo"}
 	}
 	if err != nil {
 		return r, err
@@ -100,7 +100,7 @@ func watchPackets(port ruleset.Port, tally *trace.Tally, seconds liveFlag, say i
 	return r, addComments(r.Clients)
 }
 
-// addComments looks for those of rules that are in no forecast.
+// addComments adds the comments of rules that no forecast contains.
 func addComments(clients []trace.Live) error {
 	reader, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
@@ -120,7 +120,7 @@ func addComments(clients []trace.Live) error {
 	return err
 }
 
-// printLive prints what was counted, beside what was forecast.
+// printLive prints the counted packets, and where they differ from the forecast.
 func printLive(w io.Writer, port ruleset.Port, r liveReport) error {
 	var b bytes.Buffer
 	out := screenOf(w)
@@ -134,11 +134,11 @@ func printLive(w io.Writer, port ruleset.Port, r liveReport) error {
 		printClient(&b, out, port, c)
 	}
 	if r.Missed > 0 {
-		b.WriteString("\n" + out.fold(fmt.Sprintf("%s more came than are looked at, and are not counted here", plural(r.Missed, "packet")), "  ", 0) + "\n")
+		b.WriteString("\n" + out.fold(fmt.Sprintf("%s arrived too fast to be inspected, and are not counted", plural(r.Missed, "packet")), "  ", 0) + "\n")
 	}
 	if total == 0 {
 		b.Reset()
-		fmt.Fprintf(&b, "\nNo packet came for %s in %s s. Send one meanwhile:\n", port, strconv.FormatFloat(r.Seconds, 'f', -1, 64))
+		fmt.Fprintf(&b, "\nNo packet to %s in %s s. While trace waits, send one:\n", port, strconv.FormatFloat(r.Seconds, 'f', -1, 64))
 		for _, c := range r.Clients {
 			if how := howToSend(c.From, port); how != "" {
 				fmt.Fprintf(&b, "  %s\n", how)
@@ -185,7 +185,7 @@ func printClient(b *bytes.Buffer, out screen, port ruleset.Port, c trace.Live) {
 	}
 	switch {
 	case c.Requests+c.Answers == 0:
-		end = out.mark(markUnknown, "none came")
+		end = out.mark(markUnknown, "no packets")
 	case differ > 0:
 		end = out.mark(markFault, plural(uint64(differ), "difference"))
 	}
@@ -199,7 +199,7 @@ func printClient(b *bytes.Buffer, out screen, port ruleset.Port, c trace.Live) {
 		if len(rows) > 1 {
 			out.table(b, "  ", rows)
 		}
-		rows = [][]string{{"PACKETS", "AT", "WHAT CAME OF THEM"}}
+		rows = [][]string{{"PACKETS", "AT", "RESULT"}}
 	}
 	flush()
 	for _, h := range c.Hops {
@@ -214,7 +214,7 @@ func printClient(b *bytes.Buffer, out screen, port ruleset.Port, c trace.Live) {
 		does = out.show(text.Line(does))
 		switch {
 		case h.Differs && h.Forecast == nil:
-			does = out.mark(markFault, does+", which is not forecast")
+			does = out.mark(markFault, does+", not forecast")
 		case h.Differs:
 			_, forecast := hopText(*h.Forecast)
 			does = out.mark(markFault, does+"; forecast: "+out.show(text.Line(forecast)))
@@ -228,12 +228,12 @@ func printClient(b *bytes.Buffer, out screen, port ruleset.Port, c trace.Live) {
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// liveText is hopText for what was counted.
+// liveText is hopText for counted packets.
 func liveText(h trace.LiveHop) (subject, says string) {
 	switch {
 	case h.Packets == 0:
 		subject, _ = hopText(*h.Forecast)
-		return subject, "none came here"
+		return subject, "no packets"
 	case h.Kind == trace.Arrives:
 		return h.Link, "arrives"
 	case h.Kind == trace.Leaves:
@@ -244,7 +244,7 @@ func liveText(h trace.LiveHop) (subject, says string) {
 	return chainText(h.Hop)
 }
 
-// sayTo is where is said that it waits: not in the document.
+// sayTo is where the message goes that trace is waiting: not into the JSON.
 func sayTo(asJSON bool, stdout io.Writer) io.Writer {
 	if asJSON {
 		return os.Stderr

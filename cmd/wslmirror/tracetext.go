@@ -11,8 +11,8 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// printTraces prints the ways for people: a line for each hop that decides something,
-// and the mark where one ends.
+// printTraces prints the paths for people: a line for each hop that decides something,
+// and a mark where a packet stops.
 func printTraces(w io.Writer, port ruleset.Port, traces []trace.Trace) error {
 	var b bytes.Buffer
 	out := screenOf(w)
@@ -30,7 +30,7 @@ var clientNames = map[trace.Client]string{trace.Windows: "Windows", trace.Linux:
 
 func printTrace(b *bytes.Buffer, out screen, port ruleset.Port, t trace.Trace) {
 	var hops bytes.Buffer
-	var rows [][]string // of one part of the way
+	var rows [][]string // of one part of the path
 	number, stopsAt, part := 0, 0, ""
 	longest := 0 // of the subjects: all parts have the same columns
 	for _, h := range t.Hops {
@@ -75,12 +75,12 @@ func printTrace(b *bytes.Buffer, out screen, port ruleset.Port, t trace.Trace) {
 		fmt.Fprintf(b, "  Why:  %s\n", strings.TrimLeft(out.fold(out.show(text.Line(t.Why)), "        ", 0), " "))
 	}
 	for i, f := range t.Fix {
-		// Commands are not folded: they are there to be copied.
+		// Commands are not folded: people copy them.
 		fmt.Fprintf(b, "  %s%s\n", map[bool]string{true: "Fix:  ", false: "      "}[i == 0], text.Line(f))
 	}
 }
 
-// worthALine reports whether a hop says more than that the packet passes.
+// worthALine reports whether a hop does more than let the packet pass.
 func worthALine(h trace.Hop) bool {
 	switch {
 	case h.Stops || !h.Sure:
@@ -93,7 +93,7 @@ func worthALine(h trace.Hop) bool {
 	return true
 }
 
-// partOf names the packet of which a hop is, "" for that of the client.
+// partOf names the packet that a hop belongs to, "" for that of the client.
 func partOf(h trace.Hop) string {
 	switch {
 	case h.Proxied && h.Reply:
@@ -106,7 +106,7 @@ func partOf(h trace.Hop) string {
 	return ""
 }
 
-// hopText is what a hop is, and what it does.
+// hopText is the name of a hop, and what it does.
 func hopText(h trace.Hop) (subject, says string) {
 	switch h.Kind {
 	case trace.Arrives:
@@ -123,7 +123,7 @@ func hopText(h trace.Hop) (subject, says string) {
 		}
 		return "table " + h.RouteTable, says
 	case trace.AtWindows:
-		return "Windows", map[string]string{"return": "sends it back: Linux has the port", "take": "keeps it: nobody in Linux has the port"}[h.Verdict]
+		return "Windows", map[string]string{"return": "sends it back: a socket in Linux uses the port", "take": "keeps it: no socket in Linux uses the port"}[h.Verdict]
 	case trace.AtSocket, trace.InsideHost:
 		says = hopWords[h.Verdict]
 		if strings.Contains(says, "%s") {
@@ -134,10 +134,10 @@ func hopText(h trace.Hop) (subject, says string) {
 	return chainText(h)
 }
 
-// hopWords are what sockets do.
+// hopWords are the verdicts of sockets in words.
 var hopWords = map[string]string{
-	"listen": "%s listens", "proxy": "%s, the proxy of a container", "hold": "%s holds the port", "unknown": "who listens is not seen",
-	"none": "nobody listens", "martian": "takes it for one of its own, and drops it",
+	"listen": "%s listens", "proxy": "%s, the proxy of a container", "hold": "%s holds the port", "unknown": "the listener is not visible",
+	"none": "nobody listens", "martian": "drops it: the source is its own address",
 }
 
 // chainText is hopText for a chain.
@@ -152,7 +152,7 @@ func chainText(h trace.Hop) (subject, says string) {
 	subject = h.Table + " " + h.Chain
 	switch ruleset.Does(h.Verdict) {
 	case ruleset.Skipped:
-		return subject, "skipped: its NAT is settled"
+		return subject, "skipped: NAT is already settled"
 	case ruleset.Translates, ruleset.Redirects, ruleset.Masquerades:
 		says = fmt.Sprintf("%s to %s, by %s", h.Verdict, h.To, by)
 	default:

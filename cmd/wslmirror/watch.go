@@ -18,16 +18,16 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// How often the watched daemon is asked to look: it is asked again soon if the last
-// answer was new, and more and more seldom while nothing changes. Its file is looked at
-// more often: the daemon writes it whenever something happens in the kernel.
+// How often the watched daemon is asked for a new snapshot: soon after a change, and
+// less and less often while nothing changes. Its file is checked
+// more often: the daemon writes it whenever something changes in the kernel.
 const (
 	soonest = 500 * time.Millisecond
 	latest  = 8 * time.Second
 )
 
-// watchStatus shows the state and each change of it until ctx is done: on a terminal
-// the whole anew in the same place, elsewhere a line for each change.
+// watchStatus shows the state and each change of it until ctx is done. On a terminal it
+// redraws everything in place; elsewhere it prints a line for each change.
 func watchStatus(ctx context.Context, dir string, asJSON bool, stdout io.Writer) (int, error) {
 	show := watchLines(stdout)
 	resized := make(chan os.Signal, 1)
@@ -36,7 +36,7 @@ func watchStatus(ctx context.Context, dir string, asJSON bool, stdout io.Writer)
 	case asJSON:
 		show = func(s status.Snapshot, _ surroundings) error { return json.NewEncoder(stdout).Encode(timed(s)) }
 	case isTerminal:
-		fmt.Fprint(stdout, "\x1b[?1049h\x1b[?25l") // a screen of its own, without a cursor
+		fmt.Fprint(stdout, "\x1b[?1049h\x1b[?25l") // the alternate screen, without a cursor
 		defer fmt.Fprint(stdout, "\x1b[?25h\x1b[?1049l")
 		signal.Notify(resized, unix.SIGWINCH)
 		defer signal.Stop(resized)
@@ -52,7 +52,7 @@ func watchStatus(ctx context.Context, dir string, asJSON bool, stdout io.Writer)
 	for {
 		now, _ := os.Stat(filepath.Join(dir, "status.json"))
 		if file != nil && now != nil && !os.SameFile(file, now) {
-			pause = soonest // something has happened
+			pause = soonest // something has changed
 		}
 		if time.Since(asked) >= pause {
 			s, at, err := lookAtStatus(dir)
@@ -60,7 +60,7 @@ func watchStatus(ctx context.Context, dir string, asJSON bool, stdout io.Writer)
 				return exitFailure, err
 			}
 			asked = time.Now()
-			now, _ = os.Stat(filepath.Join(dir, "status.json")) // which has just been written
+			now, _ = os.Stat(filepath.Join(dir, "status.json")) // which the daemon has just written
 			if pause = min(2*pause, latest); !sameStatus(s, shown) {
 				pause, here, shown = soonest, at, s
 				if err := show(s, here); err != nil {
@@ -81,8 +81,8 @@ func watchStatus(ctx context.Context, dir string, asJSON bool, stdout io.Writer)
 	}
 }
 
-// sameStatus reports whether two snapshots differ in nothing but when the kernel was
-// looked at.
+// sameStatus reports whether two snapshots are equal, except for the time when the
+// kernel was read.
 func sameStatus(a, b status.Snapshot) bool {
 	a.Updated = b.Updated
 	one, _ := json.Marshal(a)
@@ -112,12 +112,12 @@ func watchLines(w io.Writer) func(status.Snapshot, surroundings) error {
 	}
 }
 
-// watchScreen draws the whole state over the last one. It erases no more than the rest
-// of each line, so nothing flickers, and writes no more lines than there are.
+// watchScreen draws the whole state over the last one. It erases only the rest
+// of each line, so nothing flickers, and writes at most as many lines as the screen has.
 func watchScreen(w io.Writer) func(status.Snapshot, surroundings) error {
 	return func(s status.Snapshot, here surroundings) error {
 		here.lookAround(s)
-		here.now = time.Time{} // that would be out of date soon
+		here.now = time.Time{} // "5 s ago" would soon be out of date
 		var b bytes.Buffer
 		if err := printStatus(&b, screenOf(w), s, here); err != nil {
 			return err

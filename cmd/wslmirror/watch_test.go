@@ -85,7 +85,7 @@ func TestWatch(t *testing.T) {
 		t.Helper()
 		labtest.Eventually(t, "it shows "+want, func() bool { return strings.HasSuffix(st.text(), "  "+want+"\n") })
 	}
-	shows("active: rules are installed for what arrives on loopback0")
+	shows("active: rules are installed for packets that arrive on loopback0")
 	st.set(t, func(s *status.Snapshot) {
 		s.Ports = []status.Port{{Proto: "tcp", Port: 8080, Address: "0.0.0.0", Target: "172.17.0.2:80", Engine: "docker", Path: "proxy"}}
 	})
@@ -195,7 +195,7 @@ func TestWatchOnATerminal(t *testing.T) {
 	if len(drawings) != 3 || strings.Contains(st.text(), "\x1b[2J") {
 		t.Fatalf("%q", st.text())
 	}
-	for i, want := range []string{"\x1b[32m● active\x1b[m: rules are installed for what arrives on loopback0\x1b[K\r", "\x1b[33m○ standby\x1b[m: another wslmirror in this VM serves, and this one takes\x1b[K\r"} {
+	for i, want := range []string{"\x1b[32m● active\x1b[m: rules are installed for packets that arrive on loopback0\x1b[K\r", "\x1b[33m○ standby\x1b[m: another wslmirror in this VM is active; this one takes over\x1b[K\r"} {
 		if got := drawings[i+1]; !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 5 || !strings.Contains(got, "\x1b[K\x1b[J") {
 			t.Errorf("drawing %d: %q\nwant %q", i+1, got, want)
 		}

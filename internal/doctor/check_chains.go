@@ -47,11 +47,11 @@ func checkWSLChains(o *Observation) Check {
 		return ok("%s", strings.Join(have, ", "))
 	}
 	c := Check{Verdict: grave, Seen: "WSL's own nftables chains are gone, or empty: " + strings.Join(lack, ", ")}
-	c = c.because("Without them containers lose their way out: Windows drops what does not come from the block of ports that it knows. "+
-		"'nft flush ruleset' takes them, as Debian's nftables.service does whenever it starts or stops; WSL adds them at boot alone.", "")
+	c = c.because("Without them containers cannot reach the outside: Windows drops packets whose source port is not in the block that it knows. "+
+		"'nft flush ruleset' removes them. Debian's nftables.service runs that whenever it starts or stops. WSL adds the chains only at boot.", "")
 	if o.Systemd && o.NFTables {
 		// Before the chains are restored: it may stop with the next boot.
-		c = c.do("# if Debian's nftables.service did it and nothing else needs it; not with --now: to stop it flushes once more",
+		c = c.do("# if Debian's nftables.service did it and nothing else needs it; without --now, because stopping it flushes again",
 			"sudo systemctl disable nftables")
 	}
 	lines := o.restoration(missing)
@@ -59,34 +59,34 @@ func checkWSLChains(o *Observation) Check {
 		return c.do(restart)
 	}
 	if c = c.do(lines...); o.dockerFlushed() {
-		c = c.do("sudo systemctl restart docker   # its rules went, too")
+		c = c.do("sudo systemctl restart docker   # its rules are gone, too")
 	}
 	if o.Podman.Present {
-		c = c.do("sudo podman network reload --all   # its rules went, too") // without any it does nothing
+		c = c.do("sudo podman network reload --all   # its rules are gone, too") // without any it does nothing
 	}
 	return c
 }
 
-// checkGist looks for the chain of a widely copied workaround of 2024.
+// checkGist looks for the chain of a workaround from 2024 that many users copied.
 func checkGist(o *Observation) Check {
 	switch {
 	case o.Ruleset.Err != nil:
 		return unseen("the chains of others", o.Ruleset.Err)
 	case !o.Ruleset.Value.Gist:
-		return ok("there is no chain ip nat WSLPREROUTING of an earlier workaround")
+		return ok("no chain ip nat WSLPREROUTING is left over from an earlier workaround")
 	}
 	return warning("a chain ip nat WSLPREROUTING is left over from an earlier workaround").
-		because("It takes effect beside wslmirror's own, also on ports that wslmirror leaves alone.", "").
+		because("It acts in addition to wslmirror's own chain, even on ports that wslmirror leaves alone.", "").
 		do("sudo nft flush chain ip nat WSLPREROUTING && sudo nft delete chain ip nat WSLPREROUTING",
-			"# and remove whatever loads it: grep -rs WSLPREROUTING /etc")
+			"# and remove what loads it: grep -rs WSLPREROUTING /etc")
 }
 
-// restoration is the commands that restore WSL's chains
-// (src/linux/init/GnsEngine.cpp), nil if not all that they need was seen.
+// restoration returns the commands that restore WSL's chains
+// (src/linux/init/GnsEngine.cpp), nil if something that they need is unknown.
 func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string) {
-	// What Linux uses now is not what Windows has reserved if somebody has widened
-	// it. Then containers would leave by ports that Windows drops, and nothing
-	// would tell of it any more.
+	// If somebody has widened the range, Linux uses more than Windows has reserved. Then
+	// containers would use source ports that Windows drops, and no check could
+	// detect it any more.
 	b := o.Block.Value.OfWSL()
 	nics := o.nics()
 	for _, c := range missing {
@@ -107,8 +107,8 @@ func (o *Observation) restoration(missing []ruleset.WSLChain) (commands []string
 	return commands
 }
 
-// unquotable reports whether nft cannot take the name of a link in quotes: it
-// knows no escape in them, and a star at the end stands for anything.
+// unquotable reports whether nft cannot take the name of a link in quotes: nft
+// has no escapes in quotes, and a star at the end is a wildcard.
 func unquotable(link string) bool {
 	return strings.ContainsAny(link, `"\*`) || text.Line(link) != link
 }
@@ -117,7 +117,7 @@ func unquotable(link string) bool {
 const sysctlFiles = "/etc/sysctl.conf /etc/sysctl.d /run/sysctl.d /usr/lib/sysctl.d"
 
 func checkPortRange(o *Observation) Check {
-	const why = "Windows has reserved a block of source ports for Linux. Connections from other ports to localhost hang, all of them, until WSL is started anew."
+	const why = "Windows has reserved a block of source ports for Linux. All connections to localhost from other ports hang until WSL is restarted."
 	b := o.Block.Value
 	switch {
 	case o.Block.Err != nil:
@@ -126,8 +126,8 @@ func checkPortRange(o *Observation) Check {
 		return fault("ip_local_port_range is %d-%d, but Windows has reserved %d-%d", b.First, b.Last, b.Windows.First, b.Windows.Last).
 			because(why, "microsoft/WSL#41227").
 			do(fmt.Sprintf("sudo sysctl -w net.ipv4.ip_local_port_range=\"%d %d\"", b.Windows.First, b.Windows.Last),
-				"# and take the setting away: grep -rs ip_local_port_range "+sysctlFiles,
-				"# or keep the range, and reserve all the rest of it in net.ipv4.ip_local_reserved_ports, which is safe",
+				"# and remove the setting: grep -rs ip_local_port_range "+sysctlFiles,
+				"# or keep the range, and add the rest of it to net.ipv4.ip_local_reserved_ports, which is safe",
 				restart)
 	case b.Windows != ports.Range{}:
 		return ok("%d-%d, as Windows has reserved", b.First, b.Last)
@@ -135,13 +135,13 @@ func checkPortRange(o *Observation) Check {
 		c := warning("ip_local_port_range is %d-%d, %d ports; WSL is not known to reserve more than %d", b.First, b.Last, b.Size(), ports.MostReserved).
 			because(why, "microsoft/WSL#41227")
 		if o.Ruleset.Err != nil {
-			return c.do("sudo wslmirror doctor   # sees what Windows has reserved")
+			return c.do("sudo wslmirror doctor   # shows what Windows has reserved")
 		}
-		return c.do("# first take the setting away: grep -rs ip_local_port_range "+sysctlFiles, restart)
+		return c.do("# first remove the setting: grep -rs ip_local_port_range "+sysctlFiles, restart)
 	case o.Ruleset.Err == nil:
-		return notApplicable("%d-%d; WSL's chain that says what Windows has reserved is gone", b.First, b.Last)
+		return notApplicable("%d-%d; WSL's chain with the range that Windows has reserved is gone", b.First, b.Last)
 	}
-	return unknown("%d-%d; could not see what Windows has reserved: %v", b.First, b.Last, o.Ruleset.Err)
+	return unknown("%d-%d; could not read what Windows has reserved: %v", b.First, b.Last, o.Ruleset.Err)
 }
 
 func checkHeadroom(o *Observation) Check {
@@ -149,7 +149,7 @@ func checkHeadroom(o *Observation) Check {
 		return unseen("the use of source ports", o.Block.Err)
 	}
 	b := o.Block.Value
-	// A listener in the block has its port for itself.
+	// No connection can use the port of a listener in the block.
 	var kept []uint16
 	for _, l := range o.Listeners.Value {
 		if port := l.Addr.Port(); l.Proto == "tcp" && b.Contains(port) && !b.IsReserved(port) {
@@ -165,27 +165,27 @@ func checkHeadroom(o *Observation) Check {
 		to = "to " + load.Destination.String()
 	}
 	if load.Proto == "udp" {
-		to = "by UDP"
+		to = "for UDP"
 	}
-	seen := fmt.Sprintf("%d of %d ports (%.0f %%) are taken %s", load.Used, load.Of, 100*load.Share(), to)
+	seen := fmt.Sprintf("%d of %d ports (%.0f %%) are in use %s", load.Used, load.Of, 100*load.Share(), to)
 	if !b.Containers {
-		seen += ", the connections of containers not counted"
+		seen += ", not counting connections of containers"
 		if b.Unseen != nil {
 			seen += fmt.Sprintf(" (%v)", b.Unseen)
 		}
 	}
-	const why = "A connection needs a source port of its own for each destination. Without one, connect() fails with \"Cannot assign requested address\"."
+	const why = "Each connection to a destination needs its own source port. Without a free port, connect() fails with \"Cannot assign requested address\"."
 	help := []string{
-		"ss -tan | awk '{print $5}' | sort | uniq -c | sort -n | tail   # who has so many",
-		"# let that program keep connections, or close them earlier; newer versions of WSL reserve 4096 ports (wsl.exe --update)",
+		"ss -tan | awk '{print $5}' | sort | uniq -c | sort -n | tail   # shows the destinations with the most connections",
+		"# let that program reuse its connections, or close them earlier; newer versions of WSL reserve 4096 ports (wsl.exe --update)",
 	}
 	switch {
 	case b.Usable == 0:
-		return fault("none of %d-%d may be taken: all are in ip_local_reserved_ports", b.First, b.Last).because(why, "").
+		return fault("no port of %d-%d can be used: all are in ip_local_reserved_ports", b.First, b.Last).because(why, "").
 			do("sudo sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports   # the second leaves nothing of the first",
 				"# and where they are set: grep -rs ip_local_ "+sysctlFiles)
 	case load.Used == 0:
-		return ok("none of %d ports is taken", b.Usable)
+		return ok("none of %d ports is in use", b.Usable)
 	case load.Used >= load.Of:
 		return fault("%s", seen).because(why, "microsoft/WSL#11450").do(help...)
 	case load.Share() >= ports.NearlyFull:
@@ -202,7 +202,7 @@ func checkPublished(o *Observation) Check {
 	case len(published) == 0:
 		return notApplicable("no engine publishes a port")
 	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP):
-		return unseen("who listens", o.Listeners.Err)
+		return unseen("the listeners", o.Listeners.Err)
 	}
 	var silent, foreign []status.Port
 	for _, p := range published {
@@ -219,16 +219,16 @@ func checkPublished(o *Observation) Check {
 	}
 	switch {
 	case len(silent) == 0 && len(foreign) > 0:
-		return warning("sent elsewhere by rules of no known engine, and not passed on to Windows: %s", portNames(foreign)).
-			because("A VPN that redirects DNS does so, and wants no more. Windows learns of a port only when a program in Linux binds it.", "").
-			do("# if Windows should reach it, have a program listen there")
+		return warning("forwarded by rules of no known engine, and not reachable from Windows: %s", portNames(foreign)).
+			because("A VPN that redirects DNS adds such rules, which is harmless. Windows learns of a port only when a program in Linux binds it.", "").
+			do("# if Windows should reach it, let a program listen there")
 	case len(silent) == 0 && o.Listeners.Err != nil:
-		return unseen("who listens by UDP", o.Listeners.Err)
+		return unseen("the UDP listeners", o.Listeners.Err)
 	case len(silent) == 0:
 		return o.judgeContainers(len(published))
 	}
-	c := fault("published, but no listener there of which Windows learns: %s", portNames(silent)).
-		because("Windows learns of a port when a program in Linux binds it, and passes no connection on to others. A rule alone, as nerdctl, k3s or CNI write it, tells it nothing.", "microsoft/WSL#11730")
+	c := fault("published, but with no listener that Windows sees: %s", portNames(silent)).
+		because("Windows learns of a port when a program in Linux binds it, and forwards connections only to such ports. Rules alone, such as those of nerdctl, k3s or CNI, tell Windows nothing.", "microsoft/WSL#11730")
 	if o.consomme() {
 		c.Why += " And " + ports.Silent + "."
 	}
@@ -239,7 +239,7 @@ func checkPublished(o *Observation) Check {
 	}
 	byKernel := slices.ContainsFunc(silent, func(p status.Port) bool { return p.Path == status.PathKernel })
 	if byKernel && errors.Is(o.Hold.Err, fs.ErrNotExist) && o.Systemd {
-		return c.do("sudo systemctl start wslmirror-hold   # it holds what nobody holds")
+		return c.do("sudo systemctl start wslmirror-hold   # it holds ports that have no socket")
 	}
 	for _, r := range o.Hold.Value.Refused {
 		c.Seen += fmt.Sprintf("; wslmirror cannot hold %s: %s", r.Port, r.Reason)
@@ -247,7 +247,7 @@ func checkPublished(o *Observation) Check {
 	const most = 3
 	for i, p := range silent {
 		if i == most {
-			return c.do(fmt.Sprintf("# and so on for the other %d", len(silent)-most))
+			return c.do(fmt.Sprintf("# and the same for the other %d", len(silent)-most))
 		}
 		c = c.do(listen(p))
 	}
@@ -261,7 +261,7 @@ func (o *Observation) judgeContainers(published int) Check {
 		return h, stops && h.Kind == trace.InsideHost && h.Verdict == "none"
 	})
 	if len(idle) == 0 {
-		return ok("published: %d, each held by a socket%s", published, o.heldByUs())
+		return ok("published ports: %d, each with a socket%s", published, o.heldByUs())
 	}
 	var seen []string
 	c := Check{Verdict: Warning}
@@ -269,11 +269,11 @@ func (o *Observation) judgeContainers(published int) Check {
 		seen = append(seen, s.String())
 		c = c.do(s.fix...)
 	}
-	c.Seen = "published, and nobody answers: " + shortened(seen)
+	c.Seen = "published, but no program answers: " + shortened(seen)
 	return c
 }
 
-// heldByUs says how many ports wslmirror holds, "" if none.
+// heldByUs says how many ports wslmirror holds, "" for none.
 func (o *Observation) heldByUs() string {
 	n := 0
 	for _, l := range o.Listeners.Value {
@@ -284,7 +284,7 @@ func (o *Observation) heldByUs() string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", %d of them by wslmirror", n)
+	return fmt.Sprintf(", %d of them held by wslmirror", n)
 }
 
 func portNames(list []status.Port) string {
@@ -295,26 +295,26 @@ func portNames(list []status.Port) string {
 	return strings.Join(names, ", ")
 }
 
-// listen is how to have somebody listen on p, and pass on what comes.
+// listen is a command that listens on p and forwards to its target.
 func listen(p status.Port) string {
 	to, err := netip.ParseAddrPort(p.Target)
 	on, onErr := netip.ParseAddr(p.Address)
 	if err != nil || onErr != nil || !on.Is4() || to.Port() == 0 || !to.Addr().Is4() || to.Addr().IsUnspecified() || p.Proto != "tcp" && p.Proto != "udp" {
-		return fmt.Sprintf("# publish %d by an engine that listens on its ports, as Docker and Podman do", p.Port)
+		return fmt.Sprintf("# publish %d with an engine that listens on its ports, as Docker and Podman do", p.Port)
 	}
 	bind := ""
 	if !on.IsUnspecified() {
-		bind = ",bind=" + on.String() // not on the LAN what was meant for this machine
+		bind = ",bind=" + on.String() // do not expose on the LAN what was published for this machine
 	}
 	line := fmt.Sprintf("socat TCP-LISTEN:%d,fork,reuseaddr%s TCP:%s", p.Port, bind, to)
 	if p.Proto == "udp" {
 		line = fmt.Sprintf("socat UDP-LISTEN:%d,fork%s UDP:%s", p.Port, bind, to)
 	}
 	if p.Port < firstUser {
-		return "sudo -b " + line // asks for the password first, and then goes on by itself
+		return "sudo -b " + line // asks for the password, then continues in the background
 	}
 	return line + " &"
 }
 
-// firstUser is the first port that takes no right to bind.
+// firstUser is the first port that any user may bind.
 const firstUser = 1024

@@ -13,7 +13,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A cause is what does something to packets, or may, and to which.
+// A cause is a hop that stops packets, or may stop them, with the requests that it affects.
 type cause struct {
 	at  trace.Hop
 	why string
@@ -21,15 +21,15 @@ type cause struct {
 	of  []trace.Question
 }
 
-// grave reports whether somebody listens whom packets do not reach.
+// grave reports whether packets do not reach an existing listener.
 func (c cause) grave() bool {
 	return slices.ContainsFunc(c.of, func(q trace.Question) bool { return !q.Suppose || q.From != trace.Windows })
 }
 
-// String says what is lost, and why.
+// String names the lost requests, and says why they are lost.
 func (c cause) String() string { return fmt.Sprintf("%s (%s)", lost(c.of), c.why) }
 
-// lost names requests: with the ports of each client together.
+// lost names requests, grouped by client.
 func lost(of []trace.Question) string {
 	var windows, linux, rest []string
 	for _, q := range of {
@@ -50,13 +50,13 @@ func lost(of []trace.Question) string {
 		rest = slices.Insert(rest, 0, "Windows to "+shortened(windows))
 	}
 	if len(rest) == 0 {
-		return "Windows to what begins to listen"
+		return "Windows to new listeners"
 	}
 	return strings.Join(rest, "; ")
 }
 
-// causes are the hops that some chooses, each with all that it stops: one cause is one,
-// whatever goes through it.
+// causes are the hops that some selects, each with all requests that it affects: many requests
+// with one cause are one fault.
 func (o *Observation) causes(some func(trace.Trace) (at trace.Hop, is bool)) (list []cause) {
 	for _, w := range o.Ruleset.Value.Walks {
 		for _, t := range w.Traces {
@@ -79,7 +79,7 @@ func (o *Observation) causes(some func(trace.Trace) (at trace.Hop, is bool)) (li
 	return list
 }
 
-// stopsIn is what chains stop for which a check is.
+// stopsIn are the causes in the chains that a check covers.
 func (o *Observation) stopsIn(check string) []cause {
 	return o.causes(func(t trace.Trace) (trace.Hop, bool) {
 		h, stops := t.StoppedBy()
@@ -87,7 +87,7 @@ func (o *Observation) stopsIn(check string) []cause {
 	})
 }
 
-// mayStopIn is what they may do.
+// mayStopIn are the possible causes there.
 func (o *Observation) mayStopIn(check string) []cause {
 	return o.causes(func(t trace.Trace) (trace.Hop, bool) {
 		h, unsure := undecided(t)
@@ -95,8 +95,8 @@ func (o *Observation) mayStopIn(check string) []cause {
 	})
 }
 
-// undecided is the first chain of which trace does not know what it does to a packet that
-// nothing else is sure to stop.
+// undecided is the first chain whose verdict trace does not know, for a packet that
+// no other hop certainly stops.
 func undecided(t trace.Trace) (h trace.Hop, is bool) {
 	i := slices.IndexFunc(t.Hops, func(h trace.Hop) bool { return h.Kind == trace.InChain && !h.Sure })
 	if t.Verdict != trace.Unknown || i < 0 {
@@ -105,8 +105,8 @@ func undecided(t trace.Trace) (h trace.Hop, is bool) {
 	return t.Hops[i], true
 }
 
-// checkOf is the check that tells of a chain: that of the program whose chain it is, or
-// else of its hook.
+// checkOf is the check that covers a chain: that of the program that owns it, or
+// else that of its hook.
 func (o *Observation) checkOf(h trace.Hop) string {
 	r := o.Ruleset.Value
 	switch {
@@ -130,18 +130,18 @@ func (o *Observation) checkOf(h trace.Hop) string {
 	return "output"
 }
 
-// blind says why nothing of what rules do can be judged, if it cannot.
+// blind is the verdict if the rules or the listeners could not be read.
 func (o *Observation) blind() (c Check, is bool) {
 	switch {
 	case o.Ruleset.Err != nil:
-		return unseen("what rules do to packets", o.Ruleset.Err), true
+		return unseen("the rules", o.Ruleset.Err), true
 	case o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP):
-		return unseen("who listens", o.Listeners.Err), true
+		return unseen("the listeners", o.Listeners.Err), true
 	}
 	return c, false
 }
 
-// judgeRules judges what the chains stop for which a check is, and what they may.
+// judgeRules judges the chains that a check covers: the packets that they stop, or may stop.
 func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 	stops = o.stopsIn(check)
 	may := o.mayStopIn(check)
@@ -158,39 +158,39 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 		}
 		return unknown("not certain: %s", strings.Join(seen, ", ")).do(lookAt(may[0].of)), nil
 	case len(stops) > 0:
-		return warning("nobody listens there yet, but packets are lost: %s", strings.Join(seen, ", ")), stops
+		return warning("no program listens there yet, but packets are lost: %s", strings.Join(seen, ", ")), stops
 	case o.Ruleset.Value.Unfollowed > 0:
 		return notApplicable("see directions"), nil
 	}
-	return ok("no rule stops packets between Windows and Linux, or their answers"), nil
+	return ok("no rule stops packets between Windows and Linux, or the answers"), nil
 }
 
-// lookAt is the command that shows the way of one of the packets.
+// lookAt is the command that traces one of the packets.
 func lookAt(of []trace.Question) string {
 	q := of[max(0, slices.IndexFunc(of, func(q trace.Question) bool { return !q.Suppose }))]
 	port := strings.TrimSuffix(q.Port.String(), "/tcp")
 	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
 }
 
-const whyFirewall = "A firewall that only allows lo drops what Windows sends: that arrives on "
+const whyFirewall = "A firewall that only allows lo drops packets from Windows, which arrive on "
 
-// whyOwn says why rules of one's own do harm.
+// whyOwn says why the user's own rules do harm.
 func (o *Observation) whyOwn(check string, stops []cause) string {
 	masks := slices.ContainsFunc(stops, func(c cause) bool { return c.at.Verdict == string(ruleset.Masquerades) })
 	switch {
 	case check == "input":
 		return whyFirewall + o.Iface + "."
 	case check == "forward":
-		return "Packets past a proxy are forwarded between " + o.Iface + " and the bridge of the container, and so are the answers."
+		return "Packets that bypass the proxy are forwarded between " + o.Iface + " and the bridge of the container, and so are the answers."
 	case masks:
-		return "What leaves through " + o.Iface + " must keep its source 127.0.0.1: answers to another address find no way back."
+		return "Packets that leave through " + o.Iface + " must keep their source 127.0.0.1: answers to another address do not return."
 	}
-	return "What Linux sends to 127.0.0.1 and what it answers Windows leaves through " + o.Iface +
-		". What a proxy sends to its container leaves through a bridge. A firewall that only allows lo drops both."
+	return "Packets to 127.0.0.1 and answers to Windows leave through " + o.Iface +
+		". Packets from a proxy to its container leave through a bridge. A firewall that only allows lo drops both."
 }
 
-// checkOwn looks for rules of one's own, or of somebody unknown, that take Windows for a
-// stranger.
+// checkOwn looks for the user's own rules, or those of an unknown program, that stop packets
+// from or to Windows.
 func (o *Observation) checkOwn(check string) Check {
 	c, blind := o.blind()
 	var stops []cause
@@ -200,11 +200,11 @@ func (o *Observation) checkOwn(check string) Check {
 	legacy := c.Verdict == OK && slices.Contains(o.Legacy.Value, "filter")
 	switch {
 	case (blind || legacy) && check != "input":
-		return notApplicable("see input") // said once
+		return notApplicable("see input") // report it once
 	case blind, c.Verdict == NotApplicable:
 		return c
 	case legacy:
-		return Check{Verdict: Unknown, Seen: "not certain: " + c.Seen + ", but iptables-legacy has a table filter, which is not judged here"}
+		return Check{Verdict: Unknown, Seen: "not certain: " + c.Seen + ", but iptables-legacy has a table filter, which wslmirror does not check"}
 	case c.Verdict == OK:
 		return c
 	}
@@ -228,14 +228,14 @@ func checkUFW(o *Observation) Check {
 	}
 	switch legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil; {
 	case !there && o.UFW && legacy:
-		return unknown("ufw is installed; its rules may be in iptables-legacy, and are not judged here")
+		return unknown("ufw is installed; its rules may be in iptables-legacy, which wslmirror does not check")
 	case !there:
 		return notApplicable("ufw is off, or not installed")
 	}
 	c, stops := o.judgeRules("ufw")
 	switch c.Verdict {
 	case OK:
-		return ok("ufw is on, and lets %s pass", o.Iface)
+		return ok("ufw is on, and allows %s", o.Iface)
 	case NotApplicable:
 		return c
 	}
@@ -261,16 +261,16 @@ func checkFirewalld(o *Observation) Check {
 	case o.Programs.Err != nil && !there:
 		return unseen("the processes", o.Programs.Err)
 	case !there:
-		return notApplicable("firewalld does not run")
+		return notApplicable("firewalld is not running")
 	case blind:
 		return c
 	case !o.Ruleset.Value.Firewalld:
-		return unknown("firewalld runs, and its table is not there: it may write by iptables, which is judged under input")
+		return unknown("firewalld is running, but its table is missing: it may use iptables, which the check input covers")
 	}
 	c, stops := o.judgeRules("firewalld")
 	switch c.Verdict {
 	case OK:
-		return ok("firewalld runs, and lets %s pass", o.Iface)
+		return ok("firewalld is running, and allows %s", o.Iface)
 	case NotApplicable:
 		return c
 	}
@@ -285,16 +285,16 @@ func checkFirewalld(o *Observation) Check {
 	if len(commands) > 0 {
 		commands = append(commands, "sudo firewall-cmd --reload")
 	}
-	return c.because(whyFirewall+o.Iface+". The default zone lets little in.", "").do(commands...)
+	return c.because(whyFirewall+o.Iface+". The default zone allows few services.", "").do(commands...)
 }
 
-// checkDirections judges what no rule of a firewall is to blame for: where the kernel sends
-// packets between Windows, Linux and containers, and their answers.
+// checkDirections judges what no firewall rule causes: where the kernel sends
+// packets between Windows, Linux and containers, and the answers.
 func checkDirections(o *Observation) Check {
 	if c, blind := o.blind(); blind {
 		return c
 	}
-	// What they say comes first: this is what comes of it.
+	// A fault of these checks is the cause, and lost packets are its effect.
 	for _, c := range []check{
 		{"table-127", link, checkTable127}, {"gateway", link, checkGateway}, {"ip-rules", link, checkRules}, {"rp-filter", link, checkRPFilter},
 		{"route-localnet", link, checkRouteLocalnet}, {"service", shared, checkService}, {"table", shared, checkTable},
@@ -312,7 +312,7 @@ func checkDirections(o *Observation) Check {
 	var foreign []netwatch.Rule
 	for _, s := range stops {
 		if s.at.Kind == trace.Routed && s.at.Rule != "" {
-			s.why += ", by the ip rule " + s.at.Rule
+			s.why += ", because of the ip rule " + s.at.Rule
 		}
 		seen = append(seen, s.String())
 		if r, is := o.Net.Value.foreign(s.at.Rule); is && s.at.Kind == trace.Routed && !slices.Contains(foreign, r) {
@@ -331,7 +331,7 @@ func checkDirections(o *Observation) Check {
 	if len(stops) > 0 {
 		c := fault("packets are lost: %s", strings.Join(seen, ", ")).do(do...)
 		if slices.ContainsFunc(stops, func(s cause) bool { return s.at.Kind == trace.Routed }) {
-			c = c.because("The exit node of a VPN, for example, or its ip rules take elsewhere what is for containers, or what they answer.", "")
+			c = c.because("The exit node or the ip rules of a VPN, for example, send packets for containers, or their answers, elsewhere.", "")
 		}
 		return c
 	}
@@ -357,10 +357,10 @@ func checkDirections(o *Observation) Check {
 	case len(unsure) > 0:
 		return unknown("not certain: %s (%s)", lost(unsure), why).do(lookAt(unsure))
 	case o.Ruleset.Value.Unfollowed > 0:
-		return unknown("not certain: there are so many rules and ports that %d packets more were not followed", o.Ruleset.Value.Unfollowed).
-			do("sudo wslmirror trace 8080   # follows those to one port")
+		return unknown("not certain: there are so many rules and ports that %d more packets were not followed", o.Ruleset.Value.Unfollowed).
+			do("sudo wslmirror trace 8080   # follows the packets to one port")
 	}
-	return ok("packets come through both ways: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
+	return ok("packets pass in both directions: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
 }
 
 // portsFollowed is how many ports of Linux were followed.
@@ -373,7 +373,7 @@ func (o *Observation) portsFollowed() (n int) {
 	return n
 }
 
-// shortened is the first few items, and how many more there are.
+// shortened is the first few items, and the number of the others.
 func shortened(items []string) string {
 	const most = 5
 	if len(items) <= most {

@@ -17,7 +17,7 @@ import (
 )
 
 // restart brings WSL's network back as it is after boot.
-const restart = "wsl.exe --shutdown   # ends all distributions; then start WSL again"
+const restart = "wsl.exe --shutdown   # stops all distributions; then start WSL again"
 
 func issueURL(issue string) string {
 	repo, number, ok := strings.Cut(issue, "#")
@@ -29,15 +29,15 @@ func issueURL(issue string) string {
 
 func checkLoopback0(o *Observation) Check {
 	l := o.link()
-	const why = "Everything that Windows sends to localhost arrives on this link."
+	const why = "Packets that Windows sends to localhost arrive on this link."
 	switch {
 	case o.Net.Err != nil:
 		return unseen("the links", o.Net.Err)
 	case !l.Present():
 		return fault("the mode is mirrored, but there is no %s", o.Iface).because(why, "").do(restart)
 	case !l.Up:
-		// What goes with it, routes and neighbours, only WSL can bring back.
-		return fault("%s (index %d) is down", l.Name, l.Index).because(why+" Its routes went when it was set down.", "").do(restart)
+		// Its routes and neighbours are gone with it, and only WSL can restore them.
+		return fault("%s (index %d) is down", l.Name, l.Index).because(why+" Its routes disappeared when it was set down.", "").do(restart)
 	}
 	return ok("%s, index %d, up", l.Name, l.Index)
 }
@@ -47,15 +47,15 @@ func checkTracker(o *Observation) Check {
 	switch {
 	case errors.Is(o.Bind.Err, unix.ENOSYS):
 		return fault("WSL's port tracker has ended: bind() fails with %q in all programs", unix.ENOSYS.Error()).
-			because("No program can open a port until WSL is started anew.", "").do(restart)
+			because("No program can open a port until WSL is restarted.", "").do(restart)
 	case o.Bind.Err != nil:
 		return unseen("whether bind() works", o.Bind.Err)
 	}
 	return ok("bind() works")
 }
 
-// checkNICs looks for a network that came up with loopback0 alone. Windows may be
-// without a network, so it is no fault.
+// checkNICs looks for a network in which only loopback0 came up. Windows may have
+// no network, so it is no fault.
 func checkNICs(o *Observation) Check {
 	n := o.Net.Value
 	var down []string
@@ -72,19 +72,19 @@ func checkNICs(o *Observation) Check {
 		return notApplicable("no link but %s is mirrored", o.Iface)
 	}
 	return warning("%s: down and without addresses, while %s is up", strings.Join(down, ", "), o.Iface).
-		because("Linux reaches nothing but Windows' localhost. If Windows itself has a network, an update of it may be the cause (KB5121003).", "microsoft/WSL#41398").
-		do(restart, "# if it stays so: install Windows' newest updates, or uninstall KB5121003")
+		because("Linux reaches only Windows' localhost. If Windows itself has a network, a Windows update may be the cause (KB5121003).", "microsoft/WSL#41398").
+		do(restart, "# if that does not help: install the latest Windows updates, or uninstall KB5121003")
 }
 
-// checkUnsent looks at the ports that WSL never mirrors: that of DNS, and those of
-// ignoredPorts. Windows does not send them, and what Linux sends to them on
-// 127.0.0.1 does not come back from Windows.
+// checkUnsent checks the ports that WSL never mirrors: that of DNS, and those of
+// ignoredPorts. Windows does not send their packets, and packets that Linux sends to them on
+// 127.0.0.1 do not return from Windows.
 func checkUnsent(o *Observation) Check {
 	if o.Unsent.Err != nil {
 		return unseen("where the kernel sends packets", o.Unsent.Err)
 	}
 	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP) {
-		return unseen("who listens", o.Listeners.Err)
+		return unseen("the listeners", o.Listeners.Err)
 	}
 	var names, commands []string
 	for _, l := range o.Unsent.Value {
@@ -92,10 +92,10 @@ func checkUnsent(o *Observation) Check {
 		commands = add(commands, fmt.Sprintf("sudo ip rule add pref 0 ipproto %s dport %d lookup local", l.Proto, l.Addr.Port()))
 	}
 	if len(names) == 0 {
-		return ok("nobody listens on a port that Windows never sends, or Linux reaches it by itself")
+		return ok("no program listens on a port that Windows never sends, or Linux reaches it itself")
 	}
 	return warning("Linux does not reach its own listeners on 127.0.0.1: %s", strings.Join(names, ", ")).
-		because("Windows never sends port 53 nor those of ignoredPorts, and Linux's own packets to 127.0.0.1 go to Windows first.", "microsoft/WSL#14063").
+		because("Windows never sends packets for port 53 or the ports in ignoredPorts to Linux, but Linux's own packets to 127.0.0.1 go to Windows first.", "microsoft/WSL#14063").
 		do(commands...)
 }
 
@@ -103,7 +103,7 @@ func checkUnsent(o *Observation) Check {
 // (GnsPortTracker.cpp).
 func checkMPTCP(o *Observation) Check {
 	if o.Listeners.Err != nil && !errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP) {
-		return unseen("who listens", o.Listeners.Err)
+		return unseen("the listeners", o.Listeners.Err)
 	}
 	var names []string
 	for _, l := range o.Listeners.Value {
@@ -114,9 +114,9 @@ func checkMPTCP(o *Observation) Check {
 	if len(names) == 0 {
 		return ok("no MPTCP listeners")
 	}
-	return warning("Windows never learns of MPTCP listeners: %s", shortened(names)).
-		because("WSL does not announce such sockets. Programs in Go ask for MPTCP by themselves since Go 1.24.", "").
-		do("sudo sysctl -w net.mptcp.enabled=0   # and start the program anew; for one in Go, GODEBUG=multipathtcp=0 does as well")
+	return warning("Windows never sees MPTCP listeners: %s", shortened(names)).
+		because("WSL does not announce such sockets. Programs built with Go 1.24 or later use MPTCP by default.", "").
+		do("sudo sysctl -w net.mptcp.enabled=0   # and restart the program; for a Go program, GODEBUG=multipathtcp=0 is enough")
 }
 
 // toWindows is the route of table 127.
@@ -133,22 +133,22 @@ func (o *Observation) toWindows() (r netwatch.Route, found bool) {
 func checkTable127(o *Observation) Check {
 	r, found := o.toWindows()
 	link := o.Net.Value.LinkName(r.Link)
-	why := "By this route Linux reaches Windows' localhost, and itself through Windows."
+	why := "Linux reaches Windows' localhost through this route, and its own localhost through Windows."
 	switch {
 	case !found:
 		return fault("table 127 has no route to 127.0.0.1").because(why, "").do(restart)
 	case link != o.Iface || !r.Via.IsValid():
-		return fault("table 127 sends 127.0.0.1 by %s, not by a gateway on %s", cmp.Or(link, "no link"), o.Iface).because(why, "").do(restart)
+		return fault("table 127 sends 127.0.0.1 through %s, not through a gateway on %s", cmp.Or(link, "no link"), o.Iface).because(why, "").do(restart)
 	}
 	return ok("127.0.0.1 via %s on %s", r.Via, link)
 }
 
-// checkGateway looks at the neighbour behind table 127. Its address has changed
-// between versions of WSL (2.8.12), so it is taken from the route.
+// checkGateway checks the neighbour behind table 127. Its address has changed
+// between versions of WSL (2.8.12), so the check takes it from the route.
 func checkGateway(o *Observation) Check {
 	r, found := o.toWindows()
 	if !found || !r.Via.IsValid() || r.Link != o.link().Index {
-		return notApplicable("table 127 names no gateway on %s", o.Iface)
+		return notApplicable("table 127 has no gateway on %s", o.Iface)
 	}
 	if slices.ContainsFunc(o.Net.Value.Neighbours, func(n netwatch.Neighbour) bool {
 		return n.Link == r.Link && n.Addr == r.Via && n.State&unix.NUD_PERMANENT != 0
@@ -156,7 +156,7 @@ func checkGateway(o *Observation) Check {
 		return ok("%s on %s, with a permanent neighbour entry", r.Via, o.Iface)
 	}
 	return fault("the gateway %s on %s has no permanent neighbour entry", r.Via, o.Iface).
-		because("Nobody answers for that address; WSL tells the kernel its MAC address.", "").
+		because("No machine answers ARP requests for that address, so WSL adds its MAC address to the kernel.", "").
 		do(fmt.Sprintf("sudo ip neigh replace %s lladdr 00:11:22:33:44:55 dev %s nud permanent", r.Via, o.Iface))
 }
 
@@ -166,8 +166,8 @@ type address struct {
 	netip.Addr
 }
 
-// lanRoutes are the addresses of the mirrored links, and of these the ones to which
-// table 128 has a route.
+// lanRoutes are the addresses of the mirrored links (all), and those to which
+// table 128 has a route (routed).
 func (o *Observation) lanRoutes() (routed, all []address) {
 	n := o.Net.Value
 	for _, name := range o.nics() {
@@ -188,10 +188,10 @@ func (o *Observation) lanRoutes() (routed, all []address) {
 	return routed, all
 }
 
-// checkTable128 looks at the routes that WSL adds for each address if
-// hostAddressLoopback is on, and not at all if it is off, as it is by default
-// (src/windows/service/exe/WslMirroredNetworking.cpp). So some without the others
-// are wrong, and none are not.
+// checkTable128 checks the routes that WSL adds for each address if
+// hostAddressLoopback is on. It is off by default, and then there are none
+// (src/windows/service/exe/WslMirroredNetworking.cpp). So it is wrong if some are
+// missing, but not if all are.
 func checkTable128(o *Observation) Check {
 	routed, all := o.lanRoutes()
 	var have, lack []string
@@ -211,21 +211,21 @@ func checkTable128(o *Observation) Check {
 	case len(have) == 0:
 		return o.noHostLoopback()
 	case len(lack) > 0:
-		return warning("table 128 has a route to %s, and none to %s", strings.Join(have, ", "), strings.Join(lack, ", ")).
-			because("Linux does not reach Windows' servers by that address. A network that has just changed settles within seconds.", "").do(restart)
+		return warning("table 128 has a route to %s, but none to %s", strings.Join(have, ", "), strings.Join(lack, ", ")).
+			because("Linux does not reach Windows' servers through that address. After a change of the network, this can take a few seconds.", "").do(restart)
 	}
 	return ok("%s", strings.Join(have, ", "))
 }
 
-// noHostLoopback is what table 128 means that is empty.
+// noHostLoopback is the verdict on an empty table 128.
 func (o *Observation) noHostLoopback() Check {
-	const does = "Windows and Linux do not reach one another by this machine's addresses of the LAN, only by 127.0.0.1"
+	const does = "Windows and Linux do not reach each other through this machine's LAN addresses, only through 127.0.0.1"
 	switch conf := o.WSLConfig; {
 	case conf.Err == nil && conf.Value.HostLoopback:
-		return ok("it is empty, and hostAddressLoopback is true in .wslconfig: that is not yet in force").because(does+".", "").do(restart)
+		return ok("it is empty, although hostAddressLoopback is true in .wslconfig: WSL has not applied that yet").because(does+".", "").do(restart)
 	default:
 		return ok("it is empty, because hostAddressLoopback is off: %s", does).
-			do(`# to change that, in %UserProfile%\.wslconfig, in the section [experimental]: hostAddressLoopback=true`, restart)
+			do(`# to change that, set hostAddressLoopback=true in the section [experimental] of %UserProfile%\.wslconfig`, restart)
 	}
 }
 
@@ -238,8 +238,8 @@ func checkRPFilter(o *Observation) Check {
 	var links, set []string
 	for _, name := range append([]string{o.Iface}, o.nics()...) {
 		conf, seen := o.Sysctls.Value[name]
-		// The stricter of "all" and the link's own counts, where 2 (loose) is the
-		// larger number and the laxer filter (IN_DEV_RPFILTER of inetdevice.h).
+		// The kernel uses the larger value of "all" and the link, where 2 (loose) is the
+		// larger number but the weaker filter (IN_DEV_RPFILTER of inetdevice.h).
 		if !seen || max(all, conf.RPFilter) != strict {
 			continue
 		}
@@ -253,7 +253,7 @@ func checkRPFilter(o *Observation) Check {
 	}
 	c := fault("strict on %s", strings.Join(links, ", "))
 	if links[0] != o.Iface {
-		c.Verdict = Warning // the LAN's addresses alone
+		c.Verdict = Warning // only the LAN's addresses suffer
 	}
 	if all == strict {
 		c.Seen += " (net.ipv4.conf.all.rp_filter=1)"
@@ -263,24 +263,24 @@ func checkRPFilter(o *Observation) Check {
 	for _, name := range set {
 		c = c.do("sudo sysctl -w " + text.Word(sysctlKey(name, "rp_filter")) + "=0")
 	}
-	return c.because("WSL turns this filter off: what comes by "+o.Iface+" has an address of this machine's own as its source, and where several links are mirrored an answer need not come by the one that Linux would take. ufw turns it on.", "")
+	return c.because("WSL turns this filter off: packets on "+o.Iface+" have one of this machine's own addresses as their source, and if several links are mirrored, an answer may arrive on another link than Linux expects. ufw turns it on.", "")
 }
 
-// checkAcceptLocal warns and no more: as long as WSL's ip rules are there, the way
+// checkAcceptLocal only warns: as long as WSL's ip rules exist, the route
 // back to 127.0.0.1 is that of table 127, and the kernel accepts TCP and UDP
-// without it (__fib_validate_source in net/ipv4/fib_frontend.c; found out on the
+// without accept_local (__fib_validate_source in net/ipv4/fib_frontend.c; measured on the
 // bench, on Linux 6.18).
 func checkAcceptLocal(o *Observation) Check {
 	return o.sysctl(Warning, "accept_local", func(c Conf) int { return c.AcceptLocal },
-		"WSL sets it, because the source address of what comes from Windows, 127.0.0.1, is one of this machine's own.")
+		"WSL sets it, because packets from Windows have the source 127.0.0.1, which is one of this machine's own addresses.")
 }
 
 func checkRouteLocalnet(o *Observation) Check {
 	return o.sysctl(Fault, "route_localnet", func(c Conf) int { return c.RouteLocalnet },
-		"Without it the kernel drops what comes for 127.0.0.1 by any link but lo.")
+		"Without it the kernel drops packets for 127.0.0.1 that arrive on any link but lo.")
 }
 
-// sysctl judges one that WSL sets on loopback0; it counts if "all" is set, too.
+// sysctl judges one that WSL sets on loopback0; it is also on if it is on for "all".
 func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, why string) Check {
 	conf, seen := o.Sysctls.Value[o.Iface]
 	switch {
@@ -296,8 +296,8 @@ func (o *Observation) sysctl(grave Verdict, name string, value func(Conf) int, w
 }
 
 // checkGuard looks for links to containers on which packets of 127.0.0.0/8 may
-// pass, and nobody stops those that are forged. "--path direct" sets
-// route_localnet there on purpose, and guards.
+// pass and no rule stops forged ones. "--path direct" sets
+// route_localnet there on purpose, and guards the links.
 func checkGuard(o *Observation) Check {
 	if o.Net.Err != nil {
 		return unseen("the links", o.Net.Err)
@@ -310,25 +310,25 @@ func checkGuard(o *Observation) Check {
 			open = append(open, l.Name)
 		}
 	}
-	const why = "A container that forges packets reaches 127.0.0.0/8 by such a link, in Linux and by way of table 127 in Windows (CVE-2020-8558)."
+	const why = "A container that forges packets reaches 127.0.0.0/8 through such a link: in Linux, and through table 127 in Windows (CVE-2020-8558)."
 	const start = "sudo systemctl enable --now wslmirror   # it guards them"
 	switch {
 	case len(open) == 0:
 		return ok("no link to containers has route_localnet")
 	case !o.active():
-		return warning("route_localnet on %s, and no wslmirror guards it", strings.Join(open, ", ")).because(why, "").do(start)
+		return warning("route_localnet is on for %s, and no wslmirror guards it", strings.Join(open, ", ")).because(why, "").do(start)
 	case o.Ruleset.Err != nil:
-		return ok("route_localnet on %s, which an active wslmirror guards", strings.Join(open, ", "))
+		return ok("route_localnet is on for %s, which an active wslmirror guards", strings.Join(open, ", "))
 	}
 	if open = slices.DeleteFunc(open, o.Ruleset.Value.Ours.Guards); len(open) > 0 {
-		return warning("route_localnet on %s, which wslmirror does not guard", strings.Join(open, ", ")).because(why, "").
+		return warning("route_localnet is on for %s, which wslmirror does not guard", strings.Join(open, ", ")).because(why, "").
 			do("sudo systemctl restart wslmirror")
 	}
-	return ok("wslmirror guards the links to containers, among them those where route_localnet is on")
+	return ok("wslmirror guards the links to containers, including those with route_localnet")
 }
 
-// sysctlKey is the name of a sysctl of a link. sysctl(8) takes dots for
-// separators, and in their place a slash for a dot (eth0.100).
+// sysctlKey is the name of a sysctl of a link. sysctl(8) reads dots as
+// separators, and a slash as a dot in a name (eth0.100).
 func sysctlKey(link, name string) string {
 	return "net.ipv4.conf." + strings.ReplaceAll(link, ".", "/") + "." + name
 }

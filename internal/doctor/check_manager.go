@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// checkLegacy: what iptables-legacy writes, nftables does not show, and both
-// judge each packet.
+// checkLegacy looks for rules of iptables-legacy. nftables does not show them, and both
+// apply to each packet.
 func checkLegacy(o *Observation) Check {
 	switch {
 	case o.Legacy.Err != nil:
@@ -18,8 +18,8 @@ func checkLegacy(o *Observation) Check {
 		return ok("iptables-legacy has no tables")
 	}
 	return warning("iptables-legacy has tables beside those of nftables: %s", strings.Join(o.Legacy.Value, ", ")).
-		because("Nobody sees the rules of the other: wslmirror does not know of a port that is published there, and treats it as one with a proxy.", "").
-		do("sudo iptables-legacy-save   # what is in them",
+		because("nftables does not show these rules. wslmirror does not know ports that are published there, and treats them as proxied.", "").
+		do("sudo iptables-legacy-save   # shows their rules",
 			"sudo update-alternatives --set iptables /usr/sbin/iptables-nft",
 			restart)
 }
@@ -29,16 +29,16 @@ func checkNetworkManager(o *Observation) Check {
 	case o.Programs.Err != nil:
 		return unseen("the processes", o.Programs.Err)
 	case !o.runs("NetworkManager"):
-		return notApplicable("NetworkManager does not run")
+		return notApplicable("NetworkManager is not running")
 	case o.Managed.Err == nil && !o.Managed.Value:
-		return ok("NetworkManager runs, and leaves %s alone", o.Iface)
+		return ok("NetworkManager is running, and leaves %s alone", o.Iface)
 	}
-	c := warning("NetworkManager runs, and manages %s", o.Iface)
+	c := warning("NetworkManager is running, and manages %s", o.Iface)
 	if o.Managed.Err != nil {
-		c = Check{Verdict: Unknown, Seen: "NetworkManager runs; could not ask it about " + o.Iface + ": " + o.Managed.Err.Error()}
+		c = Check{Verdict: Unknown, Seen: "NetworkManager is running; could not ask it about " + o.Iface + ": " + o.Managed.Err.Error()}
 	}
-	return c.because("WSL sets the links up, and what NetworkManager does to their addresses and routes comes between.", "").
-		// With += it adds to what other files have.
+	return c.because("WSL configures the links. Changes that NetworkManager makes to their addresses and routes conflict with that.", "").
+		// += adds to the settings in other files.
 		do(`printf '[keyfile]\nunmanaged-devices+=interface-name:`+o.Iface+`;interface-name:eth*\n' | sudo tee /etc/NetworkManager/conf.d/wslmirror.conf`,
 			"sudo systemctl reload NetworkManager")
 }
@@ -52,12 +52,12 @@ func managed(ctx context.Context, iface string) (bool, error) {
 	return parseManaged(string(out))
 }
 
-// parseManaged reads a state as "10 (unmanaged)", whose words may be in any language.
+// parseManaged reads a state like "10 (unmanaged)". The words may be in any language.
 func parseManaged(out string) (bool, error) {
 	number, _, _ := strings.Cut(strings.TrimSpace(out), " ")
 	state, err := strconv.Atoi(number)
 	if err != nil {
-		return false, errors.New("nmcli printed something else than a state")
+		return false, errors.New("nmcli did not print a state")
 	}
 	const unmanaged = 10 // NM_DEVICE_STATE_UNMANAGED
 	return state > unmanaged, nil

@@ -8,7 +8,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft"
 )
 
-// start is how to start the daemon.
+// start are the commands that start the daemon.
 func (o *Observation) start() []string {
 	switch s := o.Service.Value; {
 	case s.BadOptions:
@@ -22,16 +22,16 @@ func (o *Observation) start() []string {
 	return []string{"sudo wslmirror run   # or turn systemd on: [boot] systemd=true in /etc/wsl.conf"}
 }
 
-// tooOld is why no daemon runs on this kernel, nil if one can.
+// tooOld says why the kernel is too old for a daemon, nil if it is not.
 func (o *Observation) tooOld() error { return nft.TooOld(o.Guest.Release) }
 
-// checkKernel judges what the kernel has of what wslmirror needs. What it lacks of that
-// the daemon finds out.
+// checkKernel judges whether the kernel supports what wslmirror needs. The daemon
+// finds out what is missing.
 func checkKernel(o *Observation) Check {
 	if err := o.tooOld(); err != nil {
 		return fault("%v; this one is Linux %s", err, o.Guest.Release).
-			because("wslmirror does not run on it.", "").
-			do("wsl.exe --update   # or name a newer one where .wslconfig has kernel=", restart)
+			because("wslmirror does not run on this kernel.", "").
+			do("wsl.exe --update   # or choose a newer one, if .wslconfig sets kernel=", restart)
 	}
 	if o.Status.Err != nil || o.Status.Value.State != status.Active {
 		return ok("Linux %s is new enough", o.Guest.Release)
@@ -44,10 +44,10 @@ func checkKernel(o *Observation) Check {
 		}
 	}
 	if len(lacks) > 0 {
-		return warning("it lacks what these need: %s", strings.Join(lacks, ", ")).
-			because(strings.Join(reasons, "; ")+". wslmirror leaves them out, and does the rest.", "").do(commands...)
+		return warning("it does not support: %s", strings.Join(lacks, ", ")).
+			because(strings.Join(reasons, "; ")+". wslmirror works without these features.", "").do(commands...)
 	}
-	return ok("Linux %s has all that wslmirror uses", o.Guest.Release)
+	return ok("Linux %s supports everything that wslmirror uses", o.Guest.Release)
 }
 
 func checkService(o *Observation) Check {
@@ -59,45 +59,45 @@ func checkService(o *Observation) Check {
 	case status.Active:
 		return ok("active, version %s, path %s, published ports: %d", s.Version, s.Path, len(s.Ports))
 	case status.Standby:
-		return ok("standing by: the wslmirror of another distribution serves")
+		return ok("standby: wslmirror is active in another distribution")
 	case status.Waiting:
 		switch {
 		case o.link().Present() && s.Interface.Name == o.Iface:
-			return warning("it waits for %s, which is there", o.Iface).do("sudo systemctl restart wslmirror")
+			return warning("it waits for %s, which exists", o.Iface).do("sudo systemctl restart wslmirror")
 		case o.link().Present():
 			return fault("it waits for %s; WSL's link is %s", s.Interface.Name, o.Iface).
-				because("So it does nothing. Somebody has told it the name.", "").
-				do("# see --interface in /etc/default/wslmirror, and then", "sudo systemctl restart wslmirror")
+				because("So it does nothing. The name comes from --interface.", "").
+				do("# correct --interface in /etc/default/wslmirror, and then", "sudo systemctl restart wslmirror")
 		}
 		return ok("waiting for %s", s.Interface.Name)
 	case status.Error:
 		return fault("it fails: %s", s.Reason).
-			because("As long as it does, what containers publish may not answer on localhost.", "").
+			because("Until it works, published ports of containers may not answer on localhost.", "").
 			do("journalctl -u wslmirror -e", "sudo systemctl restart wslmirror")
 	}
 	if o.tooOld() != nil {
-		return notApplicable("none can run on this kernel")
+		return notApplicable("wslmirror cannot run on this kernel")
 	}
 	if trouble := o.Service.Value.Trouble; trouble != "" {
 		if o.active() {
-			return warning("%s; another one serves this network", trouble).
-				because("All distributions share the network. If the other one stops, this one does not take over.", "").do(o.start()...)
+			return warning("%s; wslmirror is active in another distribution", trouble).
+				because("All distributions share one network. If the other wslmirror stops, this one does not take over.", "").do(o.start()...)
 		}
 		return fault("%s", trouble).
 			because("Until it runs, a port that a container publishes may not answer on localhost in Windows.", "").do(o.start()...)
 	}
 	if o.active() {
-		return ok("none here, but another one serves this network: all distributions share it")
+		return ok("not running here, but active in another distribution: all share one network")
 	}
-	c := fault("no wslmirror is running")
+	c := fault("wslmirror is not running")
 	if o.idle() {
-		c = warning("no wslmirror is running, and as yet there is nothing to serve")
+		c = warning("wslmirror is not running, but no container publishes a port yet")
 	}
-	return c.because("Where localhost is shared, a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
+	return c.because("Without it, a port that a container publishes may not answer on localhost in Windows.", "microsoft/WSL#10494").
 		do(o.start()...)
 }
 
-// idle reports whether there is for certain neither an engine nor a port of one.
+// idle reports whether there is certainly no engine and no published port.
 func (o *Observation) idle() bool {
 	published, err := o.published()
 	return o.Programs.Err == nil && !o.runs("dockerd") && !o.Podman.Present &&
@@ -108,7 +108,7 @@ func checkTable(o *Observation) Check {
 	name := nft.TableFamily + " " + nft.TableName
 	if o.Ruleset.Err != nil {
 		if o.Status.Err == nil && o.Status.Value.Table.Installed {
-			return ok("table %s, by the word of the daemon", name)
+			return ok("table %s, according to the daemon", name)
 		}
 		return unseen("the table", o.Ruleset.Err)
 	}
@@ -116,12 +116,12 @@ func checkTable(o *Observation) Check {
 	switch {
 	case state.Present && state.Owner == 0:
 		return fault("there is a table %s that no daemon owns", name).
-			because("Somebody has loaded it from a file, say. Its rules are not kept up to date.", "").
+			because("It may have been loaded from a file. No daemon keeps its rules up to date.", "").
 			do(append([]string{"sudo nft delete table " + name}, o.start()...)...)
 	case state.Present:
 		return ok("table %s, owned by a daemon", name)
 	case o.Status.Err == nil && o.Status.Value.State == status.Active:
-		return fault("the daemon says that it serves, but there is no table %s", name).
+		return fault("the daemon says that it is active, but there is no table %s", name).
 			because("It runs in another network namespace, or the kernel has lost the table.", "").
 			do("sudo systemctl restart wslmirror")
 	}
@@ -135,12 +135,12 @@ func checkTable(o *Observation) Check {
 		left = append(left, "a rule for "+r.String())
 	}
 	if o.Status.Err == nil && o.Status.Value.State == status.Error {
-		return notApplicable("a daemon runs, and could not install table %s", name)
+		return notApplicable("a daemon is running, but could not install table %s", name)
 	}
 	if len(left) > 0 && !o.active() {
-		return warning("no daemon runs, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")
+		return warning("no daemon is running, but one has left behind: %s", strings.Join(left, ", ")).do("sudo wslmirror cleanup")
 	}
-	return notApplicable("no daemon serves")
+	return notApplicable("no daemon is active")
 }
 
 // ruleProtocol marks the ip rules of wslmirror (internal/mirror/replyrule.go).
@@ -160,15 +160,15 @@ func checkInstances(o *Observation) Check {
 			}
 		}
 	}
-	// Those of which it is not sure may be in a container. Then this network has
-	// but one.
+	// Those that are not Sure may be in a container. Then this network has only
+	// one.
 	if len(here) > 1 && (sure > 1 || o.Daemons.Value > 1) {
 		c := fault("%d wslmirrors run in this distribution", len(here)).
-			because("One serves and the others stand by, each with settings of its own: a restart of one brings the settings of another into force.", "")
+			because("One is active and the others stand by, each with its own settings: if the active one restarts, the settings of another apply.", "")
 		keep := here[0].PID
 		for _, p := range here {
 			if o.Status.Err == nil && p.PID == o.Status.Value.PID {
-				keep = p.PID // the one that publishes where it should
+				keep = p.PID // the one that publishes in the usual directory
 			}
 		}
 		for _, p := range here {
@@ -178,7 +178,7 @@ func checkInstances(o *Observation) Check {
 		}
 		for _, p := range here {
 			if p.PID != keep {
-				// Not its arguments: any user may start a program with any.
+				// Without its arguments: any user can start a program with any arguments.
 				c = c.do(fmt.Sprintf("sudo kill %d", p.PID))
 			}
 		}
@@ -188,9 +188,9 @@ func checkInstances(o *Observation) Check {
 	case o.Daemons.Err != nil:
 		return unseen("the daemons of other distributions", o.Daemons.Err)
 	case others > 0:
-		return ok("%d here, %d in other distributions: one serves, the others stand by", len(here), others)
+		return ok("%d here, %d in other distributions: one is active, the others stand by", len(here), others)
 	case len(here) == 0:
-		return notApplicable("none runs in this distribution")
+		return notApplicable("wslmirror is not running in this distribution")
 	}
 	return ok("one")
 }
@@ -203,9 +203,9 @@ func (p Program) isDaemon() bool {
 func checkCounters(o *Observation) Check {
 	switch {
 	case o.Status.Err != nil:
-		return unseen("what the daemon has counted", o.Status.Err)
+		return unseen("the daemon's counters", o.Status.Err)
 	case o.Status.Value.State != status.Active:
-		return notApplicable("no daemon serves from here")
+		return notApplicable("the daemon is not active here")
 	}
 	return ok("connections from Windows: %d, since %s", o.Status.Value.Rule.Packets, o.Status.Value.Since.Local().Format("2006-01-02 15:04:05"))
 }

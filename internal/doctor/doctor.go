@@ -1,12 +1,12 @@
-// Package doctor finds out what is wrong with a localhost that Windows and Linux share: it
-// observes, and then judges what it has seen, each check by a pure function.
+// Package doctor finds faults in the localhost that Windows and Linux share: it
+// observes everything first, and then each check judges that, as a pure function.
 //
 // It only reads. It sends no packet and connects to no port: a connection from
 // Linux to a closed port of 127.0.0.1 hangs for two minutes in mirrored mode
-// (WSL#10855). Windows' packets that arrive at ports nobody asked for (WSL#41137) are
-// not looked for: nothing in the kernel counts them by port without a rule of its
-// own, and Npcap's loopback capture, in Windows, shows them. What it cannot see, for want of rights or of an answer, is a
-// value like any other, and leads to the verdict Unknown and never to a guess.
+// (WSL#10855). It does not look for Windows' packets that arrive at ports without a
+// listener (WSL#41137): the kernel does not count them by port without an extra
+// rule, and Npcap's loopback capture in Windows shows them. If something cannot be read,
+// the error is part of the observation, and the verdict is Unknown, never a guess.
 package doctor
 
 import (
@@ -22,7 +22,7 @@ import (
 // Timeout bounds everything that a diagnosis waits for.
 const Timeout = 4 * time.Second
 
-// A Verdict is what a check comes to.
+// A Verdict is the result of a check.
 type Verdict string
 
 // The verdicts, the gravest first.
@@ -30,22 +30,22 @@ const (
 	Fault         Verdict = "fault"          // something does not work
 	Warning       Verdict = "warning"        // something may stop working, or be unsafe
 	Unknown       Verdict = "unknown"        // it could not be seen
-	OK            Verdict = "ok"             // as it should be
+	OK            Verdict = "ok"             // nothing is wrong
 	NotApplicable Verdict = "not applicable" // there is nothing to judge
 )
 
 // verdicts are all of them in their order.
 var verdicts = []Verdict{Fault, Warning, Unknown, OK, NotApplicable}
 
-// A Check is what came of one check. Its JSON form is another: see checkJSON.
+// A Check is the outcome of one check. Its JSON form differs: see checkJSON.
 type Check struct {
 	Name    string
 	Verdict Verdict
-	// Seen is what was seen, in one line. Like Do it may contain names from
-	// elsewhere, of links and chains, and is not fit for a terminal as it is.
+	// Seen is the observation, in one line. Like Do it may contain names from
+	// elsewhere, of links and chains, so it must be escaped for a terminal.
 	Seen string
-	// Why says what it matters, Do what to type, one command a line. A line that
-	// begins with "#" says where.
+	// Why says why it matters. Do is the commands to type, one per line. A line that
+	// begins with "#" is a remark.
 	Why string
 	Do  string
 	// Link is a public issue about it.
@@ -66,11 +66,11 @@ type Report struct {
 	// Checks are in the order of their gravity.
 	Checks  []Check `json:"checks"`
 	Summary Summary `json:"summary"`
-	// Seen is what it is made from.
+	// Seen is the observation that it judges.
 	Seen *Observation `json:"-"`
 }
 
-// Run observes and judges. It ends within Timeout, whatever hangs.
+// Run observes and judges. It returns within Timeout, whatever hangs.
 //
 // All sockets are opened in the network namespace of the process.
 func Run(ctx context.Context, cfg Config) Report {
@@ -102,7 +102,7 @@ func (r Report) count() Report {
 	return r
 }
 
-// A check is one of the checks: what must hold so that it means something, and
+// A check is one of the checks: its precondition, and
 // the function that judges.
 type check struct {
 	name  string
@@ -110,15 +110,15 @@ type check struct {
 	judge func(o *Observation) Check
 }
 
-// A need is what a check presupposes, in bits. Where it is missing, another check
-// says so, and this one does not apply: one cause, one fault.
+// A need is the precondition of a check, as bits. If it does not hold, another check
+// reports that, and this one does not apply: one cause is one fault.
 type need int
 
 const (
 	nothing need = 0
 	shared  need = 1 << iota // Windows and Linux share localhost, or should
-	mirrors                  // and WSL mirrors the network of Windows
-	link                     // loopback0 is there and up
+	mirrors                  // and WSL mirrors Windows' network
+	link                     // loopback0 exists and is up
 )
 
 func (c check) run(o *Observation) Check {
@@ -127,7 +127,7 @@ func (c check) run(o *Observation) Check {
 	case c.needs != nothing && !o.shared():
 		out.Seen = "localhost is not shared in this networking mode"
 	case c.needs&mirrors != 0 && o.consomme():
-		out.Seen = "there is nothing of it in the networking mode consomme"
+		out.Seen = "the networking mode consomme does not use it"
 	case c.needs&link != 0 && o.Net.Err != nil:
 		out.Verdict, out.Seen = Unknown, o.Net.Err.Error()
 	case c.needs&link != 0 && !o.link().Up:
@@ -139,7 +139,7 @@ func (c check) run(o *Observation) Check {
 	return out
 }
 
-// checks are all checks, in the order in which one would look.
+// checks are all checks, from the basics to the details.
 var checks = []check{
 	{"wsl", nothing, checkWSL},
 	{"port-tracker", nothing, checkTracker},
@@ -193,9 +193,9 @@ func unknown(seen string, args ...any) Check {
 	return Check{Verdict: Unknown, Seen: fmt.Sprintf(seen, args...)}
 }
 
-// unseen is the verdict where a look failed.
+// unseen is the verdict if something could not be read.
 func unseen(what string, err error) Check {
-	return unknown("could not see %s: %v", what, err)
+	return unknown("could not check %s: %v", what, err)
 }
 
 func fault(seen string, args ...any) Check {
@@ -206,14 +206,14 @@ func warning(seen string, args ...any) Check {
 	return Check{Verdict: Warning, Seen: fmt.Sprintf(seen, args...)}
 }
 
-// because says why it matters, and on which issue more is to be read: "" or for
+// because says why it matters, and names an issue with more details: "" or for
 // example "microsoft/WSL#41227".
 func (c Check) because(why, issue string) Check {
 	c.Why, c.Link = why, issueURL(issue)
 	return c
 }
 
-// do says what to type.
+// do adds commands.
 func (c Check) do(lines ...string) Check {
 	for _, l := range lines {
 		if c.Do != "" {

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// files is where files are read from: see Config.Root.
+// files reads files below Config.Root.
 type files struct{ root string }
 
-// mostFile is more than any file has that is read here.
+// mostFile is larger than any file that is read here, in bytes.
 const mostFile = 1 << 20
 
 func (f files) path(name string) string { return filepath.Join(f.root, name) }
@@ -29,7 +29,7 @@ func (f files) exists(name string) bool {
 	return err == nil
 }
 
-// read reads a file, and nothing but a file.
+// read reads a regular file.
 func (f files) read(name string) ([]byte, error) {
 	r, err := os.OpenFile(f.path(name), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -42,8 +42,8 @@ func (f files) read(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, mostFile))
 }
 
-// lines are those of a file that are neither empty nor a comment. A file that is
-// not there has none.
+// lines are the lines of a file without empty lines and comments. A missing file
+// has none.
 func (f files) lines(name string) (list []string, err error) {
 	b, err := f.read(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +64,7 @@ func (f files) nftablesEnabled() bool {
 	return len(links) > 0
 }
 
-// sysctls reads those of all links.
+// sysctls reads the sysctls of all links.
 func (f files) sysctls() (map[string]Conf, error) {
 	const dir = "proc/sys/net/ipv4/conf"
 	links, err := os.ReadDir(f.path(dir))
@@ -79,7 +79,7 @@ func (f files) sysctls() (map[string]Conf, error) {
 		} {
 			b, err := f.read(filepath.Join(dir, l.Name(), name))
 			if errors.Is(err, fs.ErrNotExist) {
-				continue // the link has just gone
+				continue // the link has just disappeared
 			}
 			if err == nil {
 				*to, err = strconv.Atoi(strings.TrimSpace(string(b)))
@@ -93,19 +93,19 @@ func (f files) sysctls() (map[string]Conf, error) {
 	return all, nil
 }
 
-// legacyTables are the tables that iptables-legacy has made, which only root may
-// see.
+// legacyTables are the tables of iptables-legacy, which only root can
+// read.
 func (f files) legacyTables() ([]string, error) {
 	tables, err := f.lines("proc/net/ip_tables_names")
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, errors.New("only root may look")
+		return nil, errors.New("only root can read them")
 	}
 	slices.Sort(tables)
 	return tables, err
 }
 
-// daemons counts the wslmirrors of this network by the unix socket on which the
-// one that serves listens, and to which the others are connected: see
+// daemons counts the wslmirrors in this network by the unix socket on which the
+// active one listens, and to which the others are connected: see
 // internal/mirror/beacon.go.
 func (f files) daemons() (n int, err error) {
 	lines, err := f.lines("proc/net/unix")
@@ -117,7 +117,7 @@ func (f files) daemons() (n int, err error) {
 	return n, err
 }
 
-// programs are the processes of this network whose names a check asks for.
+// programs are the processes in this network that a check needs.
 func (f files) programs() (list []Program, err error) {
 	dirs, err := os.ReadDir(f.path("proc"))
 	if err != nil {
@@ -135,8 +135,8 @@ func (f files) programs() (list []Program, err error) {
 		if err != nil || !strings.HasPrefix(name, "wslmirror") && !slices.Contains(known, name) {
 			continue
 		}
-		// Another user's namespace cannot be seen. Programs of these names are
-		// mostly where everything is.
+		// The namespace of another user's process is not readable. Programs with these
+		// names mostly run in the main one.
 		there, err := os.Readlink(f.path(filepath.Join(dir, "ns/net")))
 		if err == nil && there != here {
 			continue
@@ -152,12 +152,12 @@ func (f files) programs() (list []Program, err error) {
 	return list, nil
 }
 
-// known are the names of processes that a check asks for, as the kernel has them,
-// which is up to 15 bytes.
+// known are the names of the processes that a check needs, as the kernel stores them,
+// up to 15 bytes.
 var known = []string{"dockerd", "firewalld", "NetworkManager", dockerDesktop}
 
-// dockerDesktop is the beginning of docker-desktop-user-distro, by which Docker
-// Desktop serves a distribution.
+// dockerDesktop is the beginning of docker-desktop-user-distro, through which Docker
+// Desktop works in a distribution.
 const dockerDesktop = "docker-desktop-"
 
 // confs are the files *.conf in dir.

@@ -18,16 +18,16 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// dockerVersion asks dockerd by its socket. net/http would be a third of the
-// program for this one request: it is HTTP/1.0, so the answer comes whole and
-// the connection ends with it.
+// dockerVersion asks dockerd through its socket. net/http would be a third of the
+// program for this one request. It is HTTP/1.0, so the answer is not chunked and
+// the connection ends after it.
 func (f files) dockerVersion(ctx context.Context) (string, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", f.path("var/run/docker.sock"))
 	if errors.Is(err, fs.ErrPermission) {
-		return "", errors.New("only root and the group docker may ask")
+		return "", errors.New("only root and the group docker can ask dockerd")
 	}
 	if err != nil {
-		return "", errors.New("dockerd's socket is not at /var/run/docker.sock")
+		return "", errors.New("there is no socket of dockerd at /var/run/docker.sock")
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
@@ -36,13 +36,13 @@ func (f files) dockerVersion(ctx context.Context) (string, error) {
 	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
 	var v struct{ Version string }
 	if err = errors.Join(err, readErr, json.Unmarshal([]byte(body), &v)); err != nil || v.Version == "" || !strings.Contains(head, " 200 ") {
-		return "", errors.New("dockerd gave no version")
+		return "", errors.New("dockerd did not report a version")
 	}
 	return v.Version, nil
 }
 
-// dockerSettings are those of dockerd's arguments and its configuration file. There
-// is no way to ask dockerd for them.
+// dockerSettings are the settings in dockerd's arguments and its configuration file. dockerd
+// itself does not report them.
 func (f files) dockerSettings(args []string) (s DockerSettings, err error) {
 	flags, path := dockerFlags(args), "/etc/docker/daemon.json"
 	if p := flags["config-file"]; filepath.IsAbs(p) {
@@ -56,7 +56,7 @@ func (f files) dockerSettings(args []string) (s DockerSettings, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s, fmt.Errorf("%s: %w", path, err)
 	}
-	on := func(name string) bool { // as it is by default
+	on := func(name string) bool { // true by default
 		for _, v := range []any{flags[name], conf[name]} {
 			if is, err := strconv.ParseBool(fmt.Sprint(v)); err == nil {
 				return is
@@ -72,8 +72,8 @@ func (f files) dockerSettings(args []string) (s DockerSettings, err error) {
 	return s, nil
 }
 
-// dockerFlags are dockerd's flags by their names. A flag without a value has the
-// next word as one; where it is a boolean flag, that does no harm.
+// dockerFlags are dockerd's flags by their names. A flag without a value gets the
+// next word as its value. For a boolean flag, that does no harm.
 func dockerFlags(args []string) map[string]string {
 	flags := map[string]string{}
 	for i, a := range args {
@@ -97,20 +97,20 @@ func podmanVersion(ctx context.Context) (string, error) {
 	}
 	words := strings.Fields(string(out)) // podman version 5.4.2
 	if len(words) != 3 || major(words[2]) == 0 {
-		return "", errors.New("podman --version printed something else")
+		return "", errors.New("podman --version did not print a version")
 	}
 	return words[2], nil
 }
 
-// output is what a program prints. It ends with ctx.
+// output is the standard output of a program. The program ends with ctx.
 func output(ctx context.Context, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = 100 * time.Millisecond // for what keeps its output open
+	cmd.WaitDelay = 100 * time.Millisecond // a child may keep its output open
 	return cmd.Output()
 }
 
 // forceListen is force_port_listen of the section [engine] of containers.conf(5),
-// of which the last that is read counts.
+// where the last file wins.
 func (f files) forceListen() (on bool, err error) {
 	names := []string{"usr/share/containers/containers.conf", "etc/containers/containers.conf"}
 	names = append(names, f.confs("etc/containers/containers.conf.d")...)

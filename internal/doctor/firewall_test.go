@@ -87,7 +87,7 @@ func TestFirewalls(t *testing.T) {
 		"ufw, another link":   {iptables, user("-A ufw-user-input -i eth0 -j ACCEPT"), "ufw", Fault, ""},
 		"ufw, from localhost": {iptables, user("-A ufw-user-input -s 127.0.0.0/8 -j ACCEPT"), "ufw", OK, ""},
 		"ufw, from the LAN":   {iptables, user("-A ufw-user-input -s 192.168.1.0/24 -j ACCEPT"), "ufw", Fault, ""},
-		"ufw, the ports":      {iptables, user("-A ufw-user-input -p tcp --dport 8080:8081 -j ACCEPT"), "ufw", Warning, "Windows to what begins to listen"},
+		"ufw, the ports":      {iptables, user("-A ufw-user-input -p tcp --dport 8080:8081 -j ACCEPT"), "ufw", Warning, "Windows to new listeners"},
 		"ufw, another port":   {iptables, user("-A ufw-user-input -p tcp --dport 80 -j ACCEPT"), "ufw", Fault, ""},
 		"ufw, default allow":  {iptables, strings.Replace(user(""), "INPUT DROP", "INPUT ACCEPT", 1), "ufw", OK, ""},
 		"ufw, denies outgoing": {iptables, strings.Replace(user("-A ufw-user-input -i loopback0 -j ACCEPT"), ":INPUT DROP", ":INPUT DROP\n:OUTPUT DROP", 1),
@@ -103,10 +103,10 @@ func TestFirewalls(t *testing.T) {
 		"not certain":        {nft, one("input priority 0", "tcp dport 8080 limit rate over 1/second drop;"), "input", Unknown, "inet mine c may drop it"},
 		"surely lost":        {nft, one("input priority 0; policy drop", "iif lo accept; ct state established accept; tcp dport 8080-8081 limit rate over 1/second reject;"), "input", Fault, "Windows to 8080/tcp"},
 		"maybe let in":       {nft, one("input priority 0; policy drop", "iif lo accept; ct state established accept; tcp dport 8080-8081 limit rate 1/second accept;"), "input", Unknown, "not certain"},
-		"the ports let in":   {nft, one("input priority 0; policy drop", "ct state established accept; tcp dport 8080-8081 accept;"), "input", Warning, "Windows to what begins to listen"},
+		"the ports let in":   {nft, one("input priority 0; policy drop", "ct state established accept; tcp dport 8080-8081 accept;"), "input", Warning, "Windows to new listeners"},
 		"output":             {nft, one("output priority 0; policy drop", `oif "lo" accept;`), "output", Fault, everything},
 		"output, two rules":  {nft, one("output priority 0", `oif "loopback0" tcp sport 8080 drop; oif "loopback0" drop;`), "output", Fault, "Windows to 8080/tcp; Linux to 8080/tcp (rule 2 of inet mine c drops it)"},
-		"masquerade":         {nft, "table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != lo masquerade; }; }", "output", Fault, "Linux to 8080/tcp, 8081/tcp; Linux to Windows (ip vpn post gives it another source"},
+		"masquerade":         {nft, "table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != lo masquerade; }; }", "output", Fault, "Linux to 8080/tcp, 8081/tcp; Linux to Windows (ip vpn post changes its source"},
 		"a name that nft refuses": {iptables, "*filter\n:INPUT ACCEPT\n:in;put -\n-A INPUT -j in;put\n-A in;put ! -i lo -j DROP\nCOMMIT", "input", Fault,
 			"sudo nft list ruleset"},
 	} {
@@ -210,7 +210,7 @@ func TestOwnedTable(t *testing.T) {
 	defer owner.Close()
 	o := seenOn(t, b.WSL)
 	c := run(o, "input")
-	if c.Verdict != Fault || !strings.HasPrefix(c.Do, "# have the program that owns the table ip theirs accept it\nsudo nft list table ip theirs") {
+	if c.Verdict != Fault || !strings.HasPrefix(c.Do, "# let the program that owns the table ip theirs accept it\nsudo nft list table ip theirs") {
 		t.Errorf("%+v", c)
 	}
 	onlyCause(t, o, c)

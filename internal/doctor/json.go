@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// A checkJSON is the JSON of a Check. It is an interface: fields and checks are added,
+// A checkJSON is the JSON of a Check. It is an interface: fields and checks may be added,
 // never renamed or removed (docs/json.md).
 type checkJSON struct {
 	Name    string   `json:"name"`
@@ -16,7 +16,7 @@ type checkJSON struct {
 	Issue   string   `json:"issue,omitempty"`
 }
 
-// MarshalJSON writes a list of what to type, and the verdict by the name that it has in
+// MarshalJSON writes Do as a list of commands, and the verdict with the name that it has in
 // the Summary.
 func (c Check) MarshalJSON() ([]byte, error) {
 	fix := []string{}
@@ -26,7 +26,7 @@ func (c Check) MarshalJSON() ([]byte, error) {
 	return json.Marshal(checkJSON{c.Name, strings.ReplaceAll(string(c.Verdict), " ", "_"), c.Seen, c.Why, fix, c.Link})
 }
 
-// UnmarshalJSON reads what MarshalJSON has written.
+// UnmarshalJSON reads the output of MarshalJSON.
 func (c *Check) UnmarshalJSON(b []byte) error {
 	var in checkJSON
 	err := json.Unmarshal(b, &in)

@@ -15,17 +15,17 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A Seen is what a look showed, or why it showed nothing.
+// A Seen is a value that was read, or the error.
 type Seen[T any] struct {
 	Value T
 	Err   error
 }
 
-// An Observation is all that the checks judge.
+// An Observation is everything that the checks judge.
 type Observation struct {
-	// Iface is the link on which Windows' localhost arrives.
+	// Iface is the link on which packets from Windows' localhost arrive.
 	Iface string
-	// Root says that this process may see everything.
+	// Root says that this process runs as root and can read everything.
 	Root bool
 
 	Guest   windows.Guest
@@ -35,7 +35,7 @@ type Observation struct {
 	// UFW says that ufw is installed.
 	UFW bool
 
-	// Bind is the error of a bind() that asks for no port.
+	// Bind is the error of a bind() of no particular port.
 	Bind    Seen[struct{}]
 	Net     Seen[Network]
 	Sysctls Seen[map[string]Conf] // by link, and "all"
@@ -46,14 +46,14 @@ type Observation struct {
 	Legacy    Seen[[]string] // the tables of iptables-legacy
 
 	Status Seen[status.Snapshot]
-	// Hold is what the holder tells; fs.ErrNotExist where none runs.
+	// Hold is the published state of the holder; fs.ErrNotExist if none runs.
 	Hold Seen[status.Hold]
-	// Service is what systemd says, empty where it is not asked.
+	// Service is the service's state in systemd, empty without systemd.
 	Service Seen[Service]
 	// Daemons is how many wslmirrors run in this network: the one that owns the
-	// table, and those that stand by.
+	// table, and those on standby.
 	Daemons Seen[int]
-	// Programs are the processes that matter here.
+	// Programs are the processes that a check needs.
 	Programs Seen[[]Program]
 
 	Docker Docker
@@ -61,29 +61,29 @@ type Observation struct {
 	// Managed says that NetworkManager manages the link.
 	Managed   Seen[bool]
 	WSLConfig Seen[windows.Config]
-	// Unsent are the ports of listeners that Windows never sends, and to which Linux
-	// has no rule of its own either.
+	// Unsent are listeners on ports that Windows never sends, and that Linux
+	// does not reach itself either.
 	Unsent Seen[[]ports.Listener]
 }
 
-// A Service is what systemd says of wslmirror.service.
+// A Service is the state of wslmirror.service in systemd.
 type Service struct {
-	// Trouble says why it does not run, "" if it has not failed.
+	// Trouble says why it is not running, "" if it has not failed.
 	Trouble string
-	// BadOptions says that it was refused for its options.
+	// BadOptions says that it failed because of its options.
 	BadOptions bool
 }
 
-// A Network is what the kernel says of links, routes and ip rules.
+// A Network is the kernel's links, routes and ip rules.
 type Network struct {
-	// Mode is WSL's, by what the kernel shows.
+	// Mode is WSL's networking mode, as the kernel shows it.
 	Mode       netwatch.Mode
 	Links      []netwatch.Link
 	Prefixes   map[int][]netip.Prefix // by the index of the link
 	Rules      []netwatch.Rule
 	Routes     []netwatch.Route
 	Neighbours []netwatch.Neighbour
-	// Paths are what the kernel was asked about.
+	// Paths are the packets for which the kernel was asked for a route.
 	Paths []Path
 }
 
@@ -97,34 +97,34 @@ func (n Network) LinkName(index int) string {
 	return ""
 }
 
-// A Conf is sysctls of a link, below net.ipv4.conf.
+// A Conf is some sysctls of a link, below net.ipv4.conf.
 type Conf struct{ RPFilter, AcceptLocal, RouteLocalnet int }
 
-// A Ruleset is what of the ruleset matters here.
+// A Ruleset is the part of the ruleset that the checks need.
 type Ruleset struct {
 	Ours      nft.OurTable
 	Published []ruleset.Published
-	// Present are the rules of ours in the tables of others. Missing are those that
+	// Present are our rules in the tables of others. Missing are those that
 	// should be ahead of drops there.
 	Present, Missing []nft.ForeignRule
 	// Walks are the requests that were followed through all rules and back.
 	Walks []Walk
-	// Unfollowed is how many more there was no time for.
+	// Unfollowed is the number of requests for which there was no time.
 	Unfollowed int
 	// WSL are WSL's own chains.
 	WSL []ruleset.WSLChain
-	// Reserved is the block that WSL has reserved in Windows, by its own rule.
+	// Reserved is the block that WSL has reserved in Windows, according to WSL's own rule.
 	Reserved ports.Range
-	// Passes says that an engine lets loopback0 pass by itself; it is of no worth
+	// Passes says that the engine itself lets loopback0 pass. It means nothing
 	// if PassesKnown is false.
 	Passes, PassesKnown bool
-	// Docker, UFW and Firewalld say that their chains or tables are there.
+	// Docker, UFW and Firewalld say that their chains or tables exist.
 	Docker, UFW, Firewalld bool
-	// Gist says that a chain ip nat WSLPREROUTING is there, which is not ours.
+	// Gist says that there is a chain ip nat WSLPREROUTING, which is not ours.
 	Gist bool
 }
 
-// A Walk is a request, and what trace.Observation.AskOn says of it.
+// A Walk is a request, and the result of trace.Observation.AskOn for it.
 type Walk struct {
 	trace.Question
 	Traces []trace.Trace
@@ -135,13 +135,13 @@ type Program struct {
 	PID  int
 	Name string // as in /proc/PID/comm
 	Args []string
-	// Sure says that its network was seen to be this one.
+	// Sure says that it is certainly in this network.
 	Sure bool
 	// Service says that it is systemd's wslmirror.service.
 	Service bool
 }
 
-// Docker is what was seen of Docker.
+// Docker is the observed state of Docker.
 type Docker struct {
 	Version Seen[string]
 	// Desktop says that the engine is Docker Desktop's.
@@ -156,26 +156,26 @@ type DockerSettings struct {
 	Firewall      string // "iptables", "nftables" or "none"
 }
 
-// Podman is what was seen of Podman.
+// Podman is the observed state of Podman.
 type Podman struct {
 	Present bool
-	// Version is "" where nothing depends on it: to ask takes a quarter of a second of CPU.
+	// Version is "" if no check needs it: asking takes a quarter of a second of CPU.
 	Version Seen[string]
 	// ForceListen is force_port_listen of containers.conf.
 	ForceListen Seen[bool]
 }
 
-// link is loopback0, which is not Present if there is none.
+// link is loopback0. It is not Present if there is none.
 func (o *Observation) link() netwatch.Link { return netwatch.Find(o.Net.Value.Links, o.Iface) }
 
 // shared reports whether Windows and Linux share localhost, or should. The link
-// tells; wslinfo tells where the link is missing.
+// shows it. If the link is missing, wslinfo does.
 func (o *Observation) shared() bool {
 	return o.link().Present() || o.Guest.Mode == "mirrored" || o.Net.Err != nil
 }
 
-// consomme reports whether the mode is the one without chains, block and addresses
-// of the LAN. wslinfo is asked only where the kernel cannot be.
+// consomme reports whether the mode is consomme, which has no chains, block and addresses
+// of the LAN. It uses wslinfo only if the kernel could not be asked.
 func (o *Observation) consomme() bool {
 	if o.Net.Err != nil {
 		return o.Guest.Mode == "consomme" || o.Guest.Mode == "virtioproxy"
@@ -183,7 +183,7 @@ func (o *Observation) consomme() bool {
 	return o.Net.Value.Mode == netwatch.Consomme
 }
 
-// nics are the links that WSL mirrors, by its own ip rules, without loopback0.
+// nics are the links that WSL mirrors, according to its own ip rules, without loopback0.
 func (o *Observation) nics() (names []string) {
 	for _, r := range o.Net.Value.Rules {
 		if r.Priority == 0 && r.Iif != "" && r.Iif != o.Iface && r.Table == unix.RT_TABLE_LOCAL && (r.IPProto == unix.IPPROTO_TCP || r.IPProto == unix.IPPROTO_UDP) {
@@ -193,8 +193,8 @@ func (o *Observation) nics() (names []string) {
 	return names
 }
 
-// programs are those of that name. Where some are known to be of this network, the
-// others are not counted: one that is about to end has no network any more.
+// programs are the programs of that name. If some are certainly in this network, the
+// others are not counted: a process that is about to end has no network any more.
 func (o *Observation) programs(name string) (list []Program) {
 	var sure []Program
 	for _, p := range o.Programs.Value {
@@ -212,10 +212,10 @@ func (o *Observation) programs(name string) (list []Program) {
 	return list
 }
 
-// runs reports whether a program of that name runs.
+// runs reports whether a program of that name is running.
 func (o *Observation) runs(name string) bool { return len(o.programs(name)) > 0 }
 
-// active reports whether a wslmirror serves this network, as far as one can see,
+// active reports whether a wslmirror is active in this network, as far as is known,
 // in this distribution or in another one.
 func (o *Observation) active() bool {
 	switch {
@@ -227,8 +227,8 @@ func (o *Observation) active() bool {
 	return o.Daemons.Err == nil && o.Daemons.Value > 0
 }
 
-// published are the ports that engines publish: by the ruleset, or where that
-// cannot be seen by the word of the daemon.
+// published are the ports that engines publish, according to the ruleset or, if that
+// cannot be read, to the daemon.
 func (o *Observation) published() (list []status.Port, err error) {
 	if s := o.Status; o.Ruleset.Err != nil && s.Err == nil && s.Value.State == status.Active {
 		return s.Value.Ports, nil
@@ -243,7 +243,7 @@ func (o *Observation) published() (list []status.Port, err error) {
 	return list, o.Ruleset.Err
 }
 
-// add appends what is not there yet.
+// add appends item unless the list contains it.
 func add[T comparable](to []T, item T) []T {
 	if slices.Contains(to, item) {
 		return to

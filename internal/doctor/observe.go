@@ -27,7 +27,7 @@ import (
 type Config struct {
 	// Iface is the link on which Windows' localhost arrives.
 	Iface string
-	// Root is the folder in which /etc, /proc, /run and /mnt are: "/" but in tests.
+	// Root is the folder that contains /etc, /proc, /run and /mnt: "/" except in tests.
 	Root string
 	// Status asks the daemon.
 	Status func() (status.Snapshot, error)
@@ -39,17 +39,17 @@ type Config struct {
 	Inside func(netip.Addr) ([]ports.Listener, error)
 }
 
-// errSlow says that a look took too long.
+// errSlow says that a read took too long.
 var errSlow = errors.New("no answer in time")
 
-// A survey is looks that go on at the same time.
+// A survey is a group of reads that run at the same time.
 type survey struct {
 	ctx context.Context
 	sync.WaitGroup
 }
 
-// look runs f and notes what it returns, or errSlow when the survey's time is
-// over: what hangs then, a network drive or a program, is left to itself.
+// look runs f and stores its result, or errSlow when the survey's time is
+// over. It then leaves f behind, which may hang on a network drive or a program.
 func look[T any](s *survey, into *Seen[T], f func() (T, error)) {
 	s.Go(func() {
 		done := make(chan Seen[T], 1)
@@ -65,7 +65,7 @@ func look[T any](s *survey, into *Seen[T], f func() (T, error)) {
 	})
 }
 
-// observe looks at everything at the same time, until ctx is done.
+// observe reads everything at the same time, until ctx is done.
 func observe(ctx context.Context, cfg Config) *Observation {
 	o := &Observation{Iface: cfg.Iface, Root: os.Geteuid() == 0}
 	f := files{cfg.Root}
@@ -105,8 +105,8 @@ func observe(ctx context.Context, cfg Config) *Observation {
 	return o
 }
 
-// unsent asks the kernel where packets of Linux go to the listeners to which
-// Windows sends none.
+// unsent are the listeners to which Windows sends no packets, and that Linux's packets do
+// not reach directly either, according to the kernel's routes.
 func (o *Observation) unsent() (list []ports.Listener, err error) {
 	var all []ports.Listener
 	for _, l := range o.Listeners.Value {
@@ -139,8 +139,8 @@ func (o *Observation) unsent() (list []ports.Listener, err error) {
 	return list, nil
 }
 
-// observePrograms looks for the processes, and then asks those that run: to connect
-// to the socket of a Docker that does not run would start it.
+// observePrograms lists the processes, and then asks those that run: connecting
+// to the socket of a stopped Docker would start it.
 func observePrograms(ctx context.Context, o *Observation, f files) {
 	s := &survey{ctx: ctx}
 	look(s, &o.Programs, f.programs)
@@ -157,8 +157,8 @@ func observePrograms(ctx context.Context, o *Observation, f files) {
 	s.Wait()
 }
 
-// observeRules looks at links and sockets, then at what the ruleset does to packets
-// between them, and at the block of source ports in the light of it.
+// observeRules reads links and sockets, then what the ruleset does to packets
+// between them, and last the block of source ports, which depends on the ruleset.
 func observeRules(ctx context.Context, o *Observation, f files, cfg Config) {
 	s := &survey{ctx: ctx}
 	look(s, &o.Status, cfg.Status)
@@ -199,12 +199,12 @@ func readNetwork(iface string) (n Network, err error) {
 	return n, errors.Join(errs[:]...)
 }
 
-// traced is what trace needs, but for what only a reading of the ruleset tells.
+// traced is the observation for trace, without the facts that come from the ruleset.
 func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) *trace.Observation {
 	n := o.Net.Value
 	unread := ""
 	if len(o.Legacy.Value) > 0 {
-		unread = "iptables-legacy has rules, which are not read here: " + strings.Join(o.Legacy.Value, ", ")
+		unread = "iptables-legacy contains rules, which wslmirror does not read: " + strings.Join(o.Legacy.Value, ", ")
 	}
 	return &trace.Observation{
 		Unread: unread, Link: o.Iface, Links: n.Links, Prefixes: n.Prefixes, Rules: n.Rules,
@@ -219,7 +219,7 @@ func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) 
 	}
 }
 
-// readRuleset reads the ruleset, and follows packets until then.
+// readRuleset reads the ruleset, and follows packets until the given time.
 func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error) {
 	r, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
@@ -228,7 +228,7 @@ func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error
 	defer r.Close()
 	wsl, err := r.WSLChains()
 	if errors.Is(err, unix.EPERM) {
-		return out, errors.New("only root may read the ruleset")
+		return out, errors.New("only root can read the ruleset")
 	}
 	if err != nil {
 		return out, err
@@ -271,12 +271,12 @@ func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error
 	return out, err
 }
 
-// firstClient is the first port of UDP that is taken for that of a client which waits
-// for its answer: where Linux's own source ports begin, and WSL's blocks lie above it.
+// firstClient is the first UDP port that is treated as that of a client which waits
+// for an answer: Linux's own source ports begin there, and WSL's blocks are above it.
 const firstClient = 32768
 
-// questions are whose packets to follow: Windows' and Linux' to each port of Linux, and
-// Linux' to Windows. For Windows there is one more, to a port on which nobody listens yet.
+// questions are the requests to follow: from Windows and from Linux to each port of Linux,
+// and from Linux to Windows. One more goes from Windows to a port without a listener yet.
 func questions(o *trace.Observation) (list []trace.Question) {
 	if !netwatch.Find(o.Links, o.Link).Up {
 		return nil
@@ -316,7 +316,7 @@ func questions(o *trace.Observation) (list []trace.Question) {
 	return list
 }
 
-// bind binds a netlink socket, which WSL's port tracker allows or not as that of a port.
+// bind binds a netlink socket. WSL's port tracker handles that like the bind of a port.
 func bind() (none struct{}, err error) {
 	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A Path is a packet, the rule of WSL's that is meant for it, and where the kernel
+// A Path is a packet, the rule of WSL that should match it, and where the kernel
 // sends it.
 type Path struct {
 	What  string
@@ -26,7 +26,7 @@ type Path struct {
 	Err   error // the kernel could not be asked
 }
 
-// right reports whether the kernel does what WSL's rule says.
+// right reports whether the kernel routes the packet as WSL's rule says.
 func (p Path) right() bool {
 	if p.Rule.Table == unix.RT_TABLE_LOCAL {
 		return p.Is.Type == unix.RTN_LOCAL
@@ -34,8 +34,8 @@ func (p Path) right() bool {
 	return p.Is.Type == unix.RTN_UNICAST && p.Is.Table == p.Rule.Table
 }
 
-// paths are those for which WSL has rules: to localhost, and to the addresses of
-// the LAN that are in table 128.
+// paths are the packets for which WSL has rules: to localhost, and to the addresses of
+// the LAN in table 128.
 func (n Network) paths(iface string) (list []Path) {
 	rule := func(priority, table uint32, iif string, proto uint8) netwatch.Rule {
 		return netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: iif, IPProto: proto, SuppressPrefix: -1}
@@ -47,12 +47,12 @@ func (n Network) paths(iface string) (list []Path) {
 				Path{What: what + " from Windows", Query: netwatch.RouteQuery{Iif: link, Src: dst, Dst: dst, Proto: p.number},
 					Rule: rule(0, unix.RT_TABLE_LOCAL, n.LinkName(link), p.number)},
 				Path{What: what + " from Linux", Query: netwatch.RouteQuery{Dst: dst, Proto: p.number}, Rule: out},
-				// Servers have a source address at once, and clients after the first lookup.
+				// Servers have a source address from the start, clients after the first lookup.
 				Path{What: what + " from Linux", Query: netwatch.RouteQuery{Src: dst, Dst: dst, Proto: p.number}, Rule: out})
 		}
 	}
 	both("localhost", netwatch.Find(n.Links, iface).Index, ruleset.Localhost, netwatch.LoopbackTable)
-	// What is neither TCP nor UDP stays inside.
+	// Other protocols than TCP and UDP stay inside Linux.
 	list = append(list, Path{What: "ping to localhost", Query: netwatch.RouteQuery{Dst: ruleset.Localhost, Proto: unix.IPPROTO_ICMP},
 		Rule: rule(2, unix.RT_TABLE_LOCAL, "", 0)})
 	for _, r := range n.Routes {
@@ -63,11 +63,11 @@ func (n Network) paths(iface string) (list []Path) {
 	return list
 }
 
-const whyRules = "WSL's rules take TCP and UDP to localhost to Windows and back. Whatever comes before them takes them elsewhere."
+const whyRules = "WSL's rules send TCP and UDP for localhost to Windows and back. A rule ahead of them sends these packets elsewhere."
 
 func checkRules(o *Observation) Check {
 	if _, found := o.toWindows(); !found {
-		return notApplicable("there is no route in table 127 that they could lead to")
+		return notApplicable("table 127 has no route that they could use")
 	}
 	n := o.Net.Value
 	for _, grave := range []Verdict{Fault, Warning} {
@@ -85,8 +85,8 @@ func checkRules(o *Observation) Check {
 		}
 	}
 	if len(some) > 0 {
-		return warning("ahead of WSL's rules comes %q, which takes some packets elsewhere", list(some)).because(whyRules, "").
-			do("# if whoever added it does not need it there, have it added behind WSL's, with preference 3")
+		return warning("the rule %q is ahead of WSL's rules and sends some packets elsewhere", list(some)).because(whyRules, "").
+			do("# if its owner does not need it there, add it behind WSL's rules instead, with preference 3")
 	}
 	lost, extra := n.lostByWSL(o.nics()), n.doubled()
 	if len(lost)+len(extra) > 0 {
@@ -95,10 +95,10 @@ func checkRules(o *Observation) Check {
 			seen = append(seen, fmt.Sprintf("rules of WSL are missing: %s", list(lost)))
 		}
 		if len(extra) > 0 {
-			seen = append(seen, fmt.Sprintf("rules are there more than once: %s", list(extra)))
+			seen = append(seen, fmt.Sprintf("duplicate rules: %s", list(extra)))
 		}
 		c := warning("%s", strings.Join(seen, "; ")).
-			because("WSL has added its rules again when its link came back, and each further time it deletes one that is needed.", "")
+			because("WSL added its rules again when its link returned. Each further time, it deletes a rule that is needed.", "")
 		for _, r := range lost {
 			c = c.do("sudo ip rule add " + arguments(r))
 		}
@@ -107,11 +107,11 @@ func checkRules(o *Observation) Check {
 		}
 		return c
 	}
-	return ok("%d rules, and the kernel sends packets to localhost as WSL's rules say", len(n.Rules))
+	return ok("%d rules; the kernel routes packets to localhost as WSL's rules say", len(n.Rules))
 }
 
-// lostByWSL are the rules that are missing of mirrored links. A link that has none of
-// its two is not known to be mirrored.
+// lostByWSL are the missing rules of mirrored links. A link with neither of
+// its two rules is not known to be mirrored.
 func (n Network) lostByWSL(nics []string) (lost []netwatch.Rule) {
 	for _, name := range nics {
 		for _, p := range protocols {
@@ -124,7 +124,7 @@ func (n Network) lostByWSL(nics []string) (lost []netwatch.Rule) {
 	return lost
 }
 
-// doubled are the rules of WSL's that are there already.
+// doubled are the duplicates of WSL's rules.
 func (n Network) doubled() (extra []netwatch.Rule) {
 	for i, r := range n.Rules {
 		if r.Priority <= 2 && r.Protocol != ruleProtocol && slices.Contains(n.Rules[:i], r) {
@@ -134,14 +134,14 @@ func (n Network) doubled() (extra []netwatch.Rule) {
 	return extra
 }
 
-// keepsInside reports whether a rule keeps some TCP or UDP in Linux, as the cure for
-// ports that Windows never sends does: see checkUnsent.
+// keepsInside reports whether a rule keeps some TCP or UDP in Linux, as the fix for
+// ports that Windows never sends does (see checkUnsent).
 func keepsInside(r netwatch.Rule) bool {
 	return r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL && r.IPProto != 0 && !r.Not
 }
 
-// judge judges where the kernel sends some of the paths. The list of rules is for
-// naming the culprit alone.
+// judge judges where the kernel sends some of the paths. It uses the list of rules only
+// to name the culprit.
 func (n Network) judge(grave Verdict, some func(Path) bool) Check {
 	var missing, shadows []netwatch.Rule
 	var lost, turned, routeless, refused []string // what goes wrong
@@ -156,12 +156,12 @@ func (n Network) judge(grave Verdict, some func(Path) bool) Check {
 		case n.index(p.Rule) < 0:
 			missing, lost = add(missing, p.Rule), add(lost, p.What)
 		case len(culprits) > 0:
-			// The first one, but rather one that is understood.
+			// The first one that doctor understands, or else the first one.
 			i := max(0, slices.IndexFunc(culprits, func(r netwatch.Rule) bool { return !r.Other }))
 			shadows, turned = add(shadows, culprits[i]), add(turned, p.What)
 		case errors.Is(p.Is.Err, unix.EINVAL) || errors.Is(p.Is.Err, unix.EXDEV):
-			// Because of a sysctl, say, of which other checks tell.
-			refused = add(refused, fmt.Sprintf("%s: not certain, because the kernel refuses it (%v) and no rule says so", p.What, p.Is.Err))
+			// For example because of a sysctl, which other checks report.
+			refused = add(refused, fmt.Sprintf("%s: not certain, because the kernel refuses it (%v), but not because of a rule", p.What, p.Is.Err))
 		default:
 			routeless = add(routeless, fmt.Sprintf("table %s has no route to %s", netwatch.TableName(p.Rule.Table), p.Query.Dst))
 		}
@@ -175,31 +175,31 @@ func (n Network) judge(grave Verdict, some func(Path) bool) Check {
 		return c
 	case len(shadows) > 0:
 		for _, r := range n.Rules {
-			// wg-quick adds a pair, of which this one must stay ahead of the other.
+			// wg-quick adds a pair of rules. This one must stay ahead of the other.
 			if r.Priority < trace.BehindWSL && r.SuppressPrefix >= 0 && !slices.Contains(shadows, r) {
 				shadows = slices.Insert(shadows, 0, r)
 			}
 		}
-		c := Check{Verdict: grave, Seen: fmt.Sprintf("%s: ahead of WSL's rules comes %q", strings.Join(turned, ", "), list(shadows))}.because(whyRules, "")
+		c := Check{Verdict: grave, Seen: fmt.Sprintf("%s: the rule %q is ahead of WSL's rules", strings.Join(turned, ", "), list(shadows))}.because(whyRules, "")
 		for _, r := range shadows {
 			c = c.do(moved(r)...).do(n.removal(r)...)
 		}
 		return c
 	case len(routeless) > 0:
 		return Check{Verdict: grave, Seen: strings.Join(routeless, ", ")}.
-			because("WSL's rules are there, but they ask that table in vain.", "").do(restart)
+			because("WSL's rules exist, but their table has no route.", "").do(restart)
 	case len(refused) > 0:
 		return Check{Verdict: Unknown, Seen: strings.Join(refused, ", ")}
 	}
 	return Check{Verdict: OK}
 }
 
-// index is where a rule of WSL's is in the list, -1 if it is missing.
+// index is the position of a rule of WSL in the list, -1 if it is missing.
 func (n Network) index(rule netwatch.Rule) int {
 	return slices.IndexFunc(n.Rules, func(r netwatch.Rule) bool { r.Protocol = 0; return r == rule })
 }
 
-// ahead are the rules ahead of WSL's that are meant for the packet, or may be.
+// ahead are the rules ahead of WSL's that match the packet, or may match it.
 func (n Network) ahead(p Path) (list []netwatch.Rule) {
 	has := func(prefix netip.Prefix, a netip.Addr) bool { return !prefix.IsValid() || prefix.Contains(a) }
 	iif := cmp.Or(p.Rule.Iif, "lo")
@@ -214,7 +214,7 @@ func (n Network) ahead(p Path) (list []netwatch.Rule) {
 	return list
 }
 
-// leads reports whether a rule that is meant for a packet decides where it goes.
+// leads reports whether a matching rule decides where a packet goes.
 func (n Network) leads(r netwatch.Rule, p Path) bool {
 	switch r.Action {
 	case unix.FR_ACT_TO_TBL:
@@ -227,23 +227,23 @@ func (n Network) leads(r netwatch.Rule, p Path) bool {
 	return true
 }
 
-// moved is the command that puts r behind WSL's rules, before it is deleted where
-// it is. Somebody wants it there: without that of wg-quick, say, everything would
-// leave outside of the tunnel.
+// moved is the command that adds r behind WSL's rules, before it is deleted where
+// it is. Its owner needs it: without the rule of wg-quick, for example, all packets would
+// leave outside the tunnel.
 func moved(r netwatch.Rule) []string {
 	switch {
 	case r.Action == unix.FR_ACT_TO_TBL && r.Table == unix.RT_TABLE_LOCAL:
-		return nil // WSL asks that table as well, and last
+		return nil // WSL uses that table too, as the last one
 	case r.Action == unix.FR_ACT_GOTO && r.Goto <= trace.BehindWSL:
-		return nil // it skips nothing but WSL's
+		return nil // it skips only WSL's rules
 	case r.Other:
-		return []string{fmt.Sprintf("# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref %d', behind WSL's: %s", trace.BehindWSL, r)}
+		return []string{fmt.Sprintf("# the next command deletes this rule, which doctor does not fully understand; if you need it, first add it with 'pref %d', behind WSL's: %s", trace.BehindWSL, r)}
 	}
 	r.Priority = trace.BehindWSL
 	return []string{addition(r)}
 }
 
-// foreign is the rule with those words that somebody has put among or ahead of WSL's.
+// foreign is the rule with those words that another program has added among or ahead of WSL's.
 func (n Network) foreign(words string) (netwatch.Rule, bool) {
 	i := slices.IndexFunc(n.Rules, func(r netwatch.Rule) bool {
 		ours := r.Protocol == ruleProtocol || slices.ContainsFunc(n.Paths, func(p Path) bool { return p.Rule.String() == r.String() })
@@ -255,7 +255,7 @@ func (n Network) foreign(words string) (netwatch.Rule, bool) {
 	return n.Rules[i], true
 }
 
-// addition is the command that adds r, in the name of who added it.
+// addition is the command that adds r, with the protocol number of its owner.
 func addition(r netwatch.Rule) string {
 	line := "sudo ip rule add " + arguments(r)
 	if r.Protocol > unix.RTPROT_BOOT {
@@ -264,8 +264,8 @@ func addition(r netwatch.Rule) string {
 	return line
 }
 
-// arguments are those of "ip rule add" for r, as far as they are understood. The
-// names of its links are what whoever added the rule has chosen.
+// arguments are the arguments of "ip rule add" for r, as far as doctor understands r. The
+// owner of the rule has chosen the names of its links, so they are quoted.
 func arguments(r netwatch.Rule) string {
 	r.Protocol, r.Other = 0, false
 	for _, link := range []*string{&r.Iif, &r.Oif} {
@@ -276,10 +276,10 @@ func arguments(r netwatch.Rule) string {
 	return fmt.Sprintf("pref %d%s", r.Priority, strings.TrimPrefix(r.String(), fmt.Sprintf("%d:", r.Priority)))
 }
 
-// removal is the commands that remove r. What is not given is a wildcard to the
-// kernel, which removes the first rule that fits: so WSL's own may go before it,
-// and are added again. The daemon adds its own, but not those that remember
-// something for it, which name a link (internal/mirror/replyrule.go).
+// removal are the commands that remove target. The kernel takes a missing argument as a
+// wildcard and removes the first rule that matches: so the command may remove WSL's own
+// rules first, which are then added again. The daemon restores its own, but not its markers,
+// which name a link (internal/mirror/replyrule.go).
 func (n Network) removal(target netwatch.Rule) (lines []string) {
 	var again []string
 	del := "sudo ip rule del " + arguments(target)
@@ -293,7 +293,7 @@ func (n Network) removal(target netwatch.Rule) (lines []string) {
 		switch {
 		case r.Protocol == ruleProtocol && r.Iif == "":
 		case r.Other:
-			again = append(again, fmt.Sprintf("# add what is deleted with it again: %s", r))
+			again = append(again, fmt.Sprintf("# this rule is deleted too; add it again: %s", r))
 		default:
 			again = append(again, addition(r))
 		}

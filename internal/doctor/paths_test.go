@@ -83,9 +83,9 @@ func TestForeignRules(t *testing.T) {
 		"pref 0 goto 1":                                         {OK, "", ""},
 		"pref 0 goto 2":                                         {Fault, "goto 2", del + "from all goto 2"}, // skips nothing but WSL's
 		"pref 0 tos 0x10 lookup main":                           {OK, "", ""},
-		"pref 0 not iif docker0 uidrange 0-1000 lookup main":    {Fault, "(and more)", "# this rule is deleted next, and asks for more than doctor understands; if it is needed, add it first with 'pref 3', behind WSL's: 0: not from all iif docker0 (and more) lookup main\n" + del + "not from all iif docker0 lookup main"},
+		"pref 0 not iif docker0 uidrange 0-1000 lookup main":    {Fault, "(and more)", "# the next command deletes this rule, which doctor does not fully understand; if you need it, first add it with 'pref 3', behind WSL's: 0: not from all iif docker0 (and more) lookup main\n" + del + "not from all iif docker0 lookup main"},
 		"pref 0 ipproto tcp dport 53 lookup local":              {OK, "", ""}, // the cure for a port that Windows never sends
-		"pref 0 ipproto tcp dport 53 lookup main":               {Warning, "takes some packets elsewhere", ""},
+		"pref 0 ipproto tcp dport 53 lookup main":               {Warning, "sends some packets elsewhere", ""},
 		"pref 0 iif loopback0 ipproto tcp lookup 51820 proto 4": {OK, "", ""}, // behind WSL's of the same preference
 	} {
 		t.Run(rule, func(t *testing.T) {

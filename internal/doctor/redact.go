@@ -10,7 +10,7 @@ import (
 )
 
 // NewRedactor makes a redactor for the names on this machine, as far as they are
-// known when ctx is done. root is where /etc, /proc and /mnt are.
+// known when ctx is done. root is the folder that contains /etc, /proc and /mnt.
 func NewRedactor(ctx context.Context, root string) *text.Redactor {
 	r, f := text.NewRedactor(), files{root}
 	for _, v := range []string{"USER", "LOGNAME", "SUDO_USER"} {

@@ -7,18 +7,18 @@ import (
 	"github.com/wslmirror/wslmirror/internal/text"
 )
 
-// judged are the flags whose values tell of a fault and of nobody: of dockerd, and
-// of "wslmirror run". Others may have passwords in them, as that of a proxy.
+// judged are the flags whose values matter for a diagnosis and are not private: of dockerd, and
+// of "wslmirror run". Others may contain passwords, for example of a proxy.
 var judged = []string{
 	"userland-proxy", "iptables", "ip6tables", "firewall-backend",
 	"interface", "path", "repair", "runtime-dir", "log-level",
 }
 
-// Shown are the arguments of p as far as they may be published: what is not judged
-// is known by its name alone.
+// Shown are the arguments of p as far as they may be published: of other flags it shows
+// only the name.
 func (p Program) Shown() []string {
 	const hidden = "…"
-	shown := []string{p.Name} // its path may be in somebody's home
+	shown := []string{p.Name} // its path may be in a home directory
 	value := false            // the next argument may be the value of a flag that is judged
 	for i, arg := range p.Args[min(1, len(p.Args)):] {
 		name, _, has := strings.Cut(strings.TrimLeft(arg, "-"), "=")
@@ -39,7 +39,7 @@ func (p Program) Shown() []string {
 	return shown
 }
 
-// isFlag reports whether name is of letters and digits, as names of flags are.
+// isFlag reports whether name consists of letters, digits and dashes.
 func isFlag(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-')

@@ -25,7 +25,7 @@ func TestDegraded(t *testing.T) {
 		"nft_ct":               {[]string{"ct"}, []string{"localhost from Linux", "closed ports", "containers to Windows"}, "guard WSLPREROUTING"},
 		"nft_masq":             {[]string{"masq"}, []string{"localhost from Linux"}, "guard refuse to_windows to_windows_source unanswered WSLPREROUTING"},
 		"nft_reject":           {[]string{"reject"}, []string{"closed ports"}, "flowmark guard output postrouting to_windows to_windows_source WSLPREROUTING"},
-		"nf_conntrack_netlink": {nil, []string{"flows that began before"}, "flowmark guard output postrouting refuse to_windows to_windows_source unanswered WSLPREROUTING"},
+		"nf_conntrack_netlink": {nil, []string{"reset of earlier connections"}, "flowmark guard output postrouting refuse to_windows to_windows_source unanswered WSLPREROUTING"},
 	} {
 		t.Run(lacking, func(t *testing.T) {
 			b := labtest.New(t, lab.Options{})

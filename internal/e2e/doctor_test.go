@@ -158,8 +158,8 @@ func TestDoctorAsOrdinaryUser(t *testing.T) {
 			t.Errorf("want %s: %+v", want, c)
 		}
 	}
-	got.sees(t, "wsl-chains", doctor.Unknown, "only root may read the ruleset")
-	if out, _ = diagnoseAs(); !strings.Contains(out, "with sudo it sees more") {
+	got.sees(t, "wsl-chains", doctor.Unknown, "only root can read the ruleset")
+	if out, _ = diagnoseAs(); !strings.Contains(out, "(sudo shows more)") {
 		t.Error(out)
 	}
 }
@@ -196,16 +196,16 @@ func TestDoctorWithEngines(t *testing.T) {
 		docker string // the beginning of what docker-loopback0 says
 	}{
 		{"docker-20.10", false, nil, nil, "Docker has no exception"},
-		{"docker-iptables", false, nil, nil, "Docker lets loopback0 pass"},
-		{"docker-nftables", false, nil, nil, "Docker lets loopback0 pass"},
-		{"docker-iptables", true, nil, nil, "Docker started before loopback0: wslmirror has undone"},
+		{"docker-iptables", false, nil, nil, "Docker itself allows loopback0"},
+		{"docker-nftables", false, nil, nil, "Docker itself allows loopback0"},
+		{"docker-iptables", true, nil, nil, "Docker started before loopback0 existed; wslmirror lets"},
 		{"docker-iptables", true, []string{"--repair=false"}, []string{"docker-loopback0"}, "packets from Windows are dropped"},
 		{"docker-nftables", true, []string{"--repair=false"}, []string{"docker-loopback0"}, "packets from Windows are dropped"},
-		{"docker-iptables", false, []string{"--path=direct"}, nil, "Docker lets loopback0 pass"},
+		{"docker-iptables", false, []string{"--path=direct"}, nil, "Docker itself allows loopback0"},
 		{"docker-iptables-noproxy", false, nil, nil, ""},
 		{"docker-nftables-noproxy", false, nil, nil, ""},
-		{"podman-netavark-nftables", false, nil, nil, "there are no rules of Docker's"},
-		{"podman-cni", false, nil, nil, "there are no rules of Docker's"},
+		{"podman-netavark-nftables", false, nil, nil, "Docker has no rules here"},
+		{"podman-cni", false, nil, nil, "Docker has no rules here"},
 	} {
 		t.Run(fmt.Sprintf("%s late=%v %v", test.engine, test.late, test.args), func(t *testing.T) {
 			t.Parallel()

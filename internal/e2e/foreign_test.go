@@ -218,8 +218,8 @@ func TestPublishedWithoutProxy(t *testing.T) {
 	d.awaitPaths("2222/tcp proxy, 2223/tcp kernel")
 	_, status := on(t, b.WSL, "status", "--runtime-dir", d.dir)
 	_, ports := on(t, b.WSL, "ports", "--runtime-dir", d.dir)
-	labtest.WantAll(t, unfolded(status), "to whoever listens in Linux", "left to the rules that send it on")
-	labtest.WantAll(t, unfolded(ports), "localhost, by the rules that send it on")
+	labtest.WantAll(t, unfolded(status), "WSLPREROUTING sends it to the listener in Linux", "other rules forward it")
+	labtest.WantAll(t, unfolded(ports), "localhost, through other rules that forward it")
 	diagnosis := diagnose(t, b.WSL, d.dir)
 	diagnosis.expect(t, "with ports that others send on")
 	for name, text := range map[string]string{

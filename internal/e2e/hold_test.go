@@ -278,7 +278,7 @@ func TestHolderIsRefused(t *testing.T) {
 			}
 			const why = "Windows refuses it: a Windows program (process 20480) listens on "
 			_, text := on(t, b.WSL, "status", "--runtime-dir", d.dir)
-			labtest.WantAll(t, unfolded(text), why, "left to the engine's own rules; held by wslmirror")
+			labtest.WantAll(t, unfolded(text), why, "the engine's own rules handle it; held by wslmirror")
 			_, text = on(t, b.WSL, "ports", "--runtime-dir", d.dir)
 			labtest.WantAll(t, unfolded(text), why, "9001/udp ", "wslmirror (")
 			s := h.status()

@@ -100,10 +100,10 @@ func TestPorts(t *testing.T) {
 				dynamic = "1024-15000"
 			}
 			labtest.WantAll(t, text,
-				"! warning: 8090/tcp is published by cni, but nobody in Linux listens on it",
+				"! warning: 8090/tcp is published by cni, but no program in Linux listens on it",
 				"docker: 172.17.0.2:80\n", "localhost, to the engine's proxy\n",
-				"nobody", "no: Windows does not know of it", "no: only 127.0.0.1 is mirrored", "by that address",
-				"60700-60999, 300 ports", "60700-60999 is reserved: the block lies in it", "containers' included",
+				"none", "no: Windows does not know of it", "no: only 127.0.0.1 is mirrored", "through that address",
+				"60700-60999, 300 ports", "60700-60999 is reserved, and contains the block", "including containers",
 				"80, 1628-1727, 2222*, 2223-2322, 5357, 50000-50059*", "udp   none", dynamic, "135, 139, 445, 9001", "1900, 5353",
 			)
 			if !strings.HasPrefix(text, "! warning: 8090") {
@@ -163,8 +163,8 @@ func TestPortsOfAnOrdinaryUser(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("exit %d", code)
 	}
-	labtest.WantAll(t, text, "9000/tcp   0.0.0.0   ?", "of another user (try sudo)", "without those of containers: only root may see them",
-		"not known: wslmirror is not running, and only root may look", "no netsh.exe and netstat.exe")
+	labtest.WantAll(t, unfolded(text), "9000/tcp   0.0.0.0   ?", "owned by another user (try sudo)", "not counting containers: only root can see them",
+		"unknown: wslmirror is not running, and only root can read the rules", "no netsh.exe and netstat.exe")
 	code, text = ends(t, b.WSL, asNobody(t)("ports", "explain", "9000", "--runtime-dir", t.TempDir()))
 	if code != exitFailure {
 		t.Errorf("explain: exit %d", code)
@@ -191,25 +191,25 @@ func TestPortsWarnsOfTheBlock(t *testing.T) {
 		}
 	}
 	_, text := on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, unfolded(text), "! warning: 8 of 10 source ports are taken towards 192.0.2.1:7000/tcp", "8 of 10 towards 192.0.2.1:7000/tcp (80 %)",
-		"2 more to the fullest destination, 0 of them found quickly; 10 to a new one")
+	labtest.WantAll(t, unfolded(text), "! warning: 8 of 10 source ports are in use to 192.0.2.1:7000/tcp", "8 of 10 to 192.0.2.1:7000/tcp (80 %)",
+		"2 left for the fullest destination, 0 of them found quickly; 10 for a new one")
 
 	if err := b.WSL.Sysctl("ipv4/ip_local_port_range", "32768 60999"); err != nil {
 		t.Fatal(err)
 	}
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, text, "! warning: net.ipv4.ip_local_port_range, 32768-60999, reaches beyond", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
-		"60700-60709 is reserved: the block was widened")
+	labtest.WantAll(t, unfolded(text), "! warning: net.ipv4.ip_local_port_range is 32768-60999, but WSL has reserved only", "sudo sysctl -w net.ipv4.ip_local_port_range='60700 60709'",
+		"60700-60709 is reserved; the block is larger than that")
 	// The safe way to get the same: the kernel never chooses the other ports.
 	if err := b.WSL.Sysctl("ipv4/ip_local_reserved_ports", "32768-60699,60710-60999"); err != nil {
 		t.Fatal(err)
 	}
-	if _, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir()); strings.Contains(text, "reaches beyond") {
+	if _, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir()); strings.Contains(unfolded(text), "has reserved only") {
 		t.Errorf("warns of a range whose rest is reserved:\n%s", text)
 	}
 	if err := b.FlushRuleset(); err != nil {
 		t.Fatal(err)
 	}
 	_, text = on(t, b.WSL, "ports", "--runtime-dir", t.TempDir())
-	labtest.WantAll(t, text, "not known: WSL's own nftables rule is gone")
+	labtest.WantAll(t, unfolded(text), "unknown: WSL's nftables rule that keeps containers in the block is gone")
 }

@@ -258,7 +258,7 @@ func TestTiresOfRestoring(t *testing.T) {
 	}
 	d.awaitState(status.Active)
 	d.stop(unix.SIGTERM)
-	if n := strings.Count(d.log.String(), "not restored any more"); n != 1 {
+	if n := strings.Count(d.log.String(), "no longer restored"); n != 1 {
 		t.Errorf("the log tells of it %d times:\n%s", n, d.log)
 	}
 }

@@ -247,11 +247,11 @@ func TestTraceLiveOfWhatIsDropped(t *testing.T) {
 	}
 	lost(b.Windows, "9000")
 	labtest.WantAll(t, l.end(), "Waiting for packets to 9000/tcp, for 600 s or until ^C", "✓ arrives", "✗ drop by rule", "; forecast: pass",
-		"1 difference", "? none came")
+		"1 difference", "? no packets")
 
 	l = startLive(t, b, "9000", "--live", "1")
 	l.proc.Wait()
-	labtest.WantAll(t, l.out.String(), "No packet came for 9000/tcp in 1 s", "in Windows:  curl.exe http://127.0.0.1:9000/", "in Linux:    curl http://127.0.0.1:9000/")
+	labtest.WantAll(t, l.out.String(), "No packet to 9000/tcp in 1 s", "in Windows:  curl.exe http://127.0.0.1:9000/", "in Linux:    curl http://127.0.0.1:9000/")
 
 	if left := traceTables(t, b); left != nil {
 		t.Errorf("left: %q", left)
@@ -359,7 +359,7 @@ func TestTraceLiveNeedsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Wait()
-	labtest.WantAll(t, out.String(), "only root can have packets traced", "hint: run with sudo")
+	labtest.WantAll(t, out.String(), "only root can trace packets", "hint: run with sudo")
 	if code := cmd.ProcessState.ExitCode(); code != exitFailure {
 		t.Errorf("exit %d", code)
 	}

@@ -142,9 +142,9 @@ func TestTraceNamesTheFault(t *testing.T) {
 		"input":                           {`nft 'table inet fw { chain in { type filter hook input priority 0; policy drop; ct state established,related accept; iif lo accept; }; }'`, []string{}, own, "the policy of inet fw in drops it", "the policy of inet fw in drops it"},
 		"input, new only":                 {`nft 'table inet fw { chain in { type filter hook input priority 0; policy drop; ct state new accept; iif lo accept; }; }'`, []string{}, own, "the policy of inet fw in drops it", "the policy of inet fw in drops it"},
 		"forward, past the proxy":         {`nft 'table inet fw { chain f { type filter hook forward priority 0; iif "docker0" ct state established drop; }; }'`, []string{"--path=proxy"}, "8080", "", ""},
-		"postrouting, masquerade":         {`nft 'table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != "lo" masquerade; }; }'`, []string{}, own, "", "gives it another source"},
+		"postrouting, masquerade":         {`nft 'table ip vpn { chain post { type nat hook postrouting priority srcnat - 10; oif != "lo" masquerade; }; }'`, []string{}, own, "", "changes its source"},
 		"WSL's rules lost":                {"ip rule del pref 1 ipproto tcp lookup 127", []string{"--repair=false"}, own, "the answer to Windows stays in Linux", ""},
-		"way in lost":                     {"ip rule del pref 0 iif loopback0 ipproto tcp lookup local", []string{"--repair=false"}, own, "sent back to Windows", "goes round"},
+		"way in lost":                     {"ip rule del pref 0 iif loopback0 ipproto tcp lookup local", []string{"--repair=false"}, own, "sent back to Windows", "it loops between Windows and Linux"},
 		"forward":                         {`nft 'table inet fw { chain f { type filter hook forward priority 0; oif "docker0" drop; }; }'`, nil, "8080", "of inet fw f drops it", ""},
 		"forwarding off":                  {"echo 0 >/proc/sys/net/ipv4/ip_forward", nil, "8080", "forwarding is off on loopback0", ""},
 		"no route back":                   {"ip route flush table 127", []string{"--repair=false"}, own, "the answer to Windows stays in Linux", ""},
@@ -155,12 +155,12 @@ func TestTraceNamesTheFault(t *testing.T) {
 		"rule of a VPN":                   {"ip route add default dev eth0 table 51820; ip rule add pref 0 not fwmark 0xca6c lookup 51820", []string{"--repair=false"}, own, "is sent to 127.0.0.1 through eth0", "is sent to 127.0.0.1 through eth0"},
 		"may":                             {`nft 'table inet fw { chain in { type filter hook input priority 0; iif loopback0 limit rate over 1000/second drop; }; }'`, []string{}, own, "?may drop it", "?may drop it"},
 		"route_localnet":                  {"echo 0 >/proc/sys/net/ipv4/conf/loopback0/route_localnet", []string{"--repair=false"}, own, "route_localnet", "route_localnet"},
-		"nobody has the port":             {"", []string{}, "9999", "nobody in Linux has bound 9999/tcp", "?goes to Windows"},
-		"nobody has the port, udp":        {"", []string{}, "9999/udp", "nobody in Linux has bound 9999/udp", "?goes to Windows"},
+		"nobody has the port":             {"", []string{}, "9999", "no socket in Linux announces 9999/tcp", "?goes to Windows"},
+		"nobody has the port, udp":        {"", []string{}, "9999/udp", "no socket in Linux announces 9999/udp", "?goes to Windows"},
 		"udp":                             {"", []string{}, "8080/udp", "", ""},
 		"udp, no wslmirror":               {"", nil, "8080/udp", "sends its answer to itself", ""},
 		"container listens on another":    {"", []string{}, "8099", "does not listen on 81/tcp, but on 80", "does not listen on 81/tcp, but on 80"},
-		"container listens on its own lo": {"", []string{}, "8098", "its own 127.0.0.1 only", "its own 127.0.0.1 only"},
+		"container listens on its own lo": {"", []string{}, "8098", "only on its own 127.0.0.1", "only on its own 127.0.0.1"},
 		"container, udp on nothing":       {"", []string{}, "8099/udp", "does not listen on 81/udp, but on 80", "does not listen on 81/udp, but on 80"},
 	}
 	for name, test := range tests {
@@ -335,7 +335,7 @@ func TestTraceElsewhere(t *testing.T) {
 		for client, f := range forecasts(t, b, "8080/udp") {
 			// trace finds networks through their processes, and there is no process in the
 			// container.
-			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no process with this address is seen here") {
+			if f.Verdict != trace.Unknown || !strings.Contains(f.Why, "no visible process has this address") {
 				t.Errorf("from %s it %s: %s", client, f.Verdict, f.Why)
 			}
 		}
@@ -385,7 +385,7 @@ func TestTraceElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.Wait()
-		labtest.WantAll(t, out.String(), "? not certain", "by ip rule 0: from all iif loopback0", "a program that is not seen listens", "run with sudo")
+		labtest.WantAll(t, out.String(), "? not certain", "by ip rule 0: from all iif loopback0", "an unknown program listens", "run with sudo")
 		if code := cmd.ProcessState.ExitCode(); code != exitUnknown {
 			t.Errorf("exit %d", code)
 		}

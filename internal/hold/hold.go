@@ -148,7 +148,7 @@ func (h *Holder) pass(now time.Time) time.Duration {
 		if h.gone.IsZero() {
 			h.gone = now
 			if !errors.Is(err, fs.ErrNotExist) {
-				h.cfg.Log.WithError(err).Warn("could not read what the daemon publishes")
+				h.cfg.Log.WithError(err).Warn("could not read the daemon's state")
 			}
 		}
 		if left := grace - now.Sub(h.gone); left > 0 {
@@ -168,7 +168,7 @@ func (h *Holder) pass(now time.Time) time.Duration {
 				return 0 // perhaps permanent: wait for an event
 			}
 			h.blind = true
-			h.cfg.Log.WithError(err).Warn("could not see who has which port")
+			h.cfg.Log.WithError(err).Warn("could not list the sockets")
 			return firstPause
 		}
 	}
@@ -228,8 +228,8 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 	v4 := s.Mode == consomme
 	var came, went []Port
 	defer func() {
-		h.log("held, so that Windows learns of them", came)
-		h.log("held no longer", went)
+		h.log("held for Windows", came)
+		h.log("no longer held", went)
 	}()
 	for p, fd := range h.held {
 		if !slices.Contains(want, p) || !holds(fd, p, v4) {
@@ -281,7 +281,7 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 		h.held[p] = fd
 		if h.cfg.Store != nil {
 			if err := h.cfg.Store(p.name(), fd); err != nil {
-				h.cfg.Log.WithError(err).Warnf("the socket for %s will not outlive a restart of this service", p)
+				h.cfg.Log.WithError(err).Warnf("the socket for %s will not survive a restart of this service", p)
 			}
 		}
 		came = append(came, p)
@@ -324,7 +324,7 @@ func (h *Holder) refuse(p Port, err error, now time.Time) {
 		h.refused[p] = r
 	}
 	if r.err == nil || r.err.Error() != err.Error() {
-		h.cfg.Log.WithError(err).Warnf("%s cannot be held, so Windows does not learn of it", p)
+		h.cfg.Log.WithError(err).Warnf("could not hold %s, so Windows does not know of it", p)
 	}
 	r.err, r.due = err, false
 	r.pause = max(2*r.pause, firstPause)
@@ -338,7 +338,7 @@ func (h *Holder) watchEnds(on bool) {
 	case on && h.ends == nil:
 		ends, err := sockdiag.WatchEnds()
 		if err != nil {
-			h.cfg.Log.WithError(err).Warn("could not watch the ends of sockets")
+			h.cfg.Log.WithError(err).Warn("could not watch for closed sockets")
 			return
 		}
 		h.ends = ends
@@ -371,7 +371,7 @@ func (h *Holder) tell() {
 }
 
 var (
-	errInUse  = errors.New("another program has the port, and not so that Windows learns of it")
+	errInUse  = errors.New("another program uses the port, with a socket that Windows does not see")
 	errPodman = errors.New("refused by Windows, or held by Podman 6 with a socket that kernels before 6.8 do not show: set force_port_listen = true in containers.conf")
-	errRights = errors.New("a port below 1024 takes CAP_NET_BIND_SERVICE")
+	errRights = errors.New("a port below 1024 needs CAP_NET_BIND_SERVICE")
 )

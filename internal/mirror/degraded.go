@@ -12,7 +12,7 @@ import (
 const (
 	lacksRepair    = "this kernel lacks nft_ct or nft_masq"
 	lacksToWindows = "this kernel lacks nft_ct"
-	lacksRefuse    = "this kernel lacks nft_ct, nft_reject or CONFIG_NF_CONNTRACK_TIMEOUT, which WSL's have since 6.6"
+	lacksRefuse    = "this kernel lacks nft_ct, nft_reject or CONFIG_NF_CONNTRACK_TIMEOUT (WSL's kernels have them since 6.6)"
 	lacksEvict     = "this kernel lacks nf_conntrack_netlink"
 )
 
@@ -23,7 +23,7 @@ func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
 		if is {
 			list = append(list, status.Lack{Feature: feature, Reason: reason, Fix: []string{
 				"sudo modprobe -a " + modules,
-				"wsl.exe --update   # if there is no such module; a kernel of your own needs it built in, or kernelModules in .wslconfig",
+				"wsl.exe --update   # if the module does not exist; a custom kernel needs it built in, or kernelModules in .wslconfig",
 			}})
 		}
 	}
@@ -33,7 +33,7 @@ func lacks(obs Observed, p Policy, unevicted error) (list []status.Lack) {
 	lack(!p.ToWindows.Empty() && obs.Lacks.ToWindows, "containers to Windows", lacksToWindows, "nft_ct")
 	// nfnetlink returns these errors for a subsystem that does not exist.
 	lack(errors.Is(unevicted, unix.EINVAL) || errors.Is(unevicted, unix.ENOENT),
-		"flows that began before", lacksEvict, "nf_conntrack_netlink")
+		"reset of earlier connections", lacksEvict, "nf_conntrack_netlink")
 	return list
 }
 

@@ -29,7 +29,7 @@ func TestLacks(t *testing.T) {
 		"nft_ct, --repair=false":  {all, netwatch.Mirrored, Policy{}, nil, nil},
 		"nft_reject":              {nft.Features{Refuse: true}, netwatch.Mirrored, everything, nil, []string{"closed ports"}},
 		"nft_reject, in consomme": {nft.Features{Refuse: true}, netwatch.Consomme, everything, nil, nil},
-		"nf_conntrack_netlink":    {nft.Features{}, netwatch.Mirrored, everything, unix.EINVAL, []string{"flows that began before"}},
+		"nf_conntrack_netlink":    {nft.Features{}, netwatch.Mirrored, everything, unix.EINVAL, []string{"reset of earlier connections"}},
 		"memory":                  {nft.Features{}, netwatch.Mirrored, everything, unix.ENOMEM, nil},
 	} {
 		var got []string

@@ -50,7 +50,7 @@ func directions(obs Observed, want Desired, p Policy, counted nft.Counters) []st
 func whyNotRefuse(obs Observed) string {
 	switch {
 	case !obs.Mode.Mirrors():
-		return "outside the mirrored mode they are not known to hang"
+		return "only in mirrored mode: in other modes they are not known to hang"
 	case obs.Lacks.Refuse:
 		return lacksRefuse
 	}
@@ -66,7 +66,7 @@ func whyNotToWindows(obs Observed, p Policy, ports ruleset.Ports) string {
 	case obs.Lacks.ToWindows:
 		return lacksToWindows
 	case last == 0:
-		return "the source ports that Windows expects are not known: WSL's chain WSLPOSTROUTING is gone"
+		return "the source ports that Windows expects are unknown: WSL's chain WSLPOSTROUTING is gone"
 	case ports.Empty():
 		return served(p.ToWindows)
 	}

@@ -96,7 +96,7 @@ type kernel interface {
 func New(cfg Config) *Daemon {
 	watcher := netwatch.NewWatcher(sources()...)
 	watcher.Broken = func(source string, err error) {
-		cfg.Log.WithError(err).WithField("source", source).Warn("events were lost, subscribing again")
+		cfg.Log.WithError(err).WithField("source", source).Warn("lost events, subscribing again")
 	}
 	return newDaemon(cfg, watcher, newSystem(cfg.Interface, cfg.Policy, cfg.Log, watcher.Wake))
 }
@@ -241,7 +241,7 @@ func (d *Daemon) change(fresh bool) (c change) {
 		}
 	}
 	if c.err == nil && failed != nil && !errors.Is(failed, nft.ErrOwned) {
-		d.cfg.Log.WithError(failed).Warn("a change failed, and succeeded at the second try")
+		d.cfg.Log.WithError(failed).Warn("a change failed, then succeeded on the second try")
 	}
 	return c
 }

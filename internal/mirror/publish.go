@@ -67,7 +67,7 @@ func (d *Daemon) publish(c change, err error) error {
 		}
 		switch {
 		case err != nil:
-			log.WithError(err).Error("could not look or could not repair, trying again")
+			log.WithError(err).Error("could not read or change the kernel's state, retrying")
 		case len(s.Degraded) > 0:
 			log.Warn(s.Sentence())
 		default:
@@ -94,18 +94,18 @@ type decision struct {
 func (d decision) String() string {
 	obs, want := d.obs, d.want
 	if !d.seen {
-		return "could not look, so nothing is decided"
+		return "could not read the kernel's state, so nothing was decided"
 	}
 	if d.told.State == status.Error {
-		return "what was decided could not be done, or could not be watched: " + d.told.Reason
+		return "could not carry out the decision, or could not watch the kernel: " + d.told.Reason
 	}
 	switch want.State {
 	case status.Standby:
 		return fmt.Sprintf("decided on standby, because another process (netlink port %d) owns the table", obs.Table.Owner)
 	case status.Waiting:
-		return fmt.Sprintf("decided to wait, because there is no %s among %d links", d.told.Interface.Name, len(obs.Links))
+		return fmt.Sprintf("decided to wait, because none of %[2]d links is %[1]s", d.told.Interface.Name, len(obs.Links))
 	}
-	words := []string{fmt.Sprintf("decided to serve, because %s is there (index %d, mode %s) and no other process owns the table",
+	words := []string{fmt.Sprintf("decided to be active, because %s exists (index %d, mode %s) and no other process owns the table",
 		obs.Host.Name, obs.Host.Index, obs.Mode)}
 	say := func(what string, list ...string) {
 		if len(list) > 0 {
@@ -121,24 +121,24 @@ func (d decision) String() string {
 			why = append(why, name+" ("+p.Reason+")")
 		}
 	}
-	say("sent to what listens in Linux, as an engine's proxy does", paths[status.PathProxy]...)
-	say("left to those who publish it, whose rules serve Linux's clients too", paths[status.PathKernel]...)
+	say("sent to the listener in Linux", paths[status.PathProxy]...)
+	say("left to the engine's own rules", paths[status.PathKernel]...)
 	say("sent to the container", paths[status.PathDirect]...)
 	say("not direct", why...)
-	say("guarded, because containers are behind them", guarded(obs)...)
+	say("guarded links", guarded(obs)...)
 	say("bridges to open", linkNames(want.Open)...)
-	say("bridges to shut", linkNames(want.Shut)...)
+	say("bridges to close", linkNames(want.Shut)...)
 	for _, r := range want.Add {
-		say("accept to add", r.String())
+		say("accept rule to add", r.String())
 	}
 	for _, r := range want.Remove {
-		say("accept to remove", r.String())
+		say("accept rule to remove", r.String())
 	}
 	if len(want.Restore) > 0 {
-		say("to restore of WSL's", want.Restore.String())
+		say("parts of WSL's setup to restore", want.Restore.String())
 	}
 	if want.Wait {
-		words = append(words, "something of WSL's has just gone and may come back, so it waits")
+		words = append(words, "a part of WSL's setup has just disappeared and may return, so wslmirror waits")
 	}
 	return strings.Join(words, "; ")
 }
@@ -175,7 +175,7 @@ func (d *Daemon) port(obs Observed, p ruleset.Published, targets nft.Targets) st
 	}
 	for _, r := range obs.Foreign.Barred {
 		if r.Port == p.Port {
-			out.Reason = fmt.Sprintf("table %s %s drops it, and only the process that owns the table could change that", r.At.Family(), r.At.Table())
+			out.Reason = fmt.Sprintf("table %s %s drops it, and only the process that owns the table can change that", r.At.Family(), r.At.Table())
 		}
 	}
 	return out

@@ -47,16 +47,16 @@ func TestPublishLogs(t *testing.T) {
 		info  []string
 		debug string
 	}{
-		{"starts", look(), nil, []string{"rules are installed for what arrives on loopback0"},
-			"decided to serve, because loopback0 is there (index 3, mode mirrored) and no other process owns the table; guarded, because containers are behind them: docker0"},
-		{"nothing", look(), nil, nil, "decided to serve"},
-		{"published", look(web), nil, []string{"8080/tcp is published by docker on 0.0.0.0 for 172.17.0.2:80, path proxy"}, "sent to what listens in Linux, as an engine's proxy does: 8080/tcp"},
-		{"fails", change{}, io.ErrUnexpectedEOF, []string{"could not look or could not repair, trying again"}, "could not look, so nothing is decided"},
-		{"fails again", change{}, io.ErrUnexpectedEOF, nil, "could not look"},
-		{"works again", look(web), nil, []string{"rules are installed for what arrives on loopback0"}, "decided to serve"},
-		{"another path", look(kernel), nil, []string{"8080/tcp takes the path kernel, no longer proxy"}, "left to those who publish it, whose rules serve Linux's clients too: 8080/tcp"},
-		{"withdrawn", look(), nil, []string{"8080/tcp on 0.0.0.0 is no longer published by docker"}, "decided to serve"},
-		{"standby", standby, nil, []string{"another wslmirror in this VM serves, and this one takes over if that ends"}, "decided on standby, because another process (netlink port 77) owns the table"},
+		{"starts", look(), nil, []string{"rules are installed for packets that arrive on loopback0"},
+			"decided to be active, because loopback0 exists (index 3, mode mirrored) and no other process owns the table; guarded links: docker0"},
+		{"nothing", look(), nil, nil, "decided to be active"},
+		{"published", look(web), nil, []string{"8080/tcp is published by docker on 0.0.0.0 for 172.17.0.2:80, path proxy"}, "sent to the listener in Linux: 8080/tcp"},
+		{"fails", change{}, io.ErrUnexpectedEOF, []string{"could not read or change the kernel's state, retrying"}, "could not read the kernel's state, so nothing was decided"},
+		{"fails again", change{}, io.ErrUnexpectedEOF, nil, "could not read the kernel's state"},
+		{"works again", look(web), nil, []string{"rules are installed for packets that arrive on loopback0"}, "decided to be active"},
+		{"another path", look(kernel), nil, []string{"8080/tcp uses the path kernel, no longer proxy"}, "left to the engine's own rules: 8080/tcp"},
+		{"withdrawn", look(), nil, []string{"8080/tcp on 0.0.0.0 is no longer published by docker"}, "decided to be active"},
+		{"standby", standby, nil, []string{"another wslmirror in this VM is active; this one takes over if it stops"}, "decided on standby, because another process (netlink port 77) owns the table"},
 	} {
 		hook.Reset()
 		if err := d.publish(step.c, step.err); err != nil {

@@ -43,7 +43,7 @@ func (s *system) serving() []uint16 {
 		ports, err = s.sockets.Serving()
 	}
 	if err != nil {
-		s.log.WithError(err).Warn("which ports serve now is not known: a busy server may refuse once")
+		s.log.WithError(err).Warn("could not list the listeners: a busy server may refuse a connection once")
 	}
 	return ports
 }
@@ -155,7 +155,7 @@ func (s *system) show(serves bool, owner uint32) error {
 	err := errors.Join(s.lease.show(serves), s.lease.follow(owner))
 	if err != nil {
 		log := s.log.WithError(err)
-		const says = "no beacon: a daemon that stands by would take over later than it could"
+		const says = "no beacon: a standby daemon would take over late"
 		if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.ECONNREFUSED) {
 			log.Debug(says) // another process uses the name, or none does yet
 		} else {
@@ -171,18 +171,18 @@ func (s *system) evict(match func(conntrack.Flow) bool) error {
 	err := insist(func() (err error) {
 		n, err = conntrack.Evict(match)
 		return err
-	}, s.retry("could not reset NAT for flows that began before, trying again"))
+	}, s.retry("could not reset NAT for earlier connections, retrying"))
 	switch {
 	case err != nil:
 		// For example, nf_conntrack_netlink is missing: new flows work, and old ones time
 		// out. That is no reason to remove the table.
 		if err.Error() != s.unevicted {
-			s.log.WithError(err).Warn("flows that began before now keep their NAT until they time out")
+			s.log.WithError(err).Warn("earlier connections keep their NAT until they time out")
 		}
 		s.unevicted = err.Error()
 		return err
 	case n > 0:
-		s.log.Infof("reset NAT for %d flows that began before", n)
+		s.log.Infof("reset NAT for %d earlier connections", n)
 	}
 	s.unevicted = ""
 	return nil
@@ -205,8 +205,8 @@ func (s *system) undo() error {
 	}
 	var errs []error
 	if s.lease.followed() {
-		if err := insist(tear(handOver), s.retry("could not hand over, trying again")); err != nil {
-			s.log.WithError(err).Warn("bridges stay open without a table: busy connections of Linux may be reset")
+		if err := insist(tear(handOver), s.retry("could not hand over, retrying")); err != nil {
+			s.log.WithError(err).Warn("bridges stay open without a table: active connections of Linux may be reset")
 		}
 		errs = append(errs, s.lease.release())
 		for deadline := time.Now().Add(takeOver); time.Now().Before(deadline); time.Sleep(takeOver / 100) {
@@ -217,7 +217,7 @@ func (s *system) undo() error {
 		}
 	}
 	errs = append(errs, insist(tear(teardown), func(err error) bool {
-		s.log.WithError(err).Warn("could not undo, trying again")
+		s.log.WithError(err).Warn("could not remove everything, retrying")
 		return true
 	}))
 	return errors.Join(append(errs, s.end(shut))...)
@@ -237,7 +237,7 @@ func (s *system) end(shut bool) error {
 const takeOver = time.Second
 
 // errLeft says that others changed rules while ours were being removed.
-var errLeft = errors.New("rules of ours are left, because others change theirs at this moment")
+var errLeft = errors.New("some of wslmirror's rules are left, because another program is changing the same tables")
 
 // leave removes, step by step, the table and everything that would outlive the process. It
 // then checks that all is gone, since no further event will start another pass. It reports

@@ -276,7 +276,7 @@ func (s *system) restore(obs Observed, lost WSL) error {
 	}
 	again, tired := s.memory.tires(lost, time.Now())
 	if len(tired) > 0 {
-		s.log.Warnf("removed for the third time within a minute, and not restored any more: %s", tired)
+		s.log.Warnf("removed for the third time within a minute, so no longer restored: %s", tired)
 	}
 	var chains []ruleset.WSLChain
 	for _, p := range again {
@@ -303,7 +303,7 @@ func (s *system) restore(obs Observed, lost WSL) error {
 	}
 	s.memory.count(again, time.Now())
 	if err == nil && len(again) > 0 {
-		s.log.Warnf("restored parts of WSL's setup that something had removed: %s", again)
+		s.log.Warnf("restored parts of WSL's setup that another program had removed: %s", again)
 	}
 	return err
 }

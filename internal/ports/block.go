@@ -133,7 +133,7 @@ func unseen(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return errors.New("only root may see them")
+		return errors.New("only root can see them")
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EPROTONOSUPPORT):
 		return errors.New("this kernel does not list them (nf_conntrack_netlink)")
 	}

@@ -99,7 +99,7 @@ const firstUser = 1024
 
 // Silent explains what happens with a port that Windows refuses in consomme
 // (ConsommeNetworking.cpp returns an HRESULT, which is not an errno).
-const Silent = "in the mode consomme bind() of a port that Windows refuses returns 2147014848 with errno 0, not -1: many programs believe that they have the port, and wait in vain"
+const Silent = "in the mode consomme, bind() of a port that Windows refuses returns 2147014848 with errno 0 instead of -1, so many programs believe that they have the port, and wait in vain"
 
 // neverWorks is a port on which connections over localhost never arrive (WSL#12891,
 // WSL#41135).
@@ -134,7 +134,7 @@ func (f Facts) explain(port uint16) Verdict {
 		v.InUse = false
 	}
 	if port < firstUser && (v.State == Free || v.State == Unknown) {
-		v.note("a port below %d takes root, or CAP_NET_BIND_SERVICE", firstUser)
+		v.note("a port below %d needs root or CAP_NET_BIND_SERVICE", firstUser)
 	}
 	return v
 }
@@ -163,7 +163,7 @@ func (f Facts) inLinux(v *Verdict) {
 			v.Linux = append(v.Linux, fmt.Sprintf("docker ps --filter publish=%d/%s", p.Port, p.Proto))
 		}
 		if !slices.ContainsFunc(f.Listeners, func(l Listener) bool { return l.Announces(p.Proto, p.Port, p.Address) }) {
-			v.note("nobody in Linux listens on it, so Windows never learns of it")
+			v.note("no program in Linux listens on it, so Windows does not know of it")
 			dead = true
 		}
 		v.InUse = !dead
@@ -173,19 +173,19 @@ func (f Facts) inLinux(v *Verdict) {
 			continue
 		}
 		if l.Holder {
-			v.note("wslmirror holds it for Windows by a socket on %s, beside which a program can listen on 0.0.0.0", l.Addr)
+			v.note("wslmirror holds it for Windows with a socket on %s; a program can still listen on 0.0.0.0", l.Addr)
 			continue
 		}
-		does := "listens on"
+		does := "listens on " + l.Addr.String()
 		if l.Bound {
-			does = "holds, without listening (ss does not show it),"
+			does = fmt.Sprintf("has bound %s and does not listen, so ss does not show it", l.Addr)
 		}
 		if l.HoldsIPv6() {
-			v.note("%s %s %s: this is IPv6, which WSL does not mirror, and another program may have the port for IPv4", l.Who(), does, l.Addr)
+			v.note("%s %s: this is IPv6, which WSL does not mirror; another program can use the port for IPv4", l.Who(), does)
 			held = true
 			continue
 		}
-		v.because(Taken, "%s %s %s", l.Who(), does, l.Addr)
+		v.because(Taken, "%s %s", l.Who(), does)
 		v.InUse = !dead
 		if l.Program == "" {
 			nameless = true
@@ -195,11 +195,11 @@ func (f Facts) inLinux(v *Verdict) {
 	}
 	v.Linux = slices.Compact(v.Linux)
 	if nameless {
-		v.note("a program without a name here belongs to another user, or to another distribution: all share one network")
+		v.note("a program without a name belongs to another user or to another distribution: all distributions share one network")
 		v.Linux = append(v.Linux, fmt.Sprintf("sudo ss -%snap 'sport = :%d'", v.Proto[:1], v.Port))
 	}
 	if held && v.State == Free {
-		v.note("a program that listens on [::], as Node, Go and Java do by default, cannot have it: have it listen on 0.0.0.0 or 127.0.0.1")
+		v.note("a program that listens on [::], as Node, Go and Java do by default, cannot use it: let it listen on 0.0.0.0 or 127.0.0.1")
 	}
 }
 
@@ -211,15 +211,15 @@ func (f Facts) inBlock(v *Verdict) {
 	switch b, ofWSL := f.Block, f.Block.OfWSL(); {
 	case !b.Contains(v.Port):
 	case f.Mirrored && ofWSL.Contains(v.Port):
-		v.note("it lies in the block %d-%d, which WSL has reserved in Windows for Linux's own connections, any of which may take it", ofWSL.First, ofWSL.Last)
+		v.note("it is in the block %d-%d, which WSL has reserved in Windows for Linux's own connections; any of them may use it", ofWSL.First, ofWSL.Last)
 		if v.State == Free {
-			v.note("a Windows program that binds it gets 10013 (WSAEACCES), because the block holds it (WSL#40169). When WSL starts, it takes a block without the ports that are taken in Windows (WSL#12228): end WSL, exclude the port or start that program, and start WSL again")
+			v.note("a Windows program that binds it gets 10013 (WSAEACCES), because the block contains it (WSL#40169). When WSL starts, it chooses a block without the ports that are in use in Windows (WSL#12228): stop WSL, exclude the port or start that program, and start WSL again")
 			v.Windows = append(v.Windows, "wsl --shutdown", exclusion(v))
 		}
 	case f.Mirrored && ofWSL != Range{}:
-		v.note("it lies in the range %d-%d of Linux's own connections, but not in the block %d-%d, which WSL has reserved in Windows for them", b.First, b.Last, ofWSL.First, ofWSL.Last)
+		v.note("it is in the range %d-%d of Linux's own connections, but not in the block %d-%d, which WSL has reserved in Windows for them", b.First, b.Last, ofWSL.First, ofWSL.Last)
 	default:
-		v.note("it lies in the range %d-%d of Linux's own connections, any of which may take it", b.First, b.Last)
+		v.note("it is in the range %d-%d of Linux's own connections; any of them may use it", b.First, b.Last)
 	}
 }
 

@@ -77,9 +77,9 @@ func (h Hold) Holder(p status.Port, listeners []Listener, windows func(port uint
 	case p.Path == status.PathProxy:
 		return ByNobody, "its engine does not listen on it"
 	case errors.Is(h.Err, fs.ErrNotExist):
-		return ByNobody, "wslmirror-hold does not run"
+		return ByNobody, "wslmirror-hold is not running"
 	case h.Err != nil:
-		return ByNobody, "what wslmirror-hold does is not known: " + h.Err.Error()
+		return ByNobody, "the state of wslmirror-hold is unknown: " + h.Err.Error()
 	}
 	return ByNobody, ""
 }
@@ -90,7 +90,7 @@ func (f Facts) Refused(port uint16) string {
 	v := Verdict{Proto: f.Proto, Port: port, State: Free}
 	f.inWindows(&v)
 	if len(v.Reasons) == 0 {
-		return "Windows refuses it, and does not say why"
+		return "Windows refuses it, and gives no reason"
 	}
 	return "Windows refuses it: " + strings.Join(v.Reasons, "; ")
 }

@@ -41,9 +41,9 @@ func (f Facts) excluded(v *Verdict) (winnat, reserve bool) {
 		switch {
 		case !r.Contains(v.Port):
 		case r.Administered:
-			v.note("an administrator has excluded %s in Windows: it is kept free, and may be bound", span(r))
+			v.note("an administrator has excluded %s in Windows: it stays free, and can be bound", span(r))
 		default:
-			v.because(Blocked, "a Windows program has reserved %s (most often Hyper-V or WinNAT), so that nobody else may bind it", span(r))
+			v.because(Blocked, "a Windows program (most often Hyper-V or WinNAT) has reserved %s, so no other program can bind it", span(r))
 			winnat, reserve = true, !starred
 		}
 	}
@@ -55,13 +55,13 @@ func (f Facts) excluded(v *Verdict) (winnat, reserve bool) {
 	}
 	switch {
 	case denied:
-		v.because(Blocked, "it lies in Windows' dynamic range %s, which WSL %s refuses to Linux (WSL#40984)", span(d), f.Version)
+		v.because(Blocked, "it is in Windows' dynamic range %s, which WSL %s does not let Linux bind (WSL#40984)", span(d), f.Version)
 		v.Linux = append(v.Linux, "wsl.exe --update", "wsl.exe --shutdown")
 	case f.Mirrored && !known:
-		v.note("it lies in Windows' dynamic range %s: WSL 2.8.7 to 2.9.4 refuses that to Linux (WSL#40984), and any Windows program may take it", span(d))
+		v.note("it is in Windows' dynamic range %s: WSL 2.8.7 to 2.9.4 does not let Linux bind it (WSL#40984), and any Windows program may use it", span(d))
 		reserve = true
 	default:
-		v.note("it lies in Windows' dynamic range %s: any Windows program may take it", span(d))
+		v.note("it is in Windows' dynamic range %s: any Windows program may use it", span(d))
 		reserve = true
 	}
 	if d.First < usualDynamic {
@@ -83,7 +83,7 @@ func (f Facts) listensInWindows(v *Verdict) {
 			continue
 		}
 		if f.shared(v.Port) {
-			v.note("a Windows program (process %d) listens on %s, and WSL lets Linux have this port beside it", l.PID, l.Addr)
+			v.note("a Windows program (process %d) listens on %s, and WSL lets Linux use this port too", l.PID, l.Addr)
 			continue
 		}
 		v.InUse = false

@@ -45,7 +45,7 @@ func toWindows(last, next Snapshot) (lines []string) {
 	was, is := last.direction(ContainersToWindows), next.direction(ContainersToWindows)
 	for _, port := range is.Ports {
 		if !slices.Contains(was.Ports, port) {
-			began.add(port, fmt.Sprintf("containers are let through to %s of Windows' 127.0.0.1", port))
+			began.add(port, fmt.Sprintf("containers can now reach %s on Windows' 127.0.0.1", port))
 		}
 	}
 	why := ""
@@ -54,10 +54,10 @@ func toWindows(last, next Snapshot) (lines []string) {
 	}
 	for _, port := range was.Ports {
 		if !slices.Contains(is.Ports, port) {
-			ceased.add(port, fmt.Sprintf("containers are no longer let through to %s of Windows' 127.0.0.1%s", port, why))
+			ceased.add(port, fmt.Sprintf("containers can no longer reach %s on Windows' 127.0.0.1%s", port, why))
 		}
 	}
-	return append(ceased.lines("ports of Windows' 127.0.0.1 are closed to containers again"), began.lines("ports of Windows' 127.0.0.1 are open to containers")...)
+	return append(ceased.lines("ports on Windows' 127.0.0.1 are closed to containers again"), began.lines("ports on Windows' 127.0.0.1 are open to containers")...)
 }
 
 func (s Snapshot) direction(name string) (d Direction) {
@@ -77,7 +77,7 @@ func (p Port) name() string { return fmt.Sprintf("%d/%s", p.Port, p.Proto) }
 // to describes the target.
 func (p Port) to() string {
 	if p.Target == "" {
-		return "a target that a rule computes"
+		return "a target that its rule computes"
 	}
 	return p.Target
 }
@@ -97,17 +97,17 @@ func (p Port) changed(was Port) string {
 		what = append(what, fmt.Sprintf("is published by %s, no longer by %s", p.Engine, was.Engine))
 	}
 	if p.Target != was.Target {
-		what = append(what, fmt.Sprintf("leads to %s, no longer to %s", p.to(), was.to()))
+		what = append(what, fmt.Sprintf("is forwarded to %s, no longer to %s", p.to(), was.to()))
 	}
 	switch {
 	case p.Path != was.Path:
-		line := fmt.Sprintf("takes the path %s, no longer %s", p.Path, was.Path)
+		line := fmt.Sprintf("uses the path %s, no longer %s", p.Path, was.Path)
 		if p.Reason != "" {
 			line += " (" + p.Reason + ")"
 		}
 		what = append(what, line)
 	case p.Reason != was.Reason && p.Reason != "":
-		what = append(what, fmt.Sprintf("stays on the path %s (%s)", p.Path, p.Reason))
+		what = append(what, fmt.Sprintf("keeps the path %s (%s)", p.Path, p.Reason))
 	}
 	if len(what) == 0 {
 		return ""

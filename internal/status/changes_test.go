@@ -34,19 +34,19 @@ func TestChanges(t *testing.T) {
 		"published, not direct": {active(), active(with(web, func(p *Port) { p.Reason = "forwarding is off" })),
 			[]string{"8080/tcp is published by docker on 0.0.0.0 for 172.17.0.2:80, path proxy (forwarding is off)"}},
 		"published, target computed": {active(), active(with(web, func(p *Port) { p.Target, p.Engine = "", "ip nat X" })),
-			[]string{"8080/tcp is published by ip nat X on 0.0.0.0 for a target that a rule computes, path proxy"}},
+			[]string{"8080/tcp is published by ip nat X on 0.0.0.0 for a target that its rule computes, path proxy"}},
 		"withdrawn": {active(web, port(53, PathKernel)), active(web),
 			[]string{"53/tcp on 0.0.0.0 is no longer published by docker"}},
 		"another path": {active(web), active(port(8080, PathDirect)),
-			[]string{"8080/tcp takes the path direct, no longer proxy"}},
+			[]string{"8080/tcp uses the path direct, no longer proxy"}},
 		"another path, and why": {active(port(8080, PathDirect)), active(with(web, func(p *Port) { p.Reason = "its bridge could not be opened" })),
-			[]string{"8080/tcp takes the path proxy, no longer direct (its bridge could not be opened)"}},
+			[]string{"8080/tcp uses the path proxy, no longer direct (its bridge could not be opened)"}},
 		"the same path for another reason": {active(web), active(with(web, func(p *Port) { p.Reason = "forwarding is off" })),
-			[]string{"8080/tcp stays on the path proxy (forwarding is off)"}},
+			[]string{"8080/tcp keeps the path proxy (forwarding is off)"}},
 		"another container": {active(web), active(with(web, func(p *Port) { p.Target = "172.17.0.3:80" })),
-			[]string{"8080/tcp leads to 172.17.0.3:80, no longer to 172.17.0.2:80"}},
+			[]string{"8080/tcp is forwarded to 172.17.0.3:80, no longer to 172.17.0.2:80"}},
 		"another engine and path": {active(web), active(with(port(8080, PathKernel), func(p *Port) { p.Engine = "podman" })),
-			[]string{"8080/tcp is published by podman, no longer by docker; takes the path kernel, no longer proxy"}},
+			[]string{"8080/tcp is published by podman, no longer by docker; uses the path kernel, no longer proxy"}},
 		"two addresses": {active(web), active(web, with(web, func(p *Port) { p.Address = "127.0.0.1" })),
 			[]string{"8080/tcp is published by docker on 127.0.0.1 for 172.17.0.2:80, path proxy"}},
 		"a start with many": {Snapshot{}, active(many...),
@@ -57,10 +57,10 @@ func TestChanges(t *testing.T) {
 		"still fails":  {active(web), Snapshot{State: Error}, nil},
 		"failed":       {Snapshot{State: Error, Ports: []Port{web}}, active(web), nil},
 		"waits":        {active(web), Snapshot{State: Waiting, Ports: many}, nil},
-		"to Windows":   {containers(NoPorts), containers("", "11434/tcp", "53/udp"), []string{"containers are let through to 11434/tcp of Windows' 127.0.0.1", "containers are let through to 53/udp of Windows' 127.0.0.1"}},
-		"Linux has it": {containers("", "11434/tcp"), containers("Linux itself serves 11434/tcp"), []string{"containers are no longer let through to 11434/tcp of Windows' 127.0.0.1 (Linux itself serves 11434/tcp)"}},
+		"to Windows":   {containers(NoPorts), containers("", "11434/tcp", "53/udp"), []string{"containers can now reach 11434/tcp on Windows' 127.0.0.1", "containers can now reach 53/udp on Windows' 127.0.0.1"}},
+		"Linux has it": {containers("", "11434/tcp"), containers("Linux itself serves 11434/tcp"), []string{"containers can no longer reach 11434/tcp on Windows' 127.0.0.1 (Linux itself serves 11434/tcp)"}},
 		"many to Windows": {Snapshot{}, containers("", strings.Fields("1/tcp 2/tcp 3/tcp 4/tcp 5/tcp")...),
-			[]string{"5 ports of Windows' 127.0.0.1 are open to containers: 1/tcp, 2/tcp, 3/tcp, 4/tcp and 1 more"}},
+			[]string{"5 ports on Windows' 127.0.0.1 are open to containers: 1/tcp, 2/tcp, 3/tcp, 4/tcp and 1 more"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +78,7 @@ func TestSentence(t *testing.T) {
 		s    Snapshot
 		want string
 	}{
-		{Snapshot{State: Active, Interface: Interface{Name: "eth7"}}, "active: rules are installed for what arrives on eth7"},
+		{Snapshot{State: Active, Interface: Interface{Name: "eth7"}}, "active: rules are installed for packets that arrive on eth7"},
 		{Snapshot{State: Waiting, Interface: Interface{Name: "loopback0"}}, "waiting: there is no loopback0; it exists only in the modes with a shared localhost (mirrored, consomme)"},
 		{Snapshot{State: Waiting, Interface: Interface{Name: "eth7"}}, "waiting: there is no eth7, which --interface names; WSL's own is loopback0"},
 		{Snapshot{State: Stopped}, "stopped: wslmirror is not running"},

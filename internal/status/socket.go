@@ -25,7 +25,7 @@ const (
 )
 
 // ErrInUse says that another daemon publishes in the same directory.
-var ErrInUse = errors.New("another wslmirror publishes there")
+var ErrInUse = errors.New("another wslmirror publishes in this directory")
 
 // Serve creates the socket in dir and calls refresh for every client that connects, until
 // ctx is done. refresh returns when a new snapshot has been written.

@@ -29,7 +29,7 @@ const DefaultInterface = "loopback0"
 type State string
 
 const (
-	Active  State = "active"  // the rule is in the kernel
+	Active  State = "active"  // the rules are in the kernel
 	Waiting State = "waiting" // there is no loopback0
 	Standby State = "standby" // another wslmirror in this VM is active
 	Stopped State = "stopped" // no daemon is running here
@@ -118,7 +118,7 @@ type Lack struct {
 }
 
 // NoPorts is the Reason of ContainersToWindows if the user has named no port.
-const NoPorts = "--to-windows names no port"
+const NoPorts = "--to-windows lists no ports"
 
 // The names of directions.
 const (
@@ -148,7 +148,7 @@ type Port struct {
 }
 
 // Excepted is the Reason of a Port that is left alone.
-const Excepted = "--except names it"
+const Excepted = "--except lists it"
 
 // ByEngine reports whether an engine that is known by name has published p. Other rules
 // that redirect a port are named by table and chain (nft/ruleset/analysis.go).
@@ -187,13 +187,13 @@ const (
 func (s Snapshot) Sentence() string {
 	switch s.State {
 	case Active:
-		installed := "rules are installed for what arrives on " + s.Interface.Name
+		installed := "rules are installed for packets that arrive on " + s.Interface.Name
 		if len(s.Degraded) > 0 {
 			var left []string
 			for _, l := range s.Degraded {
 				left = append(left, l.Feature)
 			}
-			return installed + "; degraded, because the kernel lacks what these need: " + strings.Join(left, ", ")
+			return installed + "; degraded, because the kernel does not support: " + strings.Join(left, ", ")
 		}
 		return installed
 	case Waiting:
@@ -202,14 +202,14 @@ func (s Snapshot) Sentence() string {
 		}
 		return fmt.Sprintf("there is no %s; it exists only in the modes with a shared localhost (mirrored, consomme)", s.Interface.Name)
 	case Standby:
-		return "another wslmirror in this VM serves, and this one takes over if that ends"
+		return "another wslmirror in this VM is active; this one takes over if it stops"
 	case Stopped:
 		if s.Reason != "" {
 			return s.Reason
 		}
 		return "wslmirror is not running"
 	default:
-		return cmp.Or(s.Reason, "why is not known")
+		return cmp.Or(s.Reason, "the reason is unknown")
 	}
 }
 
@@ -280,7 +280,7 @@ func decode(b []byte) (s Snapshot, err error) {
 type SchemaError struct{ Schema int }
 
 func (e *SchemaError) Error() string {
-	return fmt.Sprintf("the daemon publishes schema %d, and this program knows %d: the two are of different versions", e.Schema, Schema)
+	return fmt.Sprintf("the daemon publishes schema %d, but this program knows schema %d: their versions differ", e.Schema, Schema)
 }
 
 // create creates a new file beside the snapshot. If others have put something there under

@@ -16,7 +16,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// ask follows the packet of the question from where it starts.
+// ask follows the packet of the question from its start.
 func (f *forecast) ask() {
 	q := f.question
 	in, src, to := f.start(q)
@@ -24,22 +24,22 @@ func (f *forecast) ask() {
 	case q.From == Linux:
 	case in.Index == 0:
 		f.hop(Hop{Kind: Arrives, Link: in.Name, Verdict: "none", Sure: true})
-		f.stop(map[Client]string{Windows: f.Link + " is not there", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
+		f.stop(map[Client]string{Windows: f.Link + " does not exist", LAN: "no link to the LAN has an address", Container: "no bridge leads to " + q.Addr.String()}[q.From])
 		return
 	case q.From != Container && !q.Suppose && !f.announced(q.Port):
 		f.hop(Hop{Kind: AtWindows, Verdict: "take", To: to.String(), Sure: true})
 		if f.NoUDP && q.Port.Proto == unix.IPPROTO_UDP {
-			f.unknown("this kernel does not list the sockets of UDP")
+			f.unknown("this kernel does not list UDP sockets")
 			return
 		}
-		f.stop(fmt.Sprintf("nobody in Linux has bound %s so that Windows hears of it, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
+		f.stop(fmt.Sprintf("no socket in Linux announces %s to Windows, so Windows sends nothing here%s", q.Port, f.instead(q.Port)))
 		return
 	}
 	f.exchange(q.From, in, src, to, q.Port.Proto)
 }
 
 // start is where the packet of a question starts: the link on which it arrives, which has
-// no index if there is none or if it starts here, and its addresses. The source of what
+// no index if there is none or if the packet starts here, and its addresses. The source of a packet that
 // starts here is not known yet.
 func (o *Observation) start(q Question) (in ruleset.Iface, src netip.Addr, to netip.AddrPort) {
 	own := ruleset.Localhost
@@ -55,7 +55,7 @@ func (o *Observation) start(q Question) (in ruleset.Iface, src netip.Addr, to ne
 	return in, src, netip.AddrPortFrom(own, q.Port.Number)
 }
 
-// lan is the link to the LAN, its address, and that of a neighbour.
+// lan is the link to the LAN, its address, and the address of a neighbour.
 func (o *Observation) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
 	a, err := o.Route(netwatch.RouteQuery{Dst: netip.AddrFrom4([4]byte{1, 1, 1, 1})})
 	l := o.link(a.Oif)
@@ -71,8 +71,8 @@ func (o *Observation) lan() (in ruleset.Iface, own, neighbour netip.Addr) {
 	return iface(l), prefix.Addr(), neighbour
 }
 
-// exchange follows a request, the answer, and of TCP what the client sends then. It
-// reports whether the answer comes back.
+// exchange follows a request, the answer, and for TCP the client's next packet. It
+// reports whether the answer returns.
 func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst netip.AddrPort, proto uint8) bool {
 	p := &packet{
 		f: f, client: from, src: src, dst: dst.Addr(), port: ruleset.Port{Proto: proto, Number: dst.Port()},
@@ -92,7 +92,7 @@ func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst n
 	if proto != unix.IPPROTO_TCP {
 		return true
 	}
-	// What is said over the connection has other states and marks than its beginning.
+	// Later packets of a connection have other states and marks than the first.
 	n := len(f.trace.Hops)
 	p.one.Reply, p.one.Later, p.one.Mark, p.turns = false, true, ruleset.Mark{}, 0
 	p.src, p.dst, p.port.Number = p.one.Flow.Src, dst.Addr(), dst.Port()
@@ -103,8 +103,8 @@ func (f *forecast) exchange(from Client, in ruleset.Iface, src netip.Addr, dst n
 	return true
 }
 
-// answer follows the answer to a packet that has come to e, to the client, whose packets
-// arrive on the link in. It reports whether it comes there.
+// answer follows the answer to a packet that has reached e, back to the client, whose packets
+// arrive on the link in. It reports whether the answer arrives there.
 func (p *packet) answer(e end, in ruleset.Iface) (ok bool) {
 	p.one.Reply, p.one.Mark, p.turns = true, ruleset.Mark{}, 0
 	p.src, p.dst = p.dst, p.src
@@ -123,7 +123,7 @@ func (p *packet) answer(e end, in ruleset.Iface) (ok bool) {
 	return true
 }
 
-// lost stops an answer that has come to the wrong place.
+// lost stops an answer that has reached the wrong place.
 func (p *packet) lost(at end) bool {
 	where := "stays in Linux"
 	if at.out {
@@ -135,7 +135,7 @@ func (p *packet) lost(at end) bool {
 	return p.f.stopAt(Routed, fmt.Sprintf("the answer %s", where), "sudo wslmirror doctor")
 }
 
-// meets finds who is at the end of the way, and reports whether it answers.
+// meets finds the listener at the end of the path, and reports whether it answers.
 func (p *packet) meets(e end) bool {
 	f := p.f
 	at := netip.AddrPortFrom(p.dst, p.port.Number)
@@ -149,7 +149,7 @@ func (p *packet) meets(e end) bool {
 	h := p.hop(Hop{Kind: AtSocket, To: at.String(), Verdict: "none", Sure: true})
 	if f.NoUDP && p.port.Proto == unix.IPPROTO_UDP {
 		h.Sure, h.Verdict = false, "unknown"
-		f.doubt("this kernel does not list the sockets of UDP")
+		f.doubt("this kernel does not list UDP sockets")
 		return true
 	}
 	l, found := listener(f.Listeners, p.port, p.dst)
@@ -163,8 +163,8 @@ func (p *packet) meets(e end) bool {
 	}
 	h.Verdict, h.Program, h.PID = "listen", l.Program, l.PID
 	if p.port.Proto == unix.IPPROTO_UDP && l.Addr.Addr().IsUnspecified() {
-		// It answers from the address that the route to the client gives, unless the
-		// program says otherwise (IP_PKTINFO).
+		// It answers from the source address of the route to the client, unless the
+		// program sets another (IP_PKTINFO).
 		if a, err := f.Route(netwatch.RouteQuery{Dst: p.src, Proto: p.port.Proto}); err == nil && a.Src != p.dst {
 			f.doubt(fmt.Sprintf("%s may answer from %s instead of %s", who(l), a.Src, p.dst))
 		}
@@ -174,24 +174,24 @@ func (p *packet) meets(e end) bool {
 	})
 	switch {
 	case i < 0 && f.Hidden.Has(p.port) && !p.proxied:
-		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
+		f.doubt(fmt.Sprintf("%s may be the proxy of an unknown container", who(l)))
 		return true
 	case i < 0 || f.Published[i].Obstacle == ruleset.NotEngines || f.Published[i].To.IsValid() && f.local(f.Published[i].To.Addr()) || p.proxied:
 		f.trace.Why = "answered by " + who(l)
 		return true
 	case f.Published[i].EngineServed:
 		h.Verdict, h.Sure = "hold", false
-		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it by rules, which the packet has not met", who(l)))
+		f.doubt(fmt.Sprintf("%s may only hold the port: its engine serves it with rules, which the packet did not match", who(l)))
 		return true
 	case !f.Published[i].To.Addr().IsValid() || f.Published[i].Obstacle == ruleset.NotUnderstood:
-		f.doubt(fmt.Sprintf("%s may be the proxy of a container that is not known", who(l)))
+		f.doubt(fmt.Sprintf("%s may be the proxy of an unknown container", who(l)))
 		return true
 	}
 	h.Verdict = "proxy"
 	return f.exchange(Linux, ruleset.Iface{}, netip.Addr{}, f.Published[i].To, p.port.Proto)
 }
 
-// meetsContainer is meets for what has left through a link.
+// meetsContainer is meets for a packet that has left through a link.
 func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	f := p.f
 	if l, at := f.bridge(p.dst); l.Present() && l.Index != e.link.Index {
@@ -200,17 +200,17 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	h := p.hop(Hop{Kind: InsideHost, Link: e.link.Name, To: at.String(), Verdict: "unknown"})
 	if p.src.IsLoopback() || p.src == p.dst {
 		h.Verdict, h.Sure = "martian", true
-		return f.stop(fmt.Sprintf("it keeps the source %s, so that the container sends its answer to itself", p.src), f.startUs()...)
+		return f.stop(fmt.Sprintf("it keeps the source %s, so the container sends its answer to itself", p.src), f.startUs()...)
 	}
 	if l, _ := f.bridge(p.src); l.Index == e.link.Index && p.one.Flow.To != p.one.Flow.Dst {
-		f.doubt("both containers are on " + l.Name + ", and the answer may go past this machine's translation")
+		f.doubt("both containers are on " + l.Name + ", so the answer may bypass NAT on this machine")
 	}
 	inside, err := f.Inside(at.Addr())
 	switch {
 	case errors.Is(err, ErrSupposed):
 		return true
 	case err != nil:
-		f.doubt(fmt.Sprintf("whether somebody listens on %s is not seen: %v", at, err))
+		f.doubt(fmt.Sprintf("cannot see whether a program listens on %s: %v", at, err))
 		return true
 	}
 	h.Sure = true
@@ -233,16 +233,16 @@ func (p *packet) meetsContainer(e end, at netip.AddrPort) bool {
 	}
 	switch {
 	case len(own) > 0:
-		return f.stop(fmt.Sprintf("the container listens on its own %s only, not on %s", strings.Join(own, ", "), at),
-			fmt.Sprintf("# have the program in the container listen on 0.0.0.0:%d", p.port.Number))
+		return f.stop(fmt.Sprintf("the container listens only on its own %s, not on %s", strings.Join(own, ", "), at),
+			fmt.Sprintf("# let the program in the container listen on 0.0.0.0:%d", p.port.Number))
 	case len(others) > 0:
 		return f.stop(fmt.Sprintf("the container does not listen on %s, but on %s", p.port, strings.Join(others, ", ")),
 			fmt.Sprintf("# publish that port instead: --publish %d:%s", f.question.Port.Number, others[0]))
 	}
-	return f.stop(fmt.Sprintf("nobody in the container listens on %s", at), "# start the program in the container")
+	return f.stop(fmt.Sprintf("no program in the container listens on %s", at), "# start the program in the container")
 }
 
-// listener is the socket that takes a packet to an address.
+// listener is the socket that receives a packet to an address.
 func listener(list []ports.Listener, port ruleset.Port, to netip.Addr) (found ports.Listener, ok bool) {
 	for _, l := range list {
 		if l.Proto != port.ProtoName() || l.Bound || !l.TakesIPv4() || l.Addr.Port() != port.Number {
@@ -266,30 +266,30 @@ func who(l ports.Listener) string {
 // Who names the program of a socket.
 func (h Hop) Who() string {
 	if h.PID == 0 {
-		return "a program that is not seen"
+		return "an unknown program"
 	}
 	return fmt.Sprintf("%s (%d)", h.Program, h.PID)
 }
 
-// instead says who has the port in another way.
+// instead says which other socket uses the port.
 func (f *forecast) instead(port ruleset.Port) string {
 	for _, l := range f.Listeners {
 		switch {
 		case l.Proto != port.ProtoName() || l.Addr.Port() != port.Number:
 		case l.MPTCP:
-			return fmt.Sprintf("; %s listens by MPTCP, of which Windows never learns", who(l))
+			return fmt.Sprintf("; %s listens with MPTCP, which Windows never sees", who(l))
 		case l.Bound:
-			return fmt.Sprintf("; %s has bound it, and does not listen", who(l))
+			return fmt.Sprintf("; %s has bound it, but does not listen", who(l))
 		case !l.TakesIPv4():
-			return fmt.Sprintf("; %s listens for IPv6 only", who(l))
+			return fmt.Sprintf("; %s listens only on IPv6", who(l))
 		default:
-			return fmt.Sprintf("; %s listens on %s only", who(l), l.Addr.Addr())
+			return fmt.Sprintf("; %s listens only on %s", who(l), l.Addr.Addr())
 		}
 	}
 	return ""
 }
 
-// startUs is what to do where wslmirror would help.
+// startUs is the command to type if wslmirror would help.
 func (f *forecast) startUs() []string {
 	if f.Served {
 		return []string{"sudo wslmirror doctor"}
@@ -297,7 +297,7 @@ func (f *forecast) startUs() []string {
 	return []string{"sudo systemctl enable --now wslmirror"}
 }
 
-// missing is the command that adds a rule of WSL's that is lost.
+// missing is the command that adds a missing rule of WSL.
 func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8) []string {
 	r := netwatch.Rule{Priority: priority, Action: unix.FR_ACT_TO_TBL, Table: table, Iif: in, IPProto: proto, SuppressPrefix: -1}
 	if slices.ContainsFunc(f.Rules, func(s netwatch.Rule) bool { s.Protocol = 0; return s == r }) {
@@ -314,20 +314,20 @@ func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8
 // nftName is a name that nft takes without quotes (string in its src/scanner.l).
 var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
 
-// accept is the command that has a chain let such packets pass ahead of what the hop does.
+// accept is the command that adds a rule to accept such packets ahead of the rule of a hop.
 func (f *forecast) accept(h Hop, words string) []string {
 	family, table, _ := strings.Cut(h.Table, " ")
 	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
-		return []string{"sudo nft list ruleset   # and have it let the packet pass"}
+		return []string{"sudo nft list ruleset   # find the rule, and let it accept the packet"}
 	}
 	at := ""
 	if h.Handle != 0 {
 		at = fmt.Sprintf(" position %d", h.Handle)
 	}
-	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# and where the firewall is loaded from: /etc/nftables.conf, say"}
+	return []string{fmt.Sprintf("sudo nft insert rule %s %s %s%s%s accept", family, table, h.Chain, at, words), "# also add it where the firewall loads its rules, for example /etc/nftables.conf"}
 }
 
-// words are the matches of a rule for the packet, and for those like it.
+// words are the matches of a rule for the packet and similar ones.
 func (p *packet) words(in, out ruleset.Iface, dst netip.Addr) (words string) {
 	if in.Name != "" {
 		words += " iifname " + text.Word(in.Name)

@@ -10,48 +10,48 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// Proxy is the client that a proxy is for its container. Nobody asks for it.
+// Proxy stands for a proxy as a client of its container. No Question uses it.
 const Proxy Client = "proxy"
 
-// A Live is what came of real packets of one client, and of the answers to them.
+// A Live is the outcome of real packets from one client, and of the answers.
 type Live struct {
 	From     Client `json:"client"`
 	Requests uint64 `json:"requests"`
 	Answers  uint64 `json:"replies"`
-	// Agrees says that no hop differs.
+	// Agrees says that no hop differs from the forecast.
 	Agrees bool      `json:"agrees"`
 	Hops   []LiveHop `json:"hops"`
 }
 
-// A LiveHop is what a hop did to packets, or if they are none, one that was forecast.
+// A LiveHop is what a hop did to packets. If Packets is 0, it is a hop that was only forecast.
 type LiveHop struct {
 	Hop
 	Packets uint64 `json:"packets"`
-	// Forecast is what was forecast, nil if nothing was.
+	// Forecast is the hop of the forecast, nil if there is none.
 	Forecast *Hop `json:"forecast,omitempty"`
 	Differs  bool `json:"differs"`
 }
 
-// A Tally counts traced packets, and compares what comes of them with forecasts.
+// A Tally counts traced packets, and compares their outcome with forecasts.
 type Tally struct {
 	o        *Observation
 	starts   []nft.Traced // where requests start
-	from     []Client     // whose they are
+	from     []Client     // the client of each
 	parties  []*party
 	targets  []netip.AddrPort // of proxies, and of containers
-	flows    map[tuple]*party // by the addresses of their requests, wherever those were seen
-	departed map[tuple]bool   // what has started here, and may come back from Windows
+	flows    map[tuple]*party // by the addresses of requests, at every hop
+	departed map[tuple]bool   // packets that started here, and may return from Windows
 	packets  map[uint32]*live
 }
 
-// A party is a client, and what was forecast for it.
+// A party is a client with its forecast.
 type party struct {
 	Live
 	verdict Verdict
 	rows    []*row
-	stops   [2]bool // whether a packet of each direction was forecast to stop
-	// begun are the packets of each direction, and fresh those of them that are the first
-	// of a flow for sure.
+	stops   [2]bool // whether the forecast stops a packet, by direction
+	// begun are the packets of each direction, and fresh those that are certainly the first
+	// of a flow.
 	begun, fresh [2]uint64
 }
 
@@ -59,7 +59,7 @@ type party struct {
 type row struct {
 	key
 	forecast [2]*Hop // of the first packets, and of later ones
-	doubtful bool    // behind a hop that may do something else
+	doubtful bool    // an earlier hop is not certain
 	seen     []LiveHop
 }
 
@@ -79,11 +79,11 @@ type tuple struct {
 type live struct {
 	*party
 	reply, first bool
-	base         string // the table and the chain with a hook in which it is
-	from         *row   // the last one that it has passed
+	base         string // the current table and base chain
+	from         *row   // the last row that it passed
 }
 
-// NewTally begins to count beside the forecasts that answer these questions.
+// NewTally makes a Tally for questions and their forecasts.
 func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 	t := &Tally{o: o, flows: map[tuple]*party{}, departed: map[tuple]bool{}, packets: map[uint32]*live{}}
 	add := func(from Client, verdict Verdict, hops []Hop, proxied bool) {
@@ -137,7 +137,7 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 			break
 		}
 	}
-	// What starts here comes back from Windows, and must be known then.
+	// Packets that start here return from Windows, and must be recognized then.
 	traced(Linux, nft.Traced{Dst: ruleset.Localhost, Port: questions[0].Port})
 	for _, to := range t.targets {
 		traced(Proxy, nft.Traced{Dst: to.Addr(), Port: ruleset.Port{Proto: questions[0].Port.Proto, Number: to.Port()}})
@@ -147,7 +147,7 @@ func NewTally(o *Observation, questions []Question, traces []Trace) *Tally {
 
 func number(b bool) int { return map[bool]int{true: 1}[b] }
 
-// keyOf is the row of a hop, if packets show there.
+// keyOf is the key of a hop, if traced packets show there.
 func keyOf(h Hop) (k key, ok bool) {
 	k = key{kind: h.Kind, at: h.Link, reply: h.Reply}
 	switch h.Kind {
@@ -162,7 +162,7 @@ func keyOf(h Hop) (k key, ok bool) {
 	return k, true
 }
 
-// row is the row of k. A new one comes behind another, or first of its direction.
+// row is the row of k. A new row is inserted behind another, or as the first of its direction.
 func (p *party) row(k key, behind *row) *row {
 	if i := slices.IndexFunc(p.rows, func(r *row) bool { return r.key == k }); i >= 0 {
 		return p.rows[i]
@@ -181,10 +181,10 @@ func (p *party) row(k key, behind *row) *row {
 // Traced are the packets to trace.
 func (t *Tally) Traced() []nft.Traced { return t.starts }
 
-// The most that is remembered of flows and packets.
+// How many flows and packets are remembered at most.
 const mostRemembered = 1 << 15
 
-// Add counts an event. own says that it is of the table by which packets are traced.
+// Add counts an event. own says that it comes from the table that turns tracing on.
 func (t *Tally) Add(e nft.TraceEvent, own bool) {
 	p := t.packets[e.Packet]
 	if own && e.Head != nil && (e.Chain == nft.Arrives || e.Chain == nft.Returned || e.Chain == nft.Departs) && e.Handle != 0 {
@@ -197,12 +197,12 @@ func (t *Tally) Add(e nft.TraceEvent, own bool) {
 		}
 	}
 	if p == nil {
-		return // somebody else traces it
+		return // another program traces it
 	}
 	if e.Head != nil {
 		p.base = e.Table + " " + e.Chain
 		if len(t.flows) >= mostRemembered {
-			clear(t.flows) // those that go on come back
+			clear(t.flows) // active flows are added again
 		}
 		if h := e.Head; !p.reply {
 			t.flows[tuple{h.Proto, h.Src, h.Dst}] = p.party
@@ -213,7 +213,7 @@ func (t *Tally) Add(e nft.TraceEvent, own bool) {
 	case !own && e.Does.Ends():
 		base, ok := strings.CutPrefix(p.base, e.Table+" ")
 		if !ok {
-			return // the event that began this chain is lost
+			return // the first event of this chain was lost
 		}
 		h := Hop{Kind: InChain, Table: e.Table, Base: base, Chain: e.Chain, Handle: e.Handle, Verdict: string(ruleset.Passes), Sure: true}
 		switch {
@@ -232,14 +232,14 @@ func (t *Tally) Add(e nft.TraceEvent, own bool) {
 	case own && e.Head != nil && e.Chain == nft.Delivered:
 		h := Hop{Kind: AtSocket, Verdict: "deliver", To: e.Head.Dst.String(), Sure: true}
 		if p.reply {
-			h.To = e.Head.Dst.Addr().String() // whose ports are many
+			h.To = e.Head.Dst.Addr().String() // without the client's port, which varies
 		}
 		p.count(h)
 		delete(t.packets, e.Packet)
 	}
 }
 
-// begin is the packet that begins with e. It is nil if nobody has asked for it.
+// begin is the packet that begins with e. It is nil if no question covers it.
 func (t *Tally) begin(e nft.TraceEvent) *live {
 	h := e.Head
 	departs := e.Chain == nft.Departs
@@ -272,7 +272,7 @@ func (t *Tally) begin(e nft.TraceEvent) *live {
 				p.from = r
 			}
 		}
-		return p // it goes on
+		return p // it continues
 	}
 	if departs || !t.departed[flow] {
 		p.begun[number(p.reply)]++
@@ -291,7 +291,7 @@ func (t *Tally) begin(e nft.TraceEvent) *live {
 	return p
 }
 
-// party is the party of a client, nil if nobody has asked for it.
+// party is the party of a client, nil if there is none.
 func (t *Tally) party(from Client) *party {
 	if i := slices.IndexFunc(t.parties, func(p *party) bool { return p.From == from }); i >= 0 {
 		return t.parties[i]
@@ -311,7 +311,7 @@ func (p *live) count(h Hop) {
 	}
 	differs := !r.doubtful && p.differs(h, f)
 	if f != nil && h.Kind == InChain && f.Chain == h.Chain && f.Handle == h.Handle && !differs {
-		h.Verdict, h.To, h.Comment = f.Verdict, f.To, f.Comment // which trace events do not tell
+		h.Verdict, h.To, h.Comment = f.Verdict, f.To, f.Comment // trace events do not contain these
 	}
 	for i, s := range r.seen {
 		if s.Kind == h.Kind && s.Verdict == h.Verdict && s.Chain == h.Chain && s.Handle == h.Handle && s.Differs == differs {
@@ -322,12 +322,12 @@ func (p *live) count(h Hop) {
 	r.seen = append(r.seen, LiveHop{Hop: h, Packets: 1, Forecast: f, Differs: differs})
 }
 
-// differs reports whether something else comes of a packet at a hop than was forecast.
+// differs reports whether a hop did something else to a packet than was forecast.
 func (p *party) differs(h Hop, f *Hop) bool {
 	drops := h.Verdict == string(ruleset.Drops)
 	switch {
 	case f == nil:
-		// Behind the end of a forecast nothing was.
+		// Nothing is forecast behind the end of a forecast.
 		return p.verdict == Reaches && h.Kind == InChain || drops && p.stops[number(h.Reply)]
 	case !f.Sure || h.Kind != InChain:
 		return false
@@ -336,11 +336,11 @@ func (p *party) differs(h Hop, f *Hop) bool {
 	case f.Verdict == string(ruleset.Skipped):
 		return true
 	}
-	// What a rule of NAT does is not told, but only which it was.
+	// An event names the NAT rule, but not what it did.
 	return f.nat && f.To != "" && (f.Chain != h.Chain || f.Handle != h.Handle)
 }
 
-// Result is what has come of the packets of each client, in the order of the forecasts.
+// Result is the outcome of the packets of each client, in the order of the forecasts.
 func (t *Tally) Result() (list []Live) {
 	for _, p := range t.parties {
 		l := p.Live
@@ -366,8 +366,8 @@ func (t *Tally) Result() (list []Live) {
 	return list
 }
 
-// missing reports whether packets should have been seen where f was forecast. If they were
-// to stop, it does not matter on which side of that.
+// missing reports whether packets should have passed where f was forecast. If they were
+// forecast to stop, it does not matter before or behind which hop.
 func (p *party) missing(f *Hop, n int) bool {
 	switch {
 	case p.verdict != Reaches || !f.Sure || f.Verdict == string(ruleset.Skipped):

@@ -16,7 +16,7 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// A packet is one on its way: of a client, or of the server that answers.
+// A packet is a packet on its path: from a client, or from the server that answers.
 type packet struct {
 	f        *forecast
 	client   Client
@@ -26,10 +26,10 @@ type packet struct {
 	one      ruleset.Single
 	masked   int // the hop that changed the source, -1 if none did
 	unmask   passage
-	turns    int // how often it came from Windows
+	turns    int // how often Windows returned it
 }
 
-// An end is where a packet has come to.
+// An end is where the path of a packet ends.
 type end struct {
 	link ruleset.Iface
 	out  bool // it has left through the link; otherwise it is this machine's
@@ -54,7 +54,7 @@ func (p *packet) hop(h Hop) *Hop {
 	return p.f.hop(h)
 }
 
-// from and to are the packet's addresses, for people. Of the client's port nothing is
+// from and to are the packet's addresses, for people. The client's port is not
 // known.
 func (p *packet) from() string {
 	if p.one.Reply {
@@ -77,7 +77,7 @@ func (p *packet) depart() (e end, ok bool) {
 		return e, false
 	}
 	if !p.src.IsValid() {
-		// A client has its source by the first look, and is routed again with it.
+		// A client gets its source from the first lookup, and is routed again with it.
 		p.src = a.Src
 		p.one.Flow = ruleset.NewFlow(p.src, netip.AddrPortFrom(p.dst, p.port.Number))
 		p.f.trace.Hops = p.f.trace.Hops[:len(p.f.trace.Hops)-1]
@@ -99,7 +99,7 @@ func (p *packet) depart() (e end, ok bool) {
 		return e, false
 	}
 	if a.Type == unix.RTN_LOCAL {
-		// It comes back on lo, which needs no route.
+		// It returns on lo, which needs no route.
 		return end{link: out}, p.at(prerouting, out, ruleset.Iface{}) && p.at(input, out, ruleset.Iface{})
 	}
 	return p.leave(out)
@@ -141,36 +141,36 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 	case p.client == Windows:
 		return e, p.f.stop("it is sent back to Windows", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	case p.one.Reply && (flow.From != flow.Src || flow.To != flow.Dst):
-		// It comes back as a flow of its own (moby#53553).
+		// It returns as a separate flow (moby#53553).
 		return e, p.f.stop("the answer of the container is sent to Windows instead of to the client in Linux", p.f.startUs()...)
 	case p.src != ruleset.Localhost:
 		if p.masked >= 0 && !p.one.Later {
 			p.f.trace.Hops = p.f.trace.Hops[:p.masked+1]
 			h := p.f.trace.Hops[p.masked]
 			p.f.stopped = p.unmask
-			return e, p.f.stop(fmt.Sprintf("%s %s gives it another source than 127.0.0.1, so that the answer finds no way back", h.Table, h.Chain),
+			return e, p.f.stop(fmt.Sprintf("%s %s changes its source 127.0.0.1, so the answer cannot return", h.Table, h.Chain),
 				p.f.accept(h, p.unmask.words)...)
 		}
 		return end{out, true}, true
 	case !p.one.Reply && !p.f.announced(p.port):
 		p.hop(Hop{Kind: AtWindows, Verdict: "take", Sure: true})
 		if !p.f.question.Suppose {
-			p.f.doubt(fmt.Sprintf("nobody in Linux has %s, so it goes to Windows; who listens there is not seen here", p.port))
+			p.f.doubt(fmt.Sprintf("no socket in Linux uses %s, so it goes to Windows; whether a program listens there is unknown", p.port))
 		}
 		return end{out, true}, true
 	case flow.From != flow.Src || flow.To != flow.Dst:
 		p.f.astray = true
-		return e, p.f.unknown("Windows sends it back, and conntrack does not know it again after its translation")
+		return e, p.f.unknown("Windows sends it back, and conntrack does not recognize it after NAT")
 	}
 	if p.turns++; p.turns > 2 {
-		return e, p.f.stop("it goes round between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
+		return e, p.f.stop("it loops between Windows and Linux", p.f.missing(0, out.Name, unix.RT_TABLE_LOCAL, p.port.Proto)...)
 	}
 	p.hop(Hop{Kind: AtWindows, Verdict: "return", Sure: true})
-	p.one.Mark = ruleset.Mark{} // which has not left Linux
+	p.one.Mark = ruleset.Mark{} // the mark does not leave Linux
 	return p.arrive(out)
 }
 
-// at follows a packet through the chains of a hook, and reports whether it comes out.
+// at follows a packet through the chains of a hook, and reports whether it passes them.
 func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	if p.f.Follow == nil {
 		p.f.astray = true
@@ -198,15 +198,15 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 		p.hop(h)
 		switch {
 		case !s.Sure && s.Does == ruleset.Drops:
-			p.f.doubt(fmt.Sprintf("%s may drop it: this rule depends on more than trace knows", where))
+			p.f.doubt(fmt.Sprintf("%s may drop it: its rule depends on facts that trace does not know", where))
 		case !s.Sure:
-			p.f.doubt(fmt.Sprintf("%s may change or send it elsewhere: this rule depends on more than trace knows", where))
+			p.f.doubt(fmt.Sprintf("%s may change it or send it elsewhere: its rule depends on facts that trace does not know", where))
 			p.f.astray = true
 		case s.Does == ruleset.Drops:
 			p.f.stopped = at(s)
 			fix := p.f.accept(h, p.f.stopped.words)
 			if s.Owned {
-				fix = []string{fmt.Sprintf("# have the program that owns the table %s accept it", h.Table)}
+				fix = []string{fmt.Sprintf("# let the program that owns the table %s accept it", h.Table)}
 				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
 					fix = append(fix, fmt.Sprintf("sudo nft list table %s   # the first line names it", h.Table))
 				}
@@ -228,7 +228,7 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 	return true
 }
 
-// own is the address that redirect and masquerade take at a hook (nf_nat_redirect.c,
+// own is the address that redirect and masquerade use at a hook (nf_nat_redirect.c,
 // inet_select_addr).
 func (p *packet) own(hook nftables.ChainHook, in, out ruleset.Iface) (own netip.Addr) {
 	switch hook {
@@ -245,7 +245,7 @@ func (p *packet) own(hook nftables.ChainHook, in, out ruleset.Iface) (own netip.
 			own = a.Addr()
 		}
 	}
-	for _, l := range p.f.Links { // then that of another link
+	for _, l := range p.f.Links { // else that of another link
 		for _, a := range p.f.Prefixes[l.Index] {
 			if !own.IsValid() && !a.Addr().IsLoopback() {
 				own = a.Addr()
@@ -262,7 +262,7 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 		q.Port = p.port.Number
 	}
 	if p.one.Mark.Unknown && slices.ContainsFunc(p.f.Rules, func(r netwatch.Rule) bool { return r.Mask != 0 }) {
-		p.f.doubt("its mark is not known, and ip rules look at it")
+		p.f.doubt("its mark is unknown, and ip rules match on it")
 		p.f.astray = true
 	}
 	a, err := p.f.Route(q)
@@ -295,11 +295,11 @@ func (p *packet) route(in ruleset.Iface) (a netwatch.RouteAnswer, ok bool) {
 
 var errRefused = errors.New("it is refused")
 
-// refusal says why the kernel routes no such packet, and what mends it.
+// refusal says why the kernel does not route such a packet, and how to repair that.
 func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why string, fix []string) {
 	l := f.link(in.Index)
 	if !l.Present() && dst == ruleset.Localhost {
-		l = netwatch.Find(f.Links, f.Link) // through which it would leave
+		l = netwatch.Find(f.Links, f.Link) // it would leave through this link
 	}
 	switch {
 	case in.Index != 0 && errors.Is(err, unix.EHOSTUNREACH) && !l.Forwarding:
@@ -309,7 +309,7 @@ func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why str
 		if l.Name == f.Link {
 			fix = []string{fmt.Sprintf("sudo sysctl -w net.ipv4.conf.%s.route_localnet=1", text.Word(l.Name))}
 		}
-		return fmt.Sprintf("nothing for 127.0.0.0/8 may pass %s (route_localnet)", l.Name), fix
+		return fmt.Sprintf("packets for 127.0.0.0/8 cannot pass %s (route_localnet is off)", l.Name), fix
 	}
 	fix = []string{"sudo wslmirror doctor"}
 	if l, at := f.bridge(dst); l.Present() {
@@ -318,7 +318,7 @@ func (f *forecast) refusal(in ruleset.Iface, dst netip.Addr, err error) (why str
 	return fmt.Sprintf("the kernel has no route to %s for it (%v)", dst, err), fix
 }
 
-// rule is the ip rule by which a packet came to a table.
+// rule is the ip rule that sent a packet to a table.
 func (f *forecast) rule(q netwatch.RouteQuery, in string, table uint32) (netwatch.Rule, bool) {
 	has := func(prefix netip.Prefix, a netip.Addr) bool {
 		return !prefix.IsValid() || a.IsValid() && prefix.Contains(a)

@@ -1,5 +1,5 @@
-// Package trace forecasts the way of a packet: from a client of a port, hop by hop, to
-// whoever answers, and back. It sends nothing and asks for everything by an
+// Package trace forecasts the path of a packet: from a client of a port, hop by hop, to
+// the listener, and back. It sends nothing, and takes all facts from an
 // [Observation].
 package trace
 
@@ -13,33 +13,33 @@ import (
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
-// An Observation is what there is to see, and whom to ask.
+// An Observation is the observed state of the kernel, and functions that query it.
 type Observation struct {
-	// Link is the link on which Windows' localhost arrives.
+	// Link is the link on which packets from Windows' localhost arrive.
 	Link     string
 	Links    []netwatch.Link
 	Prefixes map[int][]netip.Prefix // by the index of the link
 	Rules    []netwatch.Rule
 	// Route asks the kernel for a route.
 	Route func(netwatch.RouteQuery) (netwatch.RouteAnswer, error)
-	// Follow is that of a Ruleset. If it is nil, the rules are not known.
+	// Follow is that of a Ruleset. It is nil if the rules are unknown.
 	Follow func(ruleset.Packet, ruleset.Single) ([]ruleset.Step, ruleset.Packet, ruleset.Single)
-	// Unread says which rules Follow does not see, "" if it sees all.
+	// Unread says which rules Follow does not know, "" if it knows all.
 	Unread    string
 	Published []ruleset.Published
-	// Hidden are ports that engines mean to publish, where the rules of others keep all
-	// packets from theirs: a proxy may listen there, and for which container is not known.
+	// Hidden are ports that engines publish with rules that no packet reaches, because of other
+	// rules. A proxy may listen there; for which container is unknown.
 	Hidden    ruleset.Ports
 	Listeners []ports.Listener
-	// NoUDP says that the listeners of UDP are not known.
+	// NoUDP says that the UDP listeners are unknown.
 	NoUDP bool
 	// Inside are the listeners in the container with an address, or ErrSupposed.
 	Inside func(netip.Addr) ([]ports.Listener, error)
-	// Served says that our own table is there.
+	// Served says that our own table is installed.
 	Served bool
 }
 
-// ErrSupposed says that somebody is supposed to listen in a container that is not seen.
+// ErrSupposed says to suppose a listener in a container that cannot be inspected.
 var ErrSupposed = errors.New("supposed to listen")
 
 // A Client is where a request comes from.
@@ -53,39 +53,39 @@ const (
 	Container Client = "container"
 )
 
-// A Question is a packet to a port: of 127.0.0.1 from Windows and Linux, of this
-// machine's address from the LAN, of the gateway from a container with an address.
+// A Question is a request to a port: on 127.0.0.1 from Windows and Linux, on this
+// machine's address from the LAN, on the gateway from a container.
 type Question struct {
 	Port ruleset.Port
 	From Client
 	Addr netip.Addr // of the container
-	// Suppose says to suppose that somebody listens: in Linux for a client in Windows, and
+	// Suppose says to suppose a listener: in Linux for a client in Windows, and
 	// otherwise in Windows.
 	Suppose bool
 }
 
-// A Verdict is what comes of a request.
+// A Verdict is the outcome of a request.
 type Verdict string
 
 // The verdicts.
 const (
-	Reaches Verdict = "reaches" // and the answer the client
+	Reaches Verdict = "reaches" // and the answer reaches the client
 	Stops   Verdict = "stops"
 	Unknown Verdict = "unknown"
 )
 
-// A Trace is the way of a packet and of the answer to it.
+// A Trace is the path of a packet and of the answer.
 type Trace struct {
 	From    Client  `json:"client"`
 	Verdict Verdict `json:"verdict"`
-	// Why is who answers, or why nobody does, or what is not known.
+	// Why says who answers, or why no answer arrives, or what is unknown.
 	Why string `json:"reason"`
-	// Fix are commands that mend it, and comments on them.
+	// Fix are commands that repair it, and remarks.
 	Fix  []string `json:"fix"`
 	Hops []Hop    `json:"hops"`
 }
 
-// A Kind is what a hop is.
+// A Kind is the kind of a hop.
 type Kind string
 
 // The kinds of hops.
@@ -94,50 +94,50 @@ const (
 	Routed     Kind = "route"
 	InChain    Kind = "chain"     // of nftables, with a hook
 	Leaves     Kind = "leaves"    // through a link
-	AtWindows  Kind = "windows"   // which sends it back, or takes it
+	AtWindows  Kind = "windows"   // which returns the packet, or keeps it
 	AtSocket   Kind = "socket"    // in Linux
-	InsideHost Kind = "container" // and whoever listens there
+	InsideHost Kind = "container" // and the listener there
 )
 
-// A Hop is a part of the way. What does not apply is "" or 0.
+// A Hop is a step of the path. Fields that do not apply are "" or 0.
 type Hop struct {
 	Kind Kind   `json:"kind"`
 	Link string `json:"interface,omitempty"`
 	Hook string `json:"hook,omitempty"`
-	// Table is as in "inet filter". Chain is where the rule is, and Base the chain with the
-	// hook that has led there.
+	// Table is like "inet filter". Chain contains the rule, and Base is the chain with the
+	// hook that led there.
 	Table   string `json:"table,omitempty"`
 	Base    string `json:"base_chain,omitempty"`
 	Chain   string `json:"chain,omitempty"`
 	Handle  uint64 `json:"handle,omitempty"` // of the rule; 0: the policy
 	Comment string `json:"comment,omitempty"`
-	// RouteTable is as in "local" or "127", and Rule the ip rule that leads to it.
+	// RouteTable is like "local" or "127", and Rule is the ip rule that selected it.
 	RouteTable string `json:"route_table,omitempty"`
 	Rule       string `json:"ip_rule,omitempty"`
-	// Program and PID are those of a socket. The name is not there if it is not seen.
+	// Program and PID are those of a socket. Both are missing if the program is not visible.
 	Program string `json:"program,omitempty"`
 	PID     int    `json:"pid,omitempty"`
 	Verdict string `json:"verdict"`
-	// In and Out are the links that a chain sees.
+	// In and Out are the links that a chain's rules can match.
 	In  string `json:"-"`
 	Out string `json:"-"`
-	// From and To are addresses: of the packet, or To what it is changed to.
+	// From and To are the addresses of the packet. For NAT, To is the new address.
 	From string `json:"source,omitempty"`
 	To   string `json:"destination,omitempty"`
 	Sure bool   `json:"sure"`
-	// Reply says that it is a hop of the answer, Proxied that it is one of the
+	// Reply says that it is a hop of the answer, Proxied that it is a hop of the
 	// connection that a proxy makes.
 	Reply   bool `json:"reply"`
 	Proxied bool `json:"proxied"`
-	// Later says that it is one of a packet that does not begin the connection.
+	// Later says that it is a hop of a packet that does not begin the connection.
 	Later bool `json:"later"`
 	// Stops says that the packet gets no further.
 	Stops bool `json:"stops"`
 
-	nat bool // a chain of NAT, which only the first packet of a flow meets
+	nat bool // a NAT chain, which only the first packet of a flow traverses
 }
 
-// See takes from a ruleset what there is to see.
+// See fills o from a ruleset.
 func (o *Observation) See(rs *ruleset.Ruleset) {
 	var bridges []ruleset.Bridge
 	for _, l := range o.Links {
@@ -162,7 +162,7 @@ type Place struct {
 	Handle       uint64
 }
 
-// Place is where the chain of a hop did what it did.
+// Place is the rule or policy that decided at a hop.
 func (h Hop) Place() Place { return Place{h.Table, h.Chain, h.Handle} }
 
 // StoppedBy is the hop at which the packet stops, if it stops.
@@ -173,17 +173,17 @@ func (t Trace) StoppedBy() (h Hop, stops bool) {
 	return h, false
 }
 
-// Ask forecasts what comes of a request.
+// Ask forecasts the outcome of a request.
 func (o *Observation) Ask(q Question) Trace { return o.ask(q, nil).trace }
 
-// A passage is packets that a rule of one's own, ahead of a place, lets pass: its matches.
+// A passage is a supposed accept rule ahead of a place: words are its matches.
 type passage struct {
 	Place
 	words string
 }
 
-// AskOn is Ask. Where a chain stops the packet it forecasts too what comes of it if such
-// packets are let pass there, and so on: each Trace but the last is stopped by a chain.
+// AskOn is Ask, but if a chain stops the packet, it also forecasts the outcome if such
+// packets may pass there, and so on: a chain stops each Trace but the last.
 func (o *Observation) AskOn(q Question) (list []Trace) {
 	passed := map[passage]bool{}
 	for {
@@ -202,7 +202,7 @@ func PlaceOf(p ruleset.Place) Place { return Place{p.Family() + " " + p.Table(),
 func (o *Observation) ask(q Question, passed map[passage]bool) *forecast {
 	f := &forecast{Observation: o, question: q, passed: passed, trace: Trace{From: q.From, Verdict: Reaches, Fix: []string{}, Hops: []Hop{}}}
 	if o.Follow == nil {
-		f.doubt("only root may read the rules (run with sudo)")
+		f.doubt("only root can read the rules (run with sudo)")
 	} else if o.Unread != "" {
 		f.doubt(o.Unread)
 	}
@@ -213,16 +213,16 @@ func (o *Observation) ask(q Question, passed map[passage]bool) *forecast {
 	return f
 }
 
-// A forecast is one in the making.
+// A forecast is a Trace under construction.
 type forecast struct {
 	*Observation
 	question Question
 	trace    Trace
-	// passed are let pass, and stopped is what would have to be.
+	// passed are the passages that are supposed, and stopped is the next one to suppose.
 	passed  map[passage]bool
 	stopped passage
-	// maybe says why the packet may not have come as far as it is followed, and astray
-	// that it may be elsewhere, or another one.
+	// maybe says why the packet may not have come this far, and astray
+	// that it may be elsewhere, or changed.
 	maybe  string
 	astray bool
 }
@@ -232,14 +232,14 @@ func (f *forecast) hop(h Hop) *Hop {
 	return &f.trace.Hops[len(f.trace.Hops)-1]
 }
 
-// doubt notes why nothing is sure any more.
+// doubt notes why the rest of the forecast is not certain.
 func (f *forecast) doubt(why string) {
 	if f.maybe == "" {
 		f.maybe = why
 	}
 }
 
-// stop ends the way at the last hop. It returns false.
+// stop ends the path at the last hop. It returns false.
 func (f *forecast) stop(why string, fix ...string) bool {
 	if f.astray {
 		return f.unknown(f.maybe)
@@ -261,14 +261,14 @@ func (f *forecast) stopAt(kind Kind, why string, fix ...string) bool {
 	return f.stop(why, fix...)
 }
 
-// unknown ends the way where nothing more is known. It returns false.
+// unknown ends the path where nothing more is known. It returns false.
 func (f *forecast) unknown(why string) bool {
 	f.doubt(why)
 	f.trace.Verdict, f.trace.Why = Unknown, f.maybe
 	return false
 }
 
-// link is the link of that index.
+// link is the link with that index.
 func (o *Observation) link(index int) netwatch.Link {
 	for _, l := range o.Links {
 		if l.Index == index {
@@ -278,7 +278,7 @@ func (o *Observation) link(index int) netwatch.Link {
 	return netwatch.Link{Index: index}
 }
 
-// local reports whether an address is one of this machine.
+// local reports whether an address belongs to this machine.
 func (o *Observation) local(a netip.Addr) bool {
 	for _, prefixes := range o.Prefixes {
 		for _, p := range prefixes {
@@ -293,14 +293,14 @@ func (o *Observation) local(a netip.Addr) bool {
 // BehindWSL is the first preference of ip rules behind those of WSL.
 const BehindWSL = 3
 
-// toBridge is the command that has the routes of this machine lead to the containers of a
-// bridge, whatever rules say that are behind WSL's last one.
+// toBridge is the command that routes packets for the containers of a bridge through the main
+// table, whatever the rules behind WSL's last one say.
 func toBridge(bridge netip.Prefix) string {
 	return fmt.Sprintf("sudo ip rule add pref %d to %s lookup main", BehindWSL-1, bridge.Masked())
 }
 
-// bridge is the bridge behind which an address is, which is not Present if there is
-// none, and its own address there.
+// bridge is the bridge of the network that contains an address. It is not Present if there is
+// none. own is the bridge's own address there.
 func (o *Observation) bridge(a netip.Addr) (bridge netwatch.Link, own netip.Prefix) {
 	for _, l := range o.Links {
 		for _, p := range o.Prefixes[l.Index] {
@@ -312,7 +312,7 @@ func (o *Observation) bridge(a netip.Addr) (bridge netwatch.Link, own netip.Pref
 	return bridge, own
 }
 
-// announced reports whether Windows sends the port to Linux: somebody there has it.
+// announced reports whether Windows sends the port to Linux, because a socket there announces it.
 func (o *Observation) announced(p ruleset.Port) bool {
 	for _, l := range o.Listeners {
 		if l.Announces(p.ProtoName(), p.Number, ruleset.Localhost.String()) {

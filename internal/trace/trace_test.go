@@ -111,9 +111,9 @@ func TestAsk(t *testing.T) {
 		"container":            {nil, Question{Port: http, From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Reaches, "172.17.0.2:80", ""},
 		"container, nowhere":   {nil, Question{Port: http, From: Container, Addr: netip.MustParseAddr("10.0.0.3")}, Stops, "no bridge leads to 10.0.0.3", ""},
 		"udp":                  {nil, Question{Port: udp(8080), From: Windows}, Reaches, "server (7)", ""},
-		"no link":              {func(o *Observation) { o.Links = o.Links[2:] }, Question{Port: http, From: Windows}, Stops, "loopback0 is not there", ""},
+		"no link":              {func(o *Observation) { o.Links = o.Links[2:] }, Question{Port: http, From: Windows}, Stops, "loopback0 does not exist", ""},
 		"no LAN":               {func(o *Observation) { delete(o.Prefixes, eth0) }, Question{Port: http, From: LAN}, Stops, "no link to the LAN", ""},
-		"nobody, Windows":      {nil, Question{Port: tcp(1), From: Windows}, Stops, "nobody in Linux has bound 1/tcp", ""},
+		"nobody, Windows":      {nil, Question{Port: tcp(1), From: Windows}, Stops, "no socket in Linux announces 1/tcp", ""},
 		"nobody, Linux":        {nil, Question{Port: tcp(1), From: Linux}, Unknown, "goes to Windows", ""},
 		"Windows listens":      {nil, Question{Port: tcp(1), From: Linux, Suppose: true}, Reaches, "answered by Windows", ""},
 		"Windows' answer lost": {func(o *Observation) { at(o, nftables.ChainHookInput, drop, reply) }, Question{Port: tcp(1), From: Linux}, Stops, "drops it", "sudo nft"},
@@ -128,25 +128,25 @@ func TestAsk(t *testing.T) {
 		"supposed container": {func(o *Observation) {
 			o.Inside = func(netip.Addr) ([]ports.Listener, error) { return nil, ErrSupposed }
 		}, Question{Port: http, From: Windows}, Reaches, "", ""},
-		"hidden": {func(o *Observation) { o.Published, o.Hidden = nil, ruleset.PortSet(http) }, Question{Port: http, From: Windows}, Unknown, "a container that is not known", ""},
+		"hidden": {func(o *Observation) { o.Published, o.Hidden = nil, ruleset.PortSet(http) }, Question{Port: http, From: Windows}, Unknown, "an unknown container", ""},
 		"redirect of one's own": {func(o *Observation) {
 			o.Published[0].EngineServed, o.Published[0].To = true, netip.MustParseAddrPort("127.0.0.1:9000")
 		}, Question{Port: http, From: Windows}, Reaches, "answered by server (7)", ""},
 		"nobody, container":  {nil, Question{Port: tcp(1), From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Stops, "nobody listens on 172.17.0.1:1", ""},
 		"rules not seen":     {func(o *Observation) { o.Follow = nil }, Question{Port: http, From: Windows}, Unknown, "run with sudo", ""},
 		"legacy rules":       {func(o *Observation) { o.Unread = "iptables-legacy has rules" }, Question{Port: http, From: Windows}, Unknown, "iptables-legacy", ""},
-		"MPTCP":              {func(o *Observation) { o.Listeners[2].MPTCP = true }, Question{Port: tcp(9000), From: Windows}, Stops, "by MPTCP", ""},
-		"bound":              {func(o *Observation) { o.Listeners[2].Bound = true }, Question{Port: tcp(9000), From: Linux}, Stops, "has bound it, and does not listen", ""},
-		"IPv6":               {func(o *Observation) { o.Listeners[2] = listens("tcp", "[::1]:9000") }, Question{Port: tcp(9000), From: Windows}, Stops, "for IPv6 only", ""},
-		"another address":    {func(o *Observation) { o.Listeners[2] = listens("tcp", "127.0.0.9:9000") }, Question{Port: tcp(9000), From: Windows}, Stops, "on 127.0.0.9 only", ""},
-		"localhost only":     {nil, Question{Port: tcp(9000), From: LAN}, Stops, "nobody listens on 192.0.2.2:9000; server (7) listens on 127.0.0.1 only", ""},
-		"no list of UDP":     {func(o *Observation) { o.NoUDP, o.Listeners = true, nil }, Question{Port: udp(8080), From: Windows}, Unknown, "does not list the sockets of UDP", ""},
-		"no list, container": {func(o *Observation) { o.NoUDP = true }, Question{Port: udp(8080), From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Unknown, "does not list the sockets of UDP", ""},
+		"MPTCP":              {func(o *Observation) { o.Listeners[2].MPTCP = true }, Question{Port: tcp(9000), From: Windows}, Stops, "listens with MPTCP", ""},
+		"bound":              {func(o *Observation) { o.Listeners[2].Bound = true }, Question{Port: tcp(9000), From: Linux}, Stops, "has bound it, but does not listen", ""},
+		"IPv6":               {func(o *Observation) { o.Listeners[2] = listens("tcp", "[::1]:9000") }, Question{Port: tcp(9000), From: Windows}, Stops, "only on IPv6", ""},
+		"another address":    {func(o *Observation) { o.Listeners[2] = listens("tcp", "127.0.0.9:9000") }, Question{Port: tcp(9000), From: Windows}, Stops, "only on 127.0.0.9", ""},
+		"localhost only":     {nil, Question{Port: tcp(9000), From: LAN}, Stops, "nobody listens on 192.0.2.2:9000; server (7) listens only on 127.0.0.1", ""},
+		"no list of UDP":     {func(o *Observation) { o.NoUDP, o.Listeners = true, nil }, Question{Port: udp(8080), From: Windows}, Unknown, "does not list UDP sockets", ""},
+		"no list, container": {func(o *Observation) { o.NoUDP = true }, Question{Port: udp(8080), From: Container, Addr: netip.MustParseAddr("172.17.0.3")}, Unknown, "does not list UDP sockets", ""},
 		"another source":     {func(o *Observation) { o.Listeners[1] = listens("udp", "0.0.0.0:8080"); src(o, "192.0.2.2") }, Question{Port: udp(8080), From: Windows}, Unknown, "may answer from 192.0.2.2", ""},
 		"dropped":            {func(o *Observation) { at(o, nftables.ChainHookInput, drop, nil) }, Question{Port: http, From: Windows}, Stops, "drops it", "sudo nft list ruleset"},
-		"owned":              {func(o *Observation) { s := drop; s.Owned = true; at(o, nftables.ChainHookInput, s, nil) }, Question{Port: http, From: Windows}, Stops, "drops it", "# have the program that owns"},
+		"owned":              {func(o *Observation) { s := drop; s.Owned = true; at(o, nftables.ChainHookInput, s, nil) }, Question{Port: http, From: Windows}, Stops, "drops it", "# let the program that owns"},
 		"may be dropped":     {func(o *Observation) { at(o, nftables.ChainHookInput, may, nil) }, Question{Port: http, From: Windows}, Unknown, "may drop it", ""},
-		"lost all the same":  {func(o *Observation) { at(o, nftables.ChainHookInput, may, nil) }, Question{Port: tcp(1), From: Windows}, Stops, "nobody in Linux", ""},
+		"lost all the same":  {func(o *Observation) { at(o, nftables.ChainHookInput, may, nil) }, Question{Port: tcp(1), From: Windows}, Stops, "no socket in Linux", ""},
 		"answer dropped":     {func(o *Observation) { at(o, nftables.ChainHookOutput, drop, reply) }, Question{Port: tcp(9000), From: Windows}, Stops, "drops it", "sudo nft"},
 		"then dropped":       {func(o *Observation) { at(o, nftables.ChainHookInput, drop, later) }, Question{Port: tcp(9000), From: Windows}, Stops, "drops it", "sudo nft"},
 		"then, with UDP":     {func(o *Observation) { at(o, nftables.ChainHookInput, drop, later) }, Question{Port: udp(8080), From: Windows}, Reaches, "", ""},
@@ -159,34 +159,34 @@ func TestAsk(t *testing.T) {
 			s.Sure = false
 			at(o, nftables.ChainHookPrerouting, s, nil)
 			at(o, nftables.ChainHookInput, drop, nil)
-		}, Question{Port: http, From: Windows}, Unknown, "may change or send it elsewhere", ""},
-		"masqueraded": {func(o *Observation) { at(o, nftables.ChainHookPostrouting, masquerade, nil) }, Question{Port: tcp(9000), From: Linux}, Stops, "another source than 127.0.0.1", "sudo nft"},
+		}, Question{Port: http, From: Windows}, Unknown, "may change it or send it elsewhere", ""},
+		"masqueraded": {func(o *Observation) { at(o, nftables.ChainHookPostrouting, masquerade, nil) }, Question{Port: tcp(9000), From: Linux}, Stops, "changes its source 127.0.0.1", "sudo nft"},
 		"redirected and back": {func(o *Observation) {
 			s := dnat
 			s.To = netip.MustParseAddrPort("127.0.0.1:9000")
 			at(o, nftables.ChainHookOutput, s, nil)
-		}, Question{Port: http, From: Linux}, Unknown, "conntrack does not know it again", ""},
+		}, Question{Port: http, From: Linux}, Unknown, "conntrack does not recognize it", ""},
 		"forwarding off": {func(o *Observation) { past(o); o.Links[1].Forwarding = false; refuse(o, loopback0, unix.EHOSTUNREACH) }, Question{Port: http, From: Windows}, Stops, "forwarding is off on loopback0", "sudo sysctl -w net.ipv4.ip_forward=1"},
-		"route_localnet": {func(o *Observation) { o.Links[1].RouteLocalnet = false; refuse(o, loopback0, unix.EINVAL) }, Question{Port: http, From: Windows}, Stops, "may pass loopback0", "sudo sysctl -w net.ipv4.conf.loopback0.route_localnet=1"},
-		"of the bridge":  {func(o *Observation) { past(o); o.Links[3].RouteLocalnet = false; refuse(o, docker0, unix.EINVAL) }, Question{Port: http, From: Windows}, Stops, "may pass docker0", "sudo wslmirror doctor"},
+		"route_localnet": {func(o *Observation) { o.Links[1].RouteLocalnet = false; refuse(o, loopback0, unix.EINVAL) }, Question{Port: http, From: Windows}, Stops, "cannot pass loopback0", "sudo sysctl -w net.ipv4.conf.loopback0.route_localnet=1"},
+		"of the bridge":  {func(o *Observation) { past(o); o.Links[3].RouteLocalnet = false; refuse(o, docker0, unix.EINVAL) }, Question{Port: http, From: Windows}, Stops, "cannot pass docker0", "sudo wslmirror doctor"},
 		"refused":        {func(o *Observation) { refuse(o, loopback0, unix.EACCES) }, Question{Port: http, From: Windows}, Stops, "no route", "sudo wslmirror doctor"},
 		"cannot ask": {func(o *Observation) {
 			o.Route = func(netwatch.RouteQuery) (a netwatch.RouteAnswer, _ error) { return a, errors.New("busy") }
 		}, Question{Port: http, From: Windows}, Unknown, "busy", ""},
 		"way back lost":   {func(o *Observation) { o.Rules = o.Rules[:1]; stays(o) }, Question{Port: tcp(9000), From: Windows}, Stops, "the answer to Windows stays in Linux", "sudo ip rule add pref 1 from all ipproto tcp lookup 127"},
 		"way in lost":     {func(o *Observation) { o.Rules = o.Rules[1:]; turns(o) }, Question{Port: tcp(9000), From: Windows}, Stops, "sent back to Windows", "sudo ip rule add pref 0 from all iif loopback0 ipproto tcp lookup local"},
-		"round and round": {func(o *Observation) { turns(o) }, Question{Port: tcp(9000), From: Linux}, Stops, "goes round", "sudo wslmirror doctor"},
+		"round and round": {func(o *Observation) { turns(o) }, Question{Port: tcp(9000), From: Linux}, Stops, "it loops between Windows and Linux", "sudo wslmirror doctor"},
 		"container not seen": {func(o *Observation) {
 			o.Inside = func(netip.Addr) ([]ports.Listener, error) { return nil, errors.New("run with sudo") }
-		}, Question{Port: http, From: Windows}, Unknown, "172.17.0.2:80 is not seen: run with sudo", ""},
+		}, Question{Port: http, From: Windows}, Unknown, "cannot see whether a program listens on 172.17.0.2:80: run with sudo", ""},
 		"another port":      {func(o *Observation) { inside(o, listens("tcp", "0.0.0.0:3000")) }, Question{Port: http, From: Windows}, Stops, "does not listen on 80/tcp, but on 3000", "# publish that port instead: --publish 8080:3000"},
-		"its own localhost": {func(o *Observation) { inside(o, listens("tcp", "127.0.0.1:80")) }, Question{Port: http, From: Linux}, Stops, "on its own 127.0.0.1 only", "# have the program"},
-		"nothing in it":     {func(o *Observation) { inside(o) }, Question{Port: http, From: Linux}, Stops, "nobody in the container", "# start"},
+		"its own localhost": {func(o *Observation) { inside(o, listens("tcp", "127.0.0.1:80")) }, Question{Port: http, From: Linux}, Stops, "only on its own 127.0.0.1", "# let the program"},
+		"nothing in it":     {func(o *Observation) { inside(o) }, Question{Port: http, From: Linux}, Stops, "no program in the container", "# start"},
 		"held":              {func(o *Observation) { o.Published[0].EngineServed = true }, Question{Port: http, From: Windows}, Unknown, "may only hold the port", ""},
-		"computed":          {func(o *Observation) { o.Published[0].To = netip.AddrPort{} }, Question{Port: http, From: Windows}, Unknown, "a container that is not known", ""},
-		"not certain":       {func(o *Observation) { o.Published[0].Obstacle = ruleset.NotUnderstood }, Question{Port: http, From: Windows}, Unknown, "a container that is not known", ""},
+		"computed":          {func(o *Observation) { o.Published[0].To = netip.AddrPort{} }, Question{Port: http, From: Windows}, Unknown, "an unknown container", ""},
+		"not certain":       {func(o *Observation) { o.Published[0].Obstacle = ruleset.NotUnderstood }, Question{Port: http, From: Windows}, Unknown, "an unknown container", ""},
 		"no engine's":       {func(o *Observation) { o.Published[0].Obstacle = ruleset.NotEngines }, Question{Port: http, From: Windows}, Reaches, "answered by server (7)", ""},
-		"program not seen":  {func(o *Observation) { o.Listeners[2].PID = 0 }, Question{Port: tcp(9000), From: Windows}, Reaches, "a program that is not seen", ""},
+		"program not seen":  {func(o *Observation) { o.Listeners[2].PID = 0 }, Question{Port: tcp(9000), From: Windows}, Reaches, "an unknown program", ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,6 @@
 # bash completion for wslmirror(8)
 
-# The ports that containers publish, by the word of the daemon.
+# The ports that containers publish, according to the daemon.
 _wslmirror_ports() {
 	wslmirror status --json 2>/dev/null | command sed -n 's/^ *"port": \([0-9]*\),*$/\1/p'
 }
@@ -10,7 +10,7 @@ _wslmirror() {
 	local verb=${COMP_WORDS[1]} words=''
 	COMPREPLY=()
 
-	# bash takes --path=direct apart.
+	# bash splits --path=direct.
 	if [[ $cur == = ]]; then
 		cur=''
 	elif [[ $prev == = ]]; then
@@ -30,7 +30,7 @@ _wslmirror() {
 			mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 			return
 			;;
-		doctor:--bundle) ;; # a file that is not there yet
+		doctor:--bundle) ;; # a new file
 		log:--since) words='10m 1h today yesterday' ;;
 		run:*) words='--interface --path --repair=false --to-windows --except --user --runtime-dir --log-level --help' ;;
 		hold:*) words='--runtime-dir --log-level --help' ;;

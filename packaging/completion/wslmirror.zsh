@@ -4,20 +4,20 @@
 local -a verbs
 verbs=(
 	'run:run the daemon in the foreground'
-	'hold:hold ports that nobody holds'
+	'hold:hold published ports that have no socket'
 	'status:show the state'
 	'trace:follow a packet to a port'
-	'ports:show what has which port'
-	'doctor:show what is wrong, and what to type'
+	'ports:list ports and who uses them'
+	'doctor:find faults, and show what to type'
 	'log:show what the daemon has done'
-	'cleanup:remove what a killed daemon left in the kernel'
+	'cleanup:remove what a crashed daemon has left in the kernel'
 	'version:print the version'
-	'help:print a summary'
+	'help:print the usage'
 )
 
 if (( CURRENT == 2 )); then
 	_describe -t commands command verbs
-	_arguments '(- *)--version[print the version]' '(- *)--help[print a summary]'
+	_arguments '(- *)--version[print the version]' '(- *)--help[print the usage]'
 	return
 fi
 
@@ -28,34 +28,34 @@ case $verb in
 run)
 	_arguments \
 		'--interface=[where packets from Windows arrive]:interface:_net_interfaces' \
-		'--path=[the way to a published port]:path:(proxy direct)' \
-		'--repair=false[repair nothing for Linux, restore nothing of WSL]' \
-		'--to-windows=[let containers reach these ports of Windows]:ports: ' \
+		'--path=[the path to a published port]:path:(proxy direct)' \
+		'--repair=false[turn the repairs off]' \
+		'--to-windows=[let containers reach these ports on Windows]:ports: ' \
 		'--except=[leave these ports alone]:ports: ' \
-		'--user=[the user that the daemon becomes]:user:_users' \
-		'--runtime-dir=[directory of the state]:directory:_directories' \
-		'--log-level=[least important messages to log]:level:(error warning info debug)' \
-		'(- *)--help[print a summary]'
+		'--user=[the user that the daemon runs as]:user:_users' \
+		'--runtime-dir=[directory of the published state]:directory:_directories' \
+		'--log-level=[lowest level of messages to log]:level:(error warning info debug)' \
+		'(- *)--help[print the usage]'
 	;;
 hold)
 	_arguments \
-		'--runtime-dir=[directory of the state]:directory:_directories' \
-		'--log-level=[least important messages to log]:level:(error warning info debug)' \
-		'(- *)--help[print a summary]'
+		'--runtime-dir=[directory of the published state]:directory:_directories' \
+		'--log-level=[lowest level of messages to log]:level:(error warning info debug)' \
+		'(- *)--help[print the usage]'
 	;;
 status)
 	_arguments \
-		'--watch[go on, and show what changes]' \
+		'--watch[keep running and show each change]' \
 		'--json[write JSON]' \
-		'--runtime-dir=[directory of the state]:directory:_directories' \
-		'(- *)--help[print a summary]'
+		'--runtime-dir=[directory of the published state]:directory:_directories' \
+		'(- *)--help[print the usage]'
 	;;
 trace)
 	_arguments \
 		'--from[where the packet starts]:client:(windows linux lan container\:)' \
-		'--live[count real packets, too]' \
+		'--live[also count real packets]' \
 		'--json[write JSON]' \
-		'(- *)--help[print a summary]' \
+		'(- *)--help[print the usage]' \
 		'1:port:'
 	;;
 ports)
@@ -65,29 +65,29 @@ ports)
 	esac
 	_arguments \
 		'--json[write JSON]' \
-		'--from=[where free begins]:port: ' \
-		'--runtime-dir=[directory of the state]:directory:_directories' \
-		'(- *)--help[print a summary]' \
-		'1:word:((explain\:"who has a port, or why it cannot be had" free\:"the next free ports"))' \
+		'--from=[the first port to try]:port: ' \
+		'--runtime-dir=[directory of the published state]:directory:_directories' \
+		'(- *)--help[print the usage]' \
+		'1:word:((explain\:"who uses a port, or why it cannot be used" free\:"the next free ports"))' \
 		"2:port:($published)"
 	;;
 doctor)
 	_arguments \
 		'(--bundle)--json[write JSON]' \
 		'(--json)--bundle=[write a new file for a bug report]:new file: ' \
-		'--runtime-dir=[directory of the state]:directory:_directories' \
-		'(- *)--help[print a summary]'
+		'--runtime-dir=[directory of the published state]:directory:_directories' \
+		'(- *)--help[print the usage]'
 	;;
 log)
 	_arguments \
-		'--since=[from when on]:time:(10m 1h today yesterday)' \
-		'-f[go on, and show what comes]' \
-		'(- *)--help[print a summary]'
+		'--since=[start at this time]:time:(10m 1h today yesterday)' \
+		'-f[keep running and show new lines]' \
+		'(- *)--help[print the usage]'
 	;;
 help)
 	_describe -t commands command verbs
 	;;
 cleanup)
-	_arguments '(- *)--help[print a summary]'
+	_arguments '(- *)--help[print the usage]'
 	;;
 esac

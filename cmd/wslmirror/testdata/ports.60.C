@@ -1,9 +1,10 @@
 #### with Windows
 $ wslmirror ports
-[!] warning: 8090/tcp is published by cni, but nobody in
-  Linux listens on it, so Windows never learns of it
-  -> let the engine hold its ports (Docker: userland-proxy;
-    Podman does), or publish with another engine
+[!] warning: 8090/tcp is published by cni, but no program in
+  Linux listens on it, so Windows does not know of it
+  -> let the engine listen on its ports (Docker:
+    userland-proxy; Podman does so), or publish with another
+    engine
 
 Ports in Linux
   PORT       ON          PROGRAM
@@ -16,21 +17,21 @@ Ports in Linux
              localhost, to the engine's proxy
   8080/tcp   ::          docker-proxy (4123)
              no: IPv6 is not mirrored
-  8090/tcp   0.0.0.0     nobody
+  8090/tcp   0.0.0.0     none
              cni: 10.4.0.2:80
              no: Windows does not know of it
   9001/tcp   0.0.0.0     ?
              localhost
-  ?: of another user (try sudo), or in another distribution
+  ?: owned by another user (try sudo) or another distribution
 
 Source ports of Linux's own connections
   block        60700-64795, 4096 ports
-  in Windows   60700-64795 is reserved: the block lies in it
-  in use       tcp 13, udp 1, containers' included
-  fullest      12 of 4096 towards 192.0.2.1:443/tcp (under 1
-               %)
-  headroom     4084 more to the fullest destination, 2036 of
-               them found quickly; 4096 to a new one
+  in Windows   60700-64795 is reserved, and contains the
+               block
+  in use       tcp 13, udp 1, including containers
+  fullest      12 of 4096 to 192.0.2.1:443/tcp (under 1 %)
+  headroom     4084 left for the fullest destination, 2036
+               of them found quickly; 4096 for a new one
 
 Ports in Windows
   excluded     tcp   80, 1628-1727, 2222*, 5357,
@@ -40,15 +41,16 @@ Ports in Windows
                udp   49152-65535
   listens on   tcp   135, 445, 9001
                udp   5353
-  *: added by an administrator, may be bound; the others
-  belong to a Windows program
+  *: excluded by an administrator, can be bound; Windows
+  programs have reserved the others
 
 #### Windows does not answer
 $ wslmirror ports
-[!] warning: 8090/tcp is published by cni, but nobody in
-  Linux listens on it, so Windows never learns of it
-  -> let the engine hold its ports (Docker: userland-proxy;
-    Podman does), or publish with another engine
+[!] warning: 8090/tcp is published by cni, but no program in
+  Linux listens on it, so Windows does not know of it
+  -> let the engine listen on its ports (Docker:
+    userland-proxy; Podman does so), or publish with another
+    engine
 
 Ports in Linux
   PORT       ON          PROGRAM
@@ -61,21 +63,21 @@ Ports in Linux
              localhost, to the engine's proxy
   8080/tcp   ::          docker-proxy (4123)
              no: IPv6 is not mirrored
-  8090/tcp   0.0.0.0     nobody
+  8090/tcp   0.0.0.0     none
              cni: 10.4.0.2:80
              no: Windows does not know of it
   9001/tcp   0.0.0.0     ?
              localhost
-  ?: of another user (try sudo), or in another distribution
+  ?: owned by another user (try sudo) or another distribution
 
 Source ports of Linux's own connections
   block        60700-64795, 4096 ports
-  in Windows   60700-64795 is reserved: the block lies in it
-  in use       tcp 13, udp 1, containers' included
-  fullest      12 of 4096 towards 192.0.2.1:443/tcp (under 1
-               %)
-  headroom     4084 more to the fullest destination, 2036 of
-               them found quickly; 4096 to a new one
+  in Windows   60700-64795 is reserved, and contains the
+               block
+  in use       tcp 13, udp 1, including containers
+  fullest      12 of 4096 to 192.0.2.1:443/tcp (under 1 %)
+  headroom     4084 left for the fullest destination, 2036
+               of them found quickly; 4096 for a new one
 
 Ports in Windows
   no answer in time from netsh.exe and netstat.exe
@@ -87,16 +89,17 @@ $ wslmirror ports explain 3001
 #### free, and in the block
 $ wslmirror ports explain 60800
 [ok] 60800/tcp is free
-  note: it lies in the block 60700-64795, which WSL has
-    reserved in Windows for Linux's own connections, any of
-    which may take it
+  note: it is in the block 60700-64795, which WSL has
+    reserved in Windows for Linux's own connections; any of
+    them may use it
   note: a Windows program that binds it gets 10013
-    (WSAEACCES), because the block holds it (WSL#40169).
-    When WSL starts, it takes a block without the ports that
-    are taken in Windows (WSL#12228): end WSL, exclude the
-    port or start that program, and start WSL again
+    (WSAEACCES), because the block contains it (WSL#40169).
+    When WSL starts, it chooses a block without the ports
+    that are in use in Windows (WSL#12228): stop WSL,
+    exclude the port or start that program, and start WSL
+    again
 
-  In Windows, in an administrator's console:
+  In Windows, as administrator:
       wsl --shutdown
       netsh int ipv4 add excludedportrange protocol=tcp startport=60800 numberofports=1 store=persistent
 
@@ -106,10 +109,10 @@ $ wslmirror ports explain 8080
   the container at 172.17.0.2:80
   docker-proxy (process 4117) listens on 0.0.0.0:8080
   note: docker-proxy (process 4123) listens on [::]:8080:
-    this is IPv6, which WSL does not mirror, and another
-    program may have the port for IPv4
+    this is IPv6, which WSL does not mirror; another program
+    can use the port for IPv4
 
-  In a shell here:
+  In Linux:
       docker ps --filter publish=8080/tcp
       ps -fp 4117
 
@@ -120,8 +123,8 @@ $ wslmirror ports explain 8090
 [x] 8090/tcp is taken
   cni publishes it on 0.0.0.0, for the container at
   10.4.0.2:80
-  note: nobody in Linux listens on it, so Windows never
-    learns of it
+  note: no program in Linux listens on it, so Windows does
+    not know of it
 
   The next free port is 8091.
 
@@ -130,7 +133,7 @@ $ wslmirror ports explain 3000
 [*] 3000/tcp is in use: python3 (process 4229) listens on
   127.0.0.1:3000
 
-  In a shell here:
+  In Linux:
       ps -fp 4229
 
   The next free port is 3001.
@@ -141,13 +144,14 @@ $ wslmirror ports explain 9001
   a program listens on 0.0.0.0:9001
   a Windows program (process 20480) listens on
   127.0.0.1:9001
-  note: a program without a name here belongs to another
-    user, or to another distribution: all share one network
+  note: a program without a name belongs to another user or
+    to another distribution: all distributions share one
+    network
 
-  In a shell here:
+  In Linux:
       sudo ss -tnap 'sport = :9001'
 
-  In Windows, in an administrator's console:
+  In Windows, as administrator:
       tasklist /fi "PID eq 20480"
 
   The next free port is 9002.
@@ -155,10 +159,10 @@ $ wslmirror ports explain 9001
 #### reserved in Windows
 $ wslmirror ports explain 1650
 [x] 1650/tcp is blocked
-  a Windows program has reserved 1628-1727 (most often
-  Hyper-V or WinNAT), so that nobody else may bind it
+  a Windows program (most often Hyper-V or WinNAT) has
+  reserved 1628-1727, so no other program can bind it
 
-  In Windows, in an administrator's console:
+  In Windows, as administrator:
       net stop winnat
       netsh int ipv4 add excludedportrange protocol=tcp startport=1650 numberofports=1 store=persistent
       net start winnat
@@ -167,12 +171,12 @@ $ wslmirror ports explain 1650
 
 #### Windows does not answer
 $ wslmirror ports explain 3001
-[?] 3001/tcp is unknown: Linux does not have it, but Windows
-  may
+[?] 3001/tcp is unknown: nothing in Linux uses it, but
+  Windows may
   Windows could not be asked whether it keeps this port: no
   answer in time from netsh.exe and netstat.exe
 
-  The next port that Linux does not have is 3002.
+  The next port that nothing in Linux uses is 3002.
 
 #### Windows does not answer, one's own container has it
 $ wslmirror ports explain 8080
@@ -180,16 +184,16 @@ $ wslmirror ports explain 8080
   the container at 172.17.0.2:80
   docker-proxy (process 4117) listens on 0.0.0.0:8080
   note: docker-proxy (process 4123) listens on [::]:8080:
-    this is IPv6, which WSL does not mirror, and another
-    program may have the port for IPv4
+    this is IPv6, which WSL does not mirror; another program
+    can use the port for IPv4
   note: Windows could not be asked: no answer in time from
     netsh.exe and netstat.exe
 
-  In a shell here:
+  In Linux:
       docker ps --filter publish=8080/tcp
       ps -fp 4117
 
-  The next port that Linux does not have is 8081.
+  The next port that nothing in Linux uses is 8081.
 
 #### with Windows
 $ wslmirror ports free 3

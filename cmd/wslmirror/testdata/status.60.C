@@ -1,6 +1,6 @@
 #### active
 $ wslmirror status
-[*] active: rules are installed for what arrives on
+[*] active: rules are installed for packets that arrive on
   loopback0
 
   Windows            Linux
@@ -28,15 +28,17 @@ $ wslmirror status
   PORT       ON          TO               ENGINE
              PATH
   8080/tcp   0.0.0.0     172.17.0.2:80    docker
-             proxy: by WSLPREROUTING to the engine's proxy
+             proxy: WSLPREROUTING sends it to the engine's
+             proxy
   5353/udp   0.0.0.0     172.17.0.2:80    docker
-             proxy: by WSLPREROUTING to the engine's proxy
+             proxy: WSLPREROUTING sends it to the engine's
+             proxy
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman
-             kernel: left to the engine's own rules
+             kernel: the engine's own rules handle it
 
 #### active, and who holds the ports that the kernel serves
 $ wslmirror status
-[*] active: rules are installed for what arrives on
+[*] active: rules are installed for packets that arrive on
   loopback0
 
   Windows            Linux
@@ -64,18 +66,18 @@ $ wslmirror status
   PORT       ON          TO               ENGINE
              PATH
   8080/tcp   0.0.0.0     172.17.0.2:80    docker
-             kernel: left to the engine's own rules
+             kernel: the engine's own rules handle it
   5353/udp   0.0.0.0     172.17.0.2:80    docker
-             kernel: left to the engine's own rules; held by
-             wslmirror
+             kernel: the engine's own rules handle it; held
+             by wslmirror
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman
-             kernel: left to the engine's own rules; held by
-             nobody: Windows refuses it: a Windows program
+             kernel: the engine's own rules handle it; not
+             held: Windows refuses it: a Windows program
              (process 20480) listens on 127.0.0.1:8090
 
 #### active, path direct
 $ wslmirror status
-[*] active: rules are installed for what arrives on
+[*] active: rules are installed for packets that arrive on
   loopback0
 
   Windows            Linux
@@ -93,15 +95,15 @@ $ wslmirror status
   PORT       ON        TO              ENGINE
              PATH
   8080/tcp   0.0.0.0   172.17.0.2:80   docker
-             direct: by WSLPREROUTING to the container
+             direct: WSLPREROUTING sends it to the container
   5353/udp   0.0.0.0   172.17.0.2:80   docker
              proxy: forwarding is off (net.ipv4.ip_forward)
 
 #### active, on a kernel without nft_ct and nf_conntrack_netlink
 $ wslmirror status
-[*] active: rules are installed for what arrives on
-  loopback0; degraded, because the kernel lacks what these
-  need: localhost from Linux, flows that began before
+[*] active: rules are installed for packets that arrive on
+  loopback0; degraded, because the kernel does not support:
+  localhost from Linux, reset of earlier connections
 
   Windows            Linux
   localhost:PORT --> loopback0 --> WSLPREROUTING -->
@@ -130,18 +132,20 @@ $ wslmirror status
   PORT       ON          TO               ENGINE
              PATH
   8080/tcp   0.0.0.0     172.17.0.2:80    docker
-             proxy: by WSLPREROUTING to the engine's proxy
+             proxy: WSLPREROUTING sends it to the engine's
+             proxy
   5353/udp   0.0.0.0     172.17.0.2:80    docker
-             proxy: by WSLPREROUTING to the engine's proxy
+             proxy: WSLPREROUTING sends it to the engine's
+             proxy
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman
-             kernel: left to the engine's own rules
+             kernel: the engine's own rules handle it
 
-  Not all is served, because this kernel lacks nft_ct or
-  nft_masq; this kernel lacks nf_conntrack_netlink. Once
-  that is loaded, the next look of wslmirror finds it, and
-  'wslmirror status' causes one:
+  Some features are off, because this kernel lacks nft_ct or
+  nft_masq; this kernel lacks nf_conntrack_netlink. Load the
+  modules, and then run 'wslmirror status', which makes
+  wslmirror check again:
       sudo modprobe -a nft_ct nft_masq
-      wsl.exe --update   # if there is no such module
+      wsl.exe --update   # if the module does not exist
       sudo modprobe -a nf_conntrack_netlink
 
 #### waiting: the mode is NAT
@@ -149,7 +153,7 @@ $ wslmirror status
 [ ] waiting: there is no loopback0; it exists only in the
   modes with a shared localhost (mirrored, consomme)
 
-  interface   loopback0, not there
+  interface   loopback0, missing
   mode        none that shares localhost
   since       2026-11-27 10:00:16 (8 s ago)
   version     0.1.0
@@ -159,9 +163,9 @@ $ wslmirror status
   5353/udp   0.0.0.0     172.17.0.2:80    docker
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman
 
-  The networking mode is nat, where Windows passes localhost
-  on by itself: there is nothing for wslmirror to repair.
-  For a mode with a shared localhost, write in
+  The networking mode is nat, in which Windows forwards
+  localhost itself: there is nothing for wslmirror to
+  repair. For a mode with a shared localhost, add this to
   %UserProfile%\.wslconfig in Windows, and then run 'wsl
   --shutdown' there:
       [wsl2]
@@ -172,20 +176,20 @@ $ wslmirror status
 [ ] waiting: there is no loopbakc0, which --interface names;
   WSL's own is loopback0
 
-  interface   loopbakc0, not there
+  interface   loopbakc0, missing
   mode        none that shares localhost
   since       2026-11-27 10:00:16 (8 s ago)
   version     0.1.0
 
   The daemon waits for loopbakc0, but WSL's link is
-  loopback0, which is there. See --interface in
+  loopback0, which exists. Correct --interface in
   /etc/default/wslmirror, and then:
       sudo systemctl restart wslmirror
 
 #### standby
 $ wslmirror status
-[ ] standby: another wslmirror in this VM serves, and this
-  one takes over if that ends
+[ ] standby: another wslmirror in this VM is active; this
+  one takes over if it stops
 
   interface   loopback0, index 3
   mode        mirrored
@@ -198,8 +202,8 @@ $ wslmirror status
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman
 
   Nothing to do: all distributions of the VM share one
-  network, and the wslmirror of another one looks after it.
-  If that one ends, this one takes over at once.
+  network, and wslmirror is active in another one. If it
+  stops there, this one takes over at once.
 
 #### stopped
 $ wslmirror status
@@ -225,36 +229,37 @@ $ wslmirror status
   mode        mirrored
   version     0.1.0
 
-  wslmirror does not run on this kernel. For a newer one:
+  wslmirror does not run on this kernel. To install a newer
+  one:
       wsl.exe --update
       wsl.exe --shutdown
 
 #### stopped: another distribution's daemon serves
 $ wslmirror status
-[ ] stopped: no wslmirror runs in this distribution, but
-  another one serves this network
+[ ] stopped: wslmirror is not running here; another
+  distribution of this VM runs it
 
   interface   loopback0, index 3
   mode        mirrored
   version     0.1.0
 
   Nothing to do: all distributions of the VM share one
-  network, and the wslmirror of another one looks after it.
-  To have one here that takes over when that ends:
+  network, and wslmirror is active in another one. To let
+  this distribution take over when it stops there:
       sudo systemctl enable --now wslmirror
 
 #### stopped: a mistake in the options
 $ wslmirror status
-[ ] stopped: the service has failed (exit status 78), and
-  its last line is "run has no flag --pth (did you mean
+[ ] stopped: the service has failed (exit status 78); its
+  last log line is "run has no flag --pth (did you mean
   --path?)"
 
   interface   loopback0, index 3
   mode        mirrored
   version     0.1.0
 
-  The service does not start with its options, and systemd
-  does not try again. Correct WSLMIRROR_OPTS in
+  The options of the service are wrong, so systemd does not
+  restart it. Correct WSLMIRROR_OPTS in
   /etc/default/wslmirror, and then:
       sudo systemctl restart wslmirror
 
@@ -274,13 +279,15 @@ $ wslmirror status
   PORT       ON          TO               ENGINE
              PATH
   8080/tcp   0.0.0.0     172.17.0.2:80    docker
-             proxy: by WSLPREROUTING to the engine's proxy
+             proxy: WSLPREROUTING sends it to the engine's
+             proxy
   5353/udp   0.0.0.0     172.17.0.2:80    docker
-             proxy: by WSLPREROUTING to the engine's proxy
+             proxy: WSLPREROUTING sends it to the engine's
+             proxy
   8090/tcp   127.0.0.1   10.88.0.5:8080   podman
-             kernel: left to the engine's own rules
+             kernel: the engine's own rules handle it
 
-  Its log says more. To restart it:
+  See the log, and restart the service:
       wslmirror log --since 1h
       sudo systemctl restart wslmirror
 
