@@ -110,11 +110,11 @@ exit 0
 var smoke = []work{demo(lab.Mirrored), inWSL("doctor", "serve", all...)}
 
 // all is what is seen where a kernel lacks nothing.
-var all = []string{"has all that wslmirror uses", "No fault found", "container"}
+var all = []string{"supports everything that wslmirror uses", "No fault found", "container"}
 
 // lacking is what is seen where a kernel lacks a module.
 func lacking(module string, left ...string) boot {
-	return boot{"commands", linux612, []string{module}, []work{inWSL("doctor", "serve", append(left, "it lacks what these need", "modprobe", module, "No fault found", "container")...)}}
+	return boot{"commands", linux612, []string{module}, []work{inWSL("doctor", "serve", append(left, "it does not support", "modprobe", module, "No fault found", "container")...)}}
 }
 
 // needs is a demo that cannot be, and says why.
@@ -148,7 +148,7 @@ func boots() []boot {
 		lacking("nft_ct", "localhost from Linux", "closed ports", "containers to Windows"),
 		{"commands", linux612, []string{"nft_masq"}, []work{needs("demo", "nft_masq")}},
 		lacking("nft_reject", "closed ports"),
-		lacking("nf_conntrack_netlink", "flows that began before"),
+		lacking("nf_conntrack_netlink", "reset of earlier connections"),
 		{"commands", linux612, unknownToWSL, commands},
 	}...)
 }
