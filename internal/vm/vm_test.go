@@ -26,7 +26,7 @@ var every = os.Getenv("WSLMIRROR_KERNELS") == "all"
 
 // How much longer than on a machine that is not emulated a job may take.
 const (
-	slow   = "WSLMIRROR_SLOW=3" // which is how long what has no answer takes, too
+	slow   = "WSLMIRROR_SLOW=5" // which is how long what has no answer takes, too
 	slower = "WSLMIRROR_SLOW=30"
 )
 
