@@ -153,13 +153,13 @@ func (d *daemon) leaveOut(ctx context.Context, ways []way) (note string, err err
 			Name   string
 			Active bool
 		}
-		Degraded []struct{ What, Reason string }
+		Degraded []struct{ Feature, Reason string }
 	}
 	if err := json.Unmarshal(out.Bytes(), &s); err != nil {
 		return "", fmt.Errorf("read the state of wslmirror: %w", err)
 	}
 	for _, l := range s.Degraded {
-		note += fmt.Sprintf("wslmirror leaves out %s, because\n%s.\n", l.What, l.Reason)
+		note += fmt.Sprintf("wslmirror leaves out %s, because\n%s.\n", l.Feature, l.Reason)
 	}
 	for _, direction := range s.Directions {
 		for i := range ways {

@@ -138,9 +138,9 @@ func TestDemoFails(t *testing.T) {
 	}{
 		"ends":            {"echo no kernel; exit 1", "wslmirror ended: exit status 1: no kernel\n", ""},
 		"is never active": {"[ $1 = status ] && exit 3; exec sleep 1000", "wslmirror does not become active: context deadline exceeded\n", ""},
-		"is killed":       {"[ $1 = status ] || exec sleep 1000", "wslmirror ended: signal: terminated", ""},
+		"is killed":       {"[ $1 = status ] && echo {} || exec sleep 1000", "wslmirror ended: signal: terminated", ""},
 		// It says that it is active and stops well, but does nothing.
-		"idle": {"[ $1 = status ] && exit; trap 'kill $!; exit 0' TERM; sleep 1000 & wait",
+		"idle": {"[ $1 = status ] && echo {} && exit; trap 'kill $!; exit 0' TERM; sleep 1000 & wait",
 			"mirrorlab: Windows → container 8080/tcp, with wslmirror: ✗ no answer, and it should be: ✓ answers\n" +
 				"mirrorlab: Windows → container 5353/udp, with wslmirror: ✗ no answer, and it should be: ✓ answers\n",
 			"\n  Windows   → container    8080/tcp  ✗ no answer    ✗ no answer    ✗ no answer\n"},

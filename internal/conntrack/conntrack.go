@@ -19,6 +19,8 @@ import (
 type Flow struct {
 	Original, Reply Tuple
 	Mark            uint32
+	// Replied says that something came back.
+	Replied bool
 	// Assured says that both ends have sent packets: a TCP connection is established.
 	Assured bool
 }
@@ -35,8 +37,8 @@ const (
 	msgGet    = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	msgDelete = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 
-	original, reply, state, mark = 1, 2, 3, 8 // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK
-	assured                      = 1 << 2     // IPS_ASSURED
+	original, reply, state, mark = 1, 2, 3, 8     // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK
+	seenReply, assured           = 1 << 1, 1 << 2 // IPS_SEEN_REPLY, IPS_ASSURED
 
 	tupleIP, tupleProto        = 1, 2    // CTA_TUPLE_IP, CTA_TUPLE_PROTO
 	ipSrc, ipDst               = 1, 2    // CTA_IP_V4_SRC, CTA_IP_V4_DST
@@ -126,7 +128,8 @@ func decode(msg []byte) (f Flow, err error) {
 		case kind == reply:
 			f.Reply, err = decodeTuple(data)
 		case kind == state && len(data) == 4:
-			f.Assured = binary.BigEndian.Uint32(data)&assured != 0
+			bits := binary.BigEndian.Uint32(data)
+			f.Replied, f.Assured = bits&seenReply != 0, bits&assured != 0
 		case kind == mark && len(data) == 4:
 			f.Mark = binary.BigEndian.Uint32(data)
 		}

@@ -35,7 +35,8 @@ type Config struct {
 	Hold func() (status.Hold, error)
 	// Service asks systemd about the service. It may be nil.
 	Service func(context.Context) (Service, error)
-	// Inside finds the listeners in the container with an address.
+	// Inside finds the listeners in the container with an address. If it is nil,
+	// they are supposed to be there.
 	Inside func(netip.Addr) ([]ports.Listener, error)
 }
 
@@ -210,6 +211,9 @@ func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) 
 		Unread: unread, Link: o.Iface, Links: n.Links, Prefixes: n.Prefixes, Rules: n.Rules,
 		Listeners: o.Listeners.Value, NoUDP: errors.Is(o.Listeners.Err, sockdiag.ErrNoUDP),
 		Inside: func(a netip.Addr) ([]ports.Listener, error) {
+			if inside == nil {
+				return nil, trace.ErrSupposed
+			}
 			list, err := inside(a)
 			if err != nil { // it may be a container of another distribution
 				err = trace.ErrSupposed

@@ -105,6 +105,20 @@ func TestClosedPortRefuses(t *testing.T) {
 	})
 }
 
+// The flow of a client that gave up before wslmirror started outlives the client. Another
+// client with the same source port is refused all the same.
+func TestClosedPortRefusesAfterAnEarlierFlow(t *testing.T) {
+	t.Parallel()
+	const closed = "127.0.0.1:7999"
+	b := labtest.New(t, lab.Options{})
+	local := fmt.Sprintf("127.0.0.1:%d", b.FirstPort+20)
+	if got := connect(b.WSL, local, closed, silence); got != "waiting" {
+		t.Fatalf("without wslmirror: %s", got)
+	}
+	start(t, b.WSL).awaitState(status.Active)
+	refusedBy(t, "with wslmirror", b.WSL, local, closed)
+}
+
 // direction returns a direction as status reports it.
 func (d *daemon) direction(name string) status.Direction {
 	d.t.Helper()

@@ -49,8 +49,15 @@ func evictions(before, after nft.Table, published []ruleset.Published) func(conn
 	}
 	own := after.Own()
 	return func(f conntrack.Flow) bool {
-		return (m.has(f) || c.has(f) || c.afresh && lacksMark(f, own)) && !after.Except().Has(portOf(f))
+		return (m.has(f) || c.has(f) || c.afresh && (lacksMark(f, own) || isUnanswered(f))) && !after.Except().Has(portOf(f))
 	}
+}
+
+// isUnanswered reports whether nobody has answered a client of localhost yet. Conntrack keeps such
+// a flow for two minutes. Each SYN with the same ports renews it, and the kernel evaluates
+// no nat chain for it: a closed port would not refuse.
+func isUnanswered(f conntrack.Flow) bool {
+	return f.Original.Proto == unix.IPPROTO_TCP && !f.Replied && f.Reply.Src.Addr() == ruleset.Localhost
 }
 
 // lacksMark reports whether a flow from Linux to one of its own LAN addresses was

@@ -100,7 +100,7 @@ func TestMisdirected(t *testing.T) {
 
 // A flow from Linux to its own address that began without a table has no mark, so its
 // replies get lost. It is reset when there is a table. A flow with the mark continues.
-func TestEvictionsOfTheOwnAddress(t *testing.T) {
+func TestEvictionsAfresh(t *testing.T) {
 	own := netip.MustParseAddr("192.0.2.2")
 	flow := func(from, to, answers string, mark uint32) conntrack.Flow {
 		src := netip.AddrPortFrom(netip.MustParseAddr(from), 40000)
@@ -108,11 +108,16 @@ func TestEvictionsOfTheOwnAddress(t *testing.T) {
 			Original: conntrack.Tuple{Src: src, Dst: netip.AddrPortFrom(netip.MustParseAddr(to), 8080), Proto: unix.IPPROTO_TCP},
 			Reply:    conntrack.Tuple{Src: netip.MustParseAddrPort(answers), Dst: src, Proto: unix.IPPROTO_TCP},
 			Mark:     mark,
+			Replied:  true,
 		}
 	}
 	first := nft.Spec{Index: 7, Repair: true, Own: []netip.Addr{own}}
 	established := func(f conntrack.Flow) conntrack.Flow {
 		f.Assured = true
+		return f
+	}
+	unanswered := func(f conntrack.Flow) conntrack.Flow {
+		f.Replied = false
 		return f
 	}
 	serving := first
@@ -128,6 +133,10 @@ func TestEvictionsOfTheOwnAddress(t *testing.T) {
 		"without the mark":          {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), true},
 		"established":               {nft.Table{}, first, established(flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0)), false},
 		"when a port is served":     {first.Table(), serving, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 0), false},
+		"an unanswered SYN":         {nft.Table{}, first, unanswered(flow("127.0.0.1", "127.0.0.1", "127.0.0.1:8080", 0)), true},
+		"an answered one":           {nft.Table{}, first, flow("127.0.0.1", "127.0.0.1", "127.0.0.1:8080", 0), false},
+		"one to elsewhere":          {nft.Table{}, first, unanswered(flow("127.0.0.1", "192.0.2.1", "192.0.2.1:8080", 0)), false},
+		"one that met the table":    {first.Table(), first, unanswered(flow("127.0.0.1", "127.0.0.1", "127.0.0.1:8080", 0)), false},
 		"with a mark of others":     {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", 1), true},
 		"with the mark":             {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "172.17.0.2:80", nft.Mark|1), false},
 		"to a server of Linux":      {nft.Table{}, first, flow("192.0.2.2", "192.0.2.2", "192.0.2.2:8080", 0), false},
