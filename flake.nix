@@ -26,7 +26,7 @@
           inherit version;
           src = self;
           # A test compares it with what "go mod vendor" makes.
-          vendorHash = "sha256-JhvMgsh4aCS/VRSruB0SF6qqDxWHcFGBBjiGQeYNaY4=";
+          vendorHash = "sha256-jRO7fYIm+r+x1shWjhssu9t+UmF8rHGaIuDz4awvjfo=";
           subPackages = [ "cmd/wslmirror" ];
           env.CGO_ENABLED = 0;
           ldflags = [

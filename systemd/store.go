@@ -30,6 +30,9 @@ func Stored() map[string]int {
 	for _, f := range activation.Files(true) {
 		// An os.File would close its descriptor when it is garbage-collected.
 		if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			if earlier, twice := kept[f.Name()]; twice {
+				unix.Close(earlier)
+			}
 			kept[f.Name()] = fd
 		}
 		f.Close()

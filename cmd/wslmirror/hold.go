@@ -65,7 +65,7 @@ func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int
 	own := status.HoldDir(*dir)
 	h := hold.New(hold.Config{
 		Dir: *dir, Log: log, Store: notifier.Store, Forget: notifier.Forget,
-		Publish: func(s status.Hold) {
+		Publish: func(s status.Hold) error {
 			err := os.MkdirAll(own, 0o755)
 			if err == nil {
 				err = status.WriteHold(own, s)
@@ -73,6 +73,7 @@ func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int
 			if err = errors.Join(err, notifier.Status(holdSentence(s), true)); err != nil {
 				log.WithError(err).Warn("could not publish the held ports")
 			}
+			return err
 		},
 	}, systemd.Stored())
 	log.Info("wslmirror hold is starting: version " + version)

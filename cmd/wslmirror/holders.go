@@ -13,19 +13,18 @@ func holders(dir string, s status.Snapshot) []status.Port {
 	if len(s.Ports) == 0 {
 		return s.Ports
 	}
-	hold := ports.ReadHold(dir)
-	if hold.Refused() {
-		if f, err := lookAtPorts(dir, "tcp", "udp"); err == nil {
-			return f.daemon.Ports
-		}
+	var f portFacts
+	if f.hold = ports.ReadHold(dir); f.hold.Refused() {
+		f, _ = lookAtPorts(dir, "tcp", "udp")
+	} else {
+		f.listeners, _ = ports.Listeners()
 	}
-	listeners, _ := ports.Listeners()
-	if listeners == nil {
+	if f.listeners == nil {
 		return s.Ports
 	}
 	list := slices.Clone(s.Ports)
 	for i := range list {
-		list[i].Holder, list[i].HolderReason = hold.Holder(list[i], listeners, nil)
+		list[i].Holder, list[i].HolderReason = f.hold.Holder(list[i], f.listeners, f.refused)
 	}
 	return list
 }

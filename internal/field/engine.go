@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,6 +68,11 @@ func findEngine(ctx context.Context, name string) (e Engine, found bool) {
 		return e, false
 	}
 	e.Name = name
+	// Asking docker would make systemd start dockerd, with all containers that restart.
+	if name == "docker" && !runs("dockerd") {
+		e.NotChecked = "dockerd does not run in this distribution"
+		return e, true
+	}
 	ask := func(args ...string) (string, error) {
 		return runEngine(ctx, versionTimeout, nil, append([]string{name}, args...)...)
 	}
@@ -80,6 +87,15 @@ func findEngine(ctx context.Context, name string) (e Engine, found bool) {
 		}
 	}
 	return e, true
+}
+
+// runs reports whether a process with that name runs here.
+func runs(name string) bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/comm")
+	return slices.ContainsFunc(files, func(f string) bool {
+		b, err := os.ReadFile(f)
+		return err == nil && strings.TrimSpace(string(b)) == name
+	})
 }
 
 // image is a container image that holds nothing but this program.

@@ -32,10 +32,10 @@ type daemon struct {
 // caller's to remove.
 func startDaemon(ctx context.Context, program, dir string, args ...string) (*daemon, error) {
 	d := &daemon{dir: dir, done: make(chan struct{})}
-	d.cmd = exec.Command(program, append([]string{"run", "--runtime-dir", dir}, args...)...)
+	d.cmd = exec.Command(program, append([]string{"run", "--user", "root", "--runtime-dir", dir}, args...)...)
 	d.cmd.Stdout, d.cmd.Stderr = &d.output, &d.output
 	// It undoes all when this process is killed, and not by ^C, which is for this
-	// process.
+	// process. As another user it would lose that signal.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	started := make(chan error, 1)
 	go func() {

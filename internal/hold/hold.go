@@ -43,6 +43,7 @@ const (
 	// A refused port is tried again when something happens, after a back-off that starts
 	// with firstPause and doubles.
 	firstPause = time.Second
+	mostPause  = 5 * time.Minute
 )
 
 // Config configures a Holder.
@@ -50,7 +51,7 @@ type Config struct {
 	Dir string // the directory in which the daemon publishes
 	Log logrus.FieldLogger
 	// Publish receives what is held and what is not, whenever that changes.
-	Publish func(status.Hold)
+	Publish func(status.Hold) error
 	// Store keeps a socket beyond the end of this process, and Forget closes it. New
 	// receives the names later. Both may be nil.
 	Store  func(name string, fd int) error
@@ -93,6 +94,9 @@ func New(cfg Config, kept map[string]int) *Holder {
 		p, ok := parseName(name)
 		if _, twice := h.held[p]; !ok || twice {
 			unix.Close(fd) // another version's
+			if cfg.Forget != nil {
+				_ = cfg.Forget(name) // systemd's copy would keep the port
+			}
 			continue
 		}
 		h.held[p] = fd
@@ -225,7 +229,7 @@ func (h *Holder) sockets() (list []sockdiag.Socket, err error) {
 
 // apply holds the ports in want and no others.
 func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket, now time.Time) (wait time.Duration) {
-	v4 := s.Mode == consomme
+	v4, began := s.Mode == consomme, time.Now()
 	var came, went []Port
 	defer func() {
 		h.log("held for Windows", came)
@@ -256,6 +260,10 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 				wait = left
 			}
 			continue
+		}
+		// Where a firewall drops what is sent on lo, each attempt takes a second.
+		if time.Since(began) > 2*time.Second {
+			return rest
 		}
 		if !h.limit.AllowN(now, 1) {
 			return burst * time.Second / bindsPerSecond / 2 // until more may be opened
@@ -327,7 +335,7 @@ func (h *Holder) refuse(p Port, err error, now time.Time) {
 		h.cfg.Log.WithError(err).Warnf("could not hold %s, so Windows does not know of it", p)
 	}
 	r.err, r.due = err, false
-	r.pause = max(2*r.pause, firstPause)
+	r.pause = min(max(2*r.pause, firstPause), mostPause)
 	r.again = now.Add(r.pause)
 }
 
@@ -366,8 +374,9 @@ func (h *Holder) tell() {
 	if h.begun && slices.Equal(now.Held, h.told.Held) && slices.Equal(now.Refused, h.told.Refused) {
 		return
 	}
-	h.begun, h.told = true, now
-	h.cfg.Publish(now)
+	if h.cfg.Publish(now) == nil {
+		h.begun, h.told = true, now
+	}
 }
 
 var (

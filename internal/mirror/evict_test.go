@@ -38,6 +38,7 @@ func TestEvictions(t *testing.T) {
 	kept := conntrack.Flow{
 		Original: conntrack.Tuple{Src: netip.AddrPortFrom(self, 40000), Dst: netip.AddrPortFrom(self, 1), Proto: unix.IPPROTO_TCP},
 		Reply:    conntrack.Tuple{Src: netip.AddrPortFrom(self, 1), Dst: netip.AddrPortFrom(self, 40000), Proto: unix.IPPROTO_TCP},
+		Replied:  true,
 	}
 	for name, test := range tests {
 		match := evictions(test.before, test.after, nil)

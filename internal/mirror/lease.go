@@ -28,8 +28,8 @@ type lease struct {
 }
 
 // askAgain is how long to assume that the kernel still lacks a feature. Each check starts
-// modprobe.
-const askAgain = time.Second
+// modprobe. It is also an event of the ruleset, so it must be rarer than passes.
+const askAgain = 10 * time.Second
 
 // open opens the socket that can own the table, and finds out what the kernel supports.
 func (l *lease) open() (err error) {

@@ -284,26 +284,38 @@ func (s *system) restore(obs Observed, lost WSL) error {
 			chains = append(chains, c.WSLChain)
 		}
 	}
+	var restored WSL
 	err := nft.RestoreChains(chains, obs.Generation)
 	if errors.Is(err, nft.ErrChanged) {
 		again, err = again.without(isChain), nil // the change causes an event, which starts another pass
 	}
+	add := func(p part, failed error) {
+		if err = errors.Join(err, failed); failed == nil {
+			restored = append(restored, p)
+		}
+	}
+	chainsFailed := err
 	for _, p := range again {
 		switch is := p.is.(type) {
+		case chain:
+			if chainsFailed == nil {
+				restored = append(restored, p)
+			}
 		case netwatch.Rule:
-			err = errors.Join(err, s.net.AddRule(is))
+			add(p, s.net.AddRule(is))
 		case netwatch.Neighbour:
-			err = errors.Join(err, s.net.SetNeighbour(is))
+			add(p, s.net.SetNeighbour(is))
 		}
 	}
 	for _, p := range again { // a route needs the neighbour
 		if r, ok := p.is.(netwatch.Route); ok {
-			err = errors.Join(err, s.net.AddRoute(r))
+			add(p, s.net.AddRoute(r))
 		}
 	}
-	s.memory.count(again, time.Now())
-	if err == nil && len(again) > 0 {
-		s.log.Warnf("restored parts of WSL's setup that another program had removed: %s", again)
+	// A part that could not be restored was not removed again.
+	s.memory.count(restored, time.Now())
+	if len(restored) > 0 {
+		s.log.Warnf("restored parts of WSL's setup that another program had removed: %s", restored)
 	}
 	return err
 }

@@ -38,13 +38,12 @@ func Serve(ctx context.Context, dir string, refresh func(context.Context)) error
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	// Connecting takes write permission on the socket (unix(7)). Chmod would follow a link
+	// that another process of this user has put in its place.
+	old := unix.Umask(0o111)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	unix.Umask(old)
 	if err != nil {
-		return err
-	}
-	// Connecting takes write permission on the socket (unix(7)).
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
 		return err
 	}
 	context.AfterFunc(ctx, func() { l.Close() }) // also removes the socket
