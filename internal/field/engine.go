@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,9 +66,9 @@ func findEngine(ctx context.Context, name string) (e Engine, found bool) {
 		return e, false
 	}
 	e.Name = name
-	// Asking docker would make systemd start dockerd, with all containers that restart.
-	if name == "docker" && !runs("dockerd") {
-		e.NotChecked = "dockerd does not run in this distribution"
+	// Asking would make systemd start dockerd, with all containers that restart.
+	if name == "docker" && isActive(ctx, "docker.socket") && !isActive(ctx, "docker.service") {
+		e.NotChecked = "Docker is not running"
 		return e, true
 	}
 	ask := func(args ...string) (string, error) {
@@ -87,15 +85,6 @@ func findEngine(ctx context.Context, name string) (e Engine, found bool) {
 		}
 	}
 	return e, true
-}
-
-// runs reports whether a process with that name runs here.
-func runs(name string) bool {
-	files, _ := filepath.Glob("/proc/[0-9]*/comm")
-	return slices.ContainsFunc(files, func(f string) bool {
-		b, err := os.ReadFile(f)
-		return err == nil && strings.TrimSpace(string(b)) == name
-	})
 }
 
 // image is a container image that holds nothing but this program.

@@ -95,8 +95,10 @@ func lastWords(output string) string {
 const serviceName = "wslmirror.service"
 
 // serviceRuns reports whether systemd runs wslmirror.
-func serviceRuns(ctx context.Context) bool {
-	return systemctl(ctx, "is-active", "--quiet", serviceName) == nil
+func serviceRuns(ctx context.Context) bool { return isActive(ctx, serviceName) }
+
+func isActive(ctx context.Context, unit string) bool {
+	return systemctl(ctx, "is-active", "--quiet", unit) == nil
 }
 
 func systemctl(ctx context.Context, args ...string) error {
