@@ -72,13 +72,17 @@ func (o *TableOwner) takes(f Features) (bool, error) {
 	}
 	o.conn.DelTable(trial)
 	err := within(o.sock, installTimeout, o.conn.Flush)
-	for _, lacking := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EINVAL} {
-		if errors.Is(err, lacking) {
-			return false, nil
-		}
-	}
-	if err != nil {
+	switch {
+	case IsLacking(err):
+		return false, nil
+	case err != nil:
 		return false, fmt.Errorf("find out what the kernel has: %w", err)
 	}
 	return true, nil
+}
+
+// IsLacking reports whether the kernel has refused a table because it does not know
+// something in it, such as an expression whose module is missing.
+func IsLacking(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }

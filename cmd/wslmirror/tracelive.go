@@ -81,6 +81,9 @@ func watchPackets(port ruleset.Port, tally *trace.Tally, seconds liveFlag, say i
 	if errors.Is(err, unix.EPERM) {
 		return r, hinted{errors.New("only root can trace packets"), "run with sudo"}
 	}
+	if nft.IsLacking(err) {
+		return r, hinted{errors.New("this kernel cannot trace packets"), "load what it lacks: sudo modprobe -a nft_ct nft_limit"}
+	}
 	if err != nil {
 		return r, err
 	}

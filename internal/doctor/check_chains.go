@@ -239,7 +239,7 @@ func checkPublished(o *Observation) Check {
 	}
 	byKernel := slices.ContainsFunc(silent, func(p status.Port) bool { return p.Path == status.PathKernel })
 	if byKernel && errors.Is(o.Hold.Err, fs.ErrNotExist) && o.Systemd {
-		return c.do("sudo systemctl start wslmirror-hold   # it holds ports that have no socket")
+		return c.do("sudo systemctl start wslmirror-hold   # it holds ports that have no socket, unless WSLMIRROR_HOLD=false in /etc/default/wslmirror")
 	}
 	for _, r := range o.Hold.Value.Refused {
 		c.Seen += fmt.Sprintf("; wslmirror cannot hold %s: %s", r.Port, r.Reason)

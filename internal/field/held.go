@@ -3,14 +3,12 @@ package field
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/wslmirror/wslmirror/internal/hold"
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -20,35 +18,6 @@ import (
 type Held struct {
 	What string `json:"what"`
 	Answer
-}
-
-// hold binds a port on [::1], so that Windows hears of it and no program of IPv4 is in its
-// way. A socket of TCP is connected to itself: so the kernel lists it, which WSL's port
-// tracker wants, and it accepts nobody.
-func hold(proto string, port uint16) (close func() error, err error) {
-	kind := unix.SOCK_STREAM
-	if proto == "udp" {
-		kind = unix.SOCK_DGRAM
-	}
-	s, err := unix.Socket(unix.AF_INET6, kind|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	at := &unix.SockaddrInet6{Port: int(port), Addr: netip.IPv6Loopback().As16()}
-	err = errors.Join(
-		unix.SetsockoptInt(s, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
-		unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-	)
-	if err == nil {
-		err = unix.Bind(s, at)
-	}
-	if err == nil && proto == "tcp" {
-		err = errors.Join(unix.SetsockoptLinger(s, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Connect(s, at))
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("hold port %d: %w", port, err), unix.Close(s))
-	}
-	return func() error { return unix.Close(s) }, nil
 }
 
 // askHeld asks Windows whether it may bind ports, and what it sends to Linux: a port that
@@ -68,9 +37,9 @@ func askHeld(ctx context.Context, windows interop, linux *lab.Host, mode netwatc
 	}()
 	closing := func(proto string, port uint16) error {
 		return linux.Do(func() error {
-			end, err := hold(proto, port)
+			fd, err := hold.OpenIPv6(hold.Port{Proto: proto, Number: port})
 			if err == nil {
-				open = append(open, closer(end))
+				open = append(open, os.NewFile(uintptr(fd), proto))
 			}
 			return err
 		})
@@ -136,7 +105,3 @@ func serveUnannounced(linux *lab.Host, port uint16) (io.Closer, error) {
 	}
 	return linux.ServeMPTCP(netip.AddrPortFrom(netip.IPv4Unspecified(), port).String())
 }
-
-type closer func() error
-
-func (c closer) Close() error { return c() }

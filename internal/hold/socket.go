@@ -34,7 +34,7 @@ func open(p Port, v4 bool) (int, error) {
 	if v4 {
 		return open4(p)
 	}
-	fd, err := open6(p)
+	fd, err := OpenIPv6(p)
 	switch {
 	case err == nil, errors.Is(err, unix.EADDRINUSE), errors.Is(err, unix.EACCES), errors.Is(err, errElsewhere):
 		return fd, err
@@ -43,7 +43,8 @@ func open(p Port, v4 bool) (int, error) {
 	return open4(p)
 }
 
-func open6(p Port) (int, error) {
+// OpenIPv6 opens the socket that holds p on [::1]: it is connected to itself.
+func OpenIPv6(p Port) (int, error) {
 	at := netip.AddrPortFrom(localhost6, p.Number)
 	return makeSocket(p.Proto, at, func(fd int) error {
 		err := connect(fd, at)

@@ -77,7 +77,7 @@ func (h Hold) Holder(p status.Port, listeners []Listener, windows func(port uint
 	case p.Path == status.PathProxy:
 		return ByNobody, "its engine does not listen on it"
 	case errors.Is(h.Err, fs.ErrNotExist):
-		return ByNobody, "wslmirror-hold is not running"
+		return ByNobody, "wslmirror-hold is not running, or WSLMIRROR_HOLD=false turns it off"
 	case h.Err != nil:
 		return ByNobody, "the state of wslmirror-hold is unknown: " + h.Err.Error()
 	}
