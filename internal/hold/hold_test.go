@@ -2,8 +2,11 @@ package hold
 
 import (
 	"fmt"
+	"io"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/wslmirror/wslmirror/internal/status"
 )
@@ -32,5 +35,25 @@ func TestPatient(t *testing.T) {
 		if fmt.Sprint(rest) != step.rest || wait != step.wait {
 			t.Errorf("after %v: %v, %v; want %s, %v", step.after, rest, wait, step.rest, step.wait)
 		}
+	}
+}
+
+// A port that stays refused is tried again after some minutes, however often it was tried.
+func TestBackOffIsBounded(t *testing.T) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	h := New(Config{Log: log}, nil)
+	p, now := Port{"tcp", 8080}, time.Now()
+	var last time.Duration
+	for range 30 {
+		h.refuse(p, errRefused, now)
+		wait := h.refused[p].again.Sub(now)
+		if wait < last || wait > mostPause {
+			t.Fatalf("a wait of %v after one of %v", wait, last)
+		}
+		last = wait
+	}
+	if last != mostPause {
+		t.Errorf("at last a wait of %v, want %v", last, mostPause)
 	}
 }

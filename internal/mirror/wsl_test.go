@@ -1,14 +1,18 @@
 package mirror
 
 import (
+	"io"
 	"net/netip"
 	"reflect"
 	"testing"
 	"time"
 
 	"github.com/google/nftables/expr"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
@@ -160,6 +164,35 @@ func TestTires(t *testing.T) {
 	m.learn(all)
 	if missing := m.missing(gone); !missing.has("postrouting") {
 		t.Errorf("it is not known again: %s", missing)
+	}
+}
+
+// A part that could not be restored has not been removed once more, so it stays wanted.
+func TestFailedRestorationDoesNotCount(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	s := newSystem("loopback0", Policy{Repair: true}, log, func() {})
+	const noLink = 1 << 20
+	lost := WSL{{"a route", netwatch.Route{To: netip.MustParsePrefix("127.0.0.1/32"), Via: netip.MustParseAddr("169.254.73.249"), Link: noLink, Table: netwatch.LoopbackTable}}}
+	err := b.WSL.Do(func() error {
+		defer s.observer.close()
+		obs, err := s.observe(true)
+		if err != nil {
+			return err
+		}
+		for range mostLosses + 1 {
+			if err := s.restore(obs, lost); err == nil {
+				t.Error("a route through a missing link was added")
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, tired := s.memory.tires(lost, time.Now()); len(again) != 1 || len(tired) != 0 {
+		t.Errorf("again %v, tired %v", again, tired)
 	}
 }
 
