@@ -338,6 +338,7 @@ func TestChecks(t *testing.T) {
 		{"output", setRuleset(func(r *Ruleset) { r.Unfollowed = 7 }), NotApplicable, "see directions"},
 		{"forward", user, NotApplicable, "see input"},
 		{"output", func(o obs) { o.Legacy.Value = []string{"filter"} }, NotApplicable, "see input"},
+		{"directions", walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "none"}, "# publish that port instead")), OK, "packets pass"},
 		{"published-ports", walks(stopsAt(trace.Hop{Kind: trace.InsideHost, Verdict: "none"}, "# publish that port instead")), Warning, "no program answers: Windows to 8080/tcp (why)\n# publish that port instead"},
 		{"input", func(o obs) { o.Legacy.Value = []string{"filter"} }, Unknown, "not certain"},
 		{"input", func(o obs) { o.Listeners = Seen[[]ports.Listener]{Err: errHidden} }, Unknown, "hidden"},

@@ -99,13 +99,11 @@ func binds(s status.Snapshot, p Port) bool {
 
 const podman = "podman"
 
-// announces reports whether k announces the published port p to Windows. The holder's own
-// sockets do not count: its TCP sockets are connected, and so are its UDP sockets.
+// announces reports whether k, which waits for clients, announces the published port p to
+// Windows. A holder's sockets are connected, so they are not among those.
 func announces(k sockdiag.Socket, p status.Port, consomme bool) bool {
 	switch {
 	case k.Proto != p.Proto || k.Local.Port() != p.Port || k.MPTCP:
-		return false
-	case k.Proto == "udp" && k.State != sockdiag.Closed: // connected, so it may be a holder's
 		return false
 	}
 	on := k.Local.Addr()
@@ -125,8 +123,9 @@ func IsHolder(k sockdiag.Socket) bool {
 		k.State == sockdiag.CloseWait && k.Local.Addr() == localhost4 && k.Remote.Addr() == peer
 }
 
-// has reports whether one of sockets has the port p.
-func has(sockets []sockdiag.Socket, p Port) bool {
+// hasAny reports whether a socket of any kind has the port p: a connection holds one too.
+func hasAny(p Port) bool {
+	sockets, _ := sockdiag.Sockets() // those that could be listed
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return k.Proto == p.Proto && k.Local.Port() == p.Number })
 }
 

@@ -275,7 +275,7 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 		if err != nil {
 			switch {
 			case !errors.Is(err, unix.EADDRINUSE):
-			case has(sockets, p):
+			case hasAny(p):
 				err = errInUse
 			case engineOf(s, p) == podman:
 				err = errPodman

@@ -44,6 +44,27 @@ func TestLacks(t *testing.T) {
 	}
 }
 
+// Without what the repair needs there is no ip rule, since nothing would give a reply its
+// mark. What else the policy wants is there.
+func TestDecideWithoutRepair(t *testing.T) {
+	o := booted()
+	o.Mode = netwatch.Mirrored
+	for _, lacking := range []bool{false, true} {
+		o.Lacks.Repair = lacking
+		d := decide(o, Policy{Repair: true})
+		if d.State != status.Active || d.Table == nil {
+			t.Fatalf("lacking %v: %+v", lacking, d)
+		}
+		has := map[string]bool{}
+		for _, c := range d.Table.Chains {
+			has[c.Name] = true
+		}
+		if d.ReplyRule == lacking || has["output"] == lacking || !has["WSLPREROUTING"] || !has["guard"] || !has["refuse"] {
+			t.Errorf("lacking %v: reply rule %v, chains %v", lacking, d.ReplyRule, has)
+		}
+	}
+}
+
 // Flows that could not be reset are reset when that is possible. Until then, the attempts
 // are not frequent.
 func TestEvictsWhenItCan(t *testing.T) {

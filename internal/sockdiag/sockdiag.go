@@ -83,7 +83,8 @@ func Open() (*Conn, error) {
 // Close closes the socket.
 func (c *Conn) Close() { c.nl.Close() }
 
-// Waiting returns the TCP sockets that listen or only hold a port, and all UDP sockets.
+// Waiting returns the TCP sockets that listen or only hold a port, and the UDP sockets that
+// are not connected.
 // The cost does not depend on the number of connections. It may return ErrNoUDP
 // together with the TCP sockets.
 func (c *Conn) Waiting() ([]Socket, error) {
