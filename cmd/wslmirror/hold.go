@@ -22,16 +22,7 @@ import (
 // WSLMIRROR_OPTS are the options of the daemon.
 const holdEnv = "WSLMIRROR_HOLD"
 
-// holdPorts is "hold": it holds ports that have no socket, in the foreground.
-func holdPorts(args []string, stdout io.Writer) (int, error) {
-	notifier := systemd.NewNotifier()
-	code, err := serveHold(args, stdout, notifier)
-	if err != nil {
-		err = errors.Join(err, notifier.Failed(oneLine(err)))
-	}
-	return code, err
-}
-
+// serveHold is "hold": it holds ports that have no socket, in the foreground.
 func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, error) {
 	flags := flag.NewFlagSet("hold", flag.ContinueOnError)
 	dir := runtimeDir(flags)
@@ -42,11 +33,11 @@ func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int
 		}
 		return exitConfig, err
 	}
-	log := logrus.New()
-	l, err := logrus.ParseLevel(*level)
+	l, err := parseLevel(*level)
 	if err != nil {
-		return exitConfig, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
+		return exitConfig, err
 	}
+	log := logrus.New()
 	log.SetLevel(l)
 	systemd.LogToJournal(log)
 	on := true

@@ -45,8 +45,8 @@ type verb struct {
 }
 
 var verbs = []verb{
-	{"run", runDaemon},
-	{"hold", holdPorts},
+	{"run", service(serve)},
+	{"hold", service(serveHold)},
 	{"status", showStatus},
 	{"trace", showTrace},
 	{"ports", showPorts},

@@ -85,10 +85,8 @@ func parseRun(args []string) (o runOptions, err error) {
 			return o, usageError("--user: %w", err)
 		}
 	}
-	if o.level, err = logrus.ParseLevel(*level); err != nil {
-		return o, usageError("--log-level: %q is not one of error, warning, info, debug", *level)
-	}
-	return o, nil
+	o.level, err = parseLevel(*level)
+	return o, err
 }
 
 // mostPorts is how many ports an option can list: in each pass, the daemon asks the
@@ -123,14 +121,25 @@ func parsePorts(list string, protocols ...uint8) (ruleset.Ports, error) {
 	return ruleset.PortSet(ports...), nil
 }
 
-// runDaemon is serve. If that fails, it tells systemd why.
-func runDaemon(args []string, stdout io.Writer) (int, error) {
-	notifier := systemd.NewNotifier()
-	code, err := serve(args, stdout, notifier)
-	if err != nil {
-		err = errors.Join(err, notifier.Failed(oneLine(err)))
+// service is the verb of a service. If it fails, it tells systemd why.
+func service(serve func(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, error)) func([]string, io.Writer) (int, error) {
+	return func(args []string, stdout io.Writer) (int, error) {
+		notifier := systemd.NewNotifier()
+		code, err := serve(args, stdout, notifier)
+		if err != nil {
+			err = errors.Join(err, notifier.Failed(oneLine(err)))
+		}
+		return code, err
 	}
-	return code, err
+}
+
+// parseLevel parses the flag --log-level.
+func parseLevel(s string) (logrus.Level, error) {
+	level, err := logrus.ParseLevel(s)
+	if err != nil {
+		return 0, usageError("--log-level: %q is not one of error, warning, info, debug", s)
+	}
+	return level, nil
 }
 
 func serve(args []string, stdout io.Writer, notifier *systemd.Notifier) (int, error) {
