@@ -64,7 +64,8 @@ func (o *TableOwner) Lacking() (lacking Features, err error) {
 }
 
 // takes reports whether the kernel accepts a table with these features. It adds and
-// removes the table in one transaction, so nobody sees it.
+// removes the table in one transaction, so no packet meets its rules. Still, that is an
+// event of the ruleset.
 func (o *TableOwner) takes(f Features) (bool, error) {
 	trial := &nftables.Table{Name: TableName + "-check", Family: nftables.TableFamilyIPv4, Flags: nftables.TableFlagOwner}
 	if err := o.add(trial, f.spec().Table(), nil); err != nil {
