@@ -179,6 +179,11 @@ func (p *tap) answer() error {
 		}
 		p.mu.Unlock()
 	}
+	if r.Errno != 0 {
+		// A signal that arrives now must not undo the fault (sandbox/filter.go). Go's runtime
+		// sends such signals when threads wait for a processor.
+		_ = unix.Tgkill(p.pid, int(n.PID), unix.SIGURG)
+	}
 	if wait == 0 {
 		return p.respond(r)
 	}

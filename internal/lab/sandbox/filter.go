@@ -65,7 +65,9 @@ func enter(text string) error {
 	}
 	flags := seccomp.FilterFlag(0)
 	if len(f.Asked) > 0 {
-		flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+		// The second flag keeps a signal from restarting the call after we have seen it.
+		// Otherwise our answer is lost: Go's runtime interrupts its own threads with SIGURG.
+		flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 	}
 	if err := os.Unsetenv(variable); err != nil {
 		return err
