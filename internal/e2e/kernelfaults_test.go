@@ -399,11 +399,18 @@ func TestFaultThatStays(t *testing.T) {
 				return 0
 			})
 			l.plug()
+			plugged := time.Now()
 			// In this time a busy loop makes more calls than allowed.
 			time.Sleep(500 * time.Millisecond)
 			labtest.Eventually(t, "a call fails", func() bool { // some calls are made last
 				var hit []string
 				during, hit = p.calls()
+				// A daemon that has to wait for a processor looks only when the new loopback0
+				// is there. It then keeps its table, and some calls are not made.
+				if len(hit) == 0 && time.Since(plugged) > time.Second {
+					l.plug()
+					plugged = time.Now()
+				}
 				return len(hit) > 0
 			})
 			watched = time.Since(began)
