@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
-	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -108,15 +107,10 @@ func undecided(t trace.Trace) (h trace.Hop, is bool) {
 // checkOf is the check that covers a chain: that of the program that owns it, or
 // else that of its hook.
 func (o *Observation) checkOf(h trace.Hop) string {
-	r := o.Ruleset.Value
-	switch {
-	case strings.HasSuffix(h.Table, " firewalld"):
-		return "firewalld"
-	case strings.HasPrefix(h.Chain, "ufw-"),
-		r.UFW && h.Handle == 0 && h.Table == "ip filter" && slices.Contains([]string{"INPUT", "OUTPUT", "FORWARD"}, h.Chain):
-		return "ufw"
+	if h.Manager != "" {
+		return string(h.Manager)
 	}
-	for _, m := range r.Missing {
+	for _, m := range o.Ruleset.Value.Missing {
 		if trace.PlaceOf(m.At) == h.Place() {
 			return "docker-loopback0"
 		}
@@ -221,38 +215,34 @@ func (o *Observation) checkOwn(check string) Check {
 	return c.because(o.whyOwn(check, stops), "").do(commands...).do(comments...)
 }
 
+// fixes are the commands that repair all causes.
+func fixes(stops []cause) (commands []string) {
+	for _, s := range stops {
+		for _, f := range s.fix {
+			commands = add(commands, f)
+		}
+	}
+	return commands
+}
+
 func checkUFW(o *Observation) Check {
 	there := o.Ruleset.Value.UFW
 	if c, blind := o.blind(); blind && (o.UFW || there) {
 		return c
 	}
-	switch legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil; {
-	case !there && o.UFW && legacy:
-		return unknown("ufw is installed; its rules may be in iptables-legacy, which wslmirror does not check")
-	case !there:
-		return notApplicable("ufw is off, or not installed")
-	}
 	c, stops := o.judgeRules("ufw")
-	switch c.Verdict {
-	case OK:
+	legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil
+	switch {
+	case c.Verdict == OK && there:
 		return ok("ufw is on, and allows %s", o.Iface)
-	case NotApplicable:
+	case c.Verdict == OK && o.UFW && legacy:
+		return unknown("ufw is installed; its rules may be in iptables-legacy, which wslmirror does not check")
+	case c.Verdict == OK:
+		return notApplicable("ufw is off, or not installed")
+	case c.Verdict == NotApplicable:
 		return c
 	}
-	var commands []string
-	for _, s := range stops {
-		in, out := text.Word(s.at.In), text.Word(s.at.Out)
-		switch {
-		case s.at.Hook == "forward":
-			commands = add(commands, fmt.Sprintf("sudo ufw route allow in on %s out on %s", in, out))
-		case s.at.Out != "":
-			commands = add(commands, "sudo ufw allow out on "+out)
-		default:
-			commands = add(commands, "sudo ufw allow in on "+in)
-		}
-	}
-	return c.because(whyFirewall+o.Iface+". ufw also sets rp_filter whenever it starts (/etc/ufw/sysctl.conf).", "").
-		do(commands...).do(`# in /etc/ufw/sysctl.conf: net/ipv4/conf/all/rp_filter=0`)
+	return c.because(whyFirewall+o.Iface+".", "").do(fixes(stops)...)
 }
 
 func checkFirewalld(o *Observation) Check {
@@ -274,18 +264,7 @@ func checkFirewalld(o *Observation) Check {
 	case NotApplicable:
 		return c
 	}
-	var commands []string
-	for _, s := range stops {
-		link := s.at.In
-		if link == "" {
-			link = s.at.Out
-		}
-		commands = add(commands, "sudo firewall-cmd --permanent --zone=trusted --add-interface="+text.Word(link))
-	}
-	if len(commands) > 0 {
-		commands = append(commands, "sudo firewall-cmd --reload")
-	}
-	return c.because(whyFirewall+o.Iface+". The default zone allows few services.", "").do(commands...)
+	return c.because(whyFirewall+o.Iface+". The default zone allows few services.", "").do(fixes(stops)...)
 }
 
 // checkDirections judges what no firewall rule causes: where the kernel sends

@@ -264,7 +264,7 @@ func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error
 		out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
 		out.Passes, out.PassesKnown = rs.Passes(loopback)
 		out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
-		out.UFW, out.Firewalld = rs.HasChain("ufw-before-input"), rs.HasTable("firewalld")
+		out.UFW, out.Firewalld = by.UFW, rs.HasTable("firewalld")
 		return nil
 	})
 	if err == nil {

@@ -1,0 +1,185 @@
+package e2e
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wslmirror/wslmirror/internal/doctor"
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
+)
+
+// A walled is a bench with a distribution that has real programs for firewalls.
+type walled struct {
+	*testing.T
+	*lab.Bench
+	distro *lab.Distro
+	daemon *daemon
+	// check is the check that covers the firewall.
+	check string
+}
+
+// sh runs lines in the distribution, as a user types them.
+func (w walled) sh(lines ...string) {
+	w.Helper()
+	for _, line := range lines {
+		if _, err := w.distro.Run("sh", "-ec", line); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// forecast checks that trace is sure of the same verdict for both clients of each port, and
+// that it happens. It returns the commands that trace suggests.
+func (w walled) forecast(when string, want trace.Verdict) (fixes []string) {
+	w.Helper()
+	for _, port := range []string{"9000", "8080", "8080/udp"} {
+		for client, f := range forecasts(w.T, w.Bench, port) {
+			if f.Verdict != want {
+				w.Errorf("%s: from %s it %s, want %s\n%s", when, client, f.Verdict, want, tell(w.T, w.Bench, port))
+			}
+			happens(w.T, w.Bench, client, port, f)
+			for _, line := range f.Fix {
+				if !slices.Contains(fixes, line) {
+					fixes = append(fixes, line)
+				}
+			}
+		}
+	}
+	return fixes
+}
+
+// lost checks that doctor names the firewall as the only fault, and returns its commands.
+func (w walled) lost(when string) []string {
+	w.Helper()
+	got := diagnose(w.T, w.WSL, w.daemon.dir)
+	got.expect(w.T, when, w.check)
+	return strings.Split(got.check(w.check).Do, "\n")
+}
+
+// passes checks that doctor finds no fault, and that packets pass in all directions.
+func (w walled) passes(when string) {
+	w.Helper()
+	got := diagnose(w.T, w.WSL, w.daemon.dir)
+	got.expect(w.T, when)
+	got.sees(w.T, w.check, doctor.OK, "allows loopback0")
+	w.forecast(when, trace.Reaches)
+	answers(w.T, when, w.WSL, "tcp", "7000", "Windows")
+}
+
+// Real firewalls with a real Docker: doctor names them, trace forecasts what they do, and both
+// suggest commands that cure it for Windows and Linux as they are printed.
+func TestFirewalls(t *testing.T) {
+	playMirrored(t)
+	for name, test := range map[string]struct {
+		on, off, reload string
+		// refuses says that clients in Linux are told, and need not wait.
+		refuses bool
+		// more are scripts with which the user denies more than the default does.
+		more []string
+	}{
+		"ufw": {
+			on: "ufw --force enable", off: "ufw --force disable", reload: "ufw reload",
+			// The rule for loopback0 comes too late for 9000.
+			more: []string{"ufw --force reset; ufw deny 9000; ufw allow in on loopback0; ufw default deny outgoing; ufw default reject incoming; ufw --force enable"},
+		},
+		"firewalld": {
+			on: "systemctl start firewalld", off: "systemctl stop firewalld", reload: "firewall-cmd --reload", refuses: true,
+			more: []string{
+				// A zone that masquerades, and a policy for all that leaves.
+				`echo '<policy target="REJECT"> <ingress-zone name="HOST"/> <egress-zone name="ANY"/> </policy>' >/etc/firewalld/policies/egress.xml; ` +
+					"firewall-cmd --permanent --zone=external --change-interface=loopback0; firewall-cmd --reload",
+				"firewall-cmd --zone=trusted --add-rich-rule='rule family=ipv4 port port=9000 protocol=tcp drop'",
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := labtest.New(t, lab.Options{})
+			distro, err := b.WSL.BootFirewalls("debian")
+			if err != nil {
+				t.Fatal(err)
+			}
+			docker, err := distro.StartDocker()
+			if err != nil {
+				t.Fatal(err)
+			}
+			labtest.RunContainer(t, docker, "web", "8080:80/tcp", "8080:80/udp")
+			for at, h := range map[string]*lab.Host{"127.0.0.1:9000": b.WSL, "0.0.0.0:9001": b.WSL, "127.0.0.1:7000": b.Windows} {
+				if _, err := h.ServeEcho("tcp", at); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w := walled{t, b, distro, start(t, b.WSL), name}
+			w.daemon.await("two ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
+
+			w.sh(test.on)
+			commands := w.lost("by default")
+			if got := w.forecast("by default", trace.Stops); !slices.Equal(got, commands) {
+				t.Errorf("trace suggests %q, doctor %q", got, commands)
+			}
+			// Windows is not told either: an ICMP error to 127.0.0.1 does not leave Linux.
+			for client, refused := range map[*lab.Host]bool{b.Windows: false, b.WSL: test.refuses} {
+				_, err := client.Ask("tcp", "127.0.0.1:9000", silence)
+				var timeout net.Error
+				if waits := errors.As(err, &timeout) && timeout.Timeout(); waits == refused {
+					t.Errorf("%s is told %v", client.Name, err)
+				}
+			}
+			w.sh(commands...)
+			w.passes("cured")
+			w.sh(test.reload)
+			w.passes("reloaded")
+
+			fromLAN := func(want trace.Verdict, wait time.Duration) []string {
+				f := forecasts(t, b, "9001", "--from", "lan")[trace.LAN]
+				if _, err := b.LAN.Ask("tcp", "192.0.2.2:9001", wait); f.Verdict != want || (err == nil) != (want == trace.Reaches) {
+					t.Errorf("from the LAN it %s (%s): %v", f.Verdict, f.Why, err)
+				}
+				return f.Fix
+			}
+			w.sh(fromLAN(trace.Stops, silence)...)
+			fromLAN(trace.Reaches, patience)
+
+			for _, more := range test.more {
+				w.sh(more)
+				w.sh(w.lost("after " + more)...)
+				w.passes("cured after " + more)
+			}
+
+			w.sh(test.off)
+			got := diagnose(t, b.WSL, w.daemon.dir)
+			got.expect(t, "off")
+			got.sees(t, name, doctor.NotApplicable, "")
+		})
+	}
+}
+
+// ufw drops what the kernel forwards to containers of an engine that adds no rules beside
+// those of ufw.
+func TestFirewallForwards(t *testing.T) {
+	playMirrored(t)
+	b := labtest.New(t, lab.Options{})
+	distro, err := b.WSL.BootFirewalls("debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := labtest.StartEngine(t, b, "podman-netavark-nftables")
+	labtest.RunContainer(t, engine, "web", "8080:80/tcp", "8080:80/udp")
+	for at, h := range map[string]*lab.Host{"127.0.0.1:9000": b.WSL, "127.0.0.1:7000": b.Windows} {
+		if _, err := h.ServeEcho("tcp", at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := walled{t, b, distro, start(t, b.WSL), "ufw"}
+	w.daemon.await("two ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
+	w.sh("ufw allow in on loopback0", "ufw --force enable")
+	w.sh(w.lost("on")...)
+	w.passes("cured")
+}
