@@ -33,6 +33,8 @@ func lost(of []trace.Question) string {
 	var windows, linux, rest []string
 	for _, q := range of {
 		switch {
+		case q.From == trace.Container:
+			rest = add(rest, "containers to Windows")
 		case q.Suppose && q.From == trace.Linux:
 			rest = add(rest, "Linux to Windows")
 		case q.Suppose:
@@ -163,7 +165,11 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 func lookAt(of []trace.Question) string {
 	q := of[max(0, slices.IndexFunc(of, func(q trace.Question) bool { return !q.Suppose }))]
 	port := strings.TrimSuffix(q.Port.String(), "/tcp")
-	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
+	from := string(q.From)
+	if q.From == trace.Container {
+		from += ":" + q.Addr.String()
+	}
+	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, from)
 }
 
 const whyFirewall = "A firewall that only allows lo drops packets from Windows, which arrive on "
@@ -316,20 +322,13 @@ func checkDirections(o *Observation) Check {
 	}
 	var unsure []trace.Question
 	why := ""
-	var lostIn []string
 	for _, w := range o.Ruleset.Value.Walks {
 		last := w.Traces[len(w.Traces)-1]
 		if _, chain := undecided(last); last.Verdict == trace.Unknown && !chain {
 			unsure, why = append(unsure, w.Question), last.Why
 		}
-		for _, t := range w.Traces {
-			if h, stops := t.StoppedBy(); stops && h.Kind == trace.InChain {
-				lostIn = add(lostIn, o.checkOf(h))
-			} else if h, is := undecided(t); is {
-				lostIn = add(lostIn, o.checkOf(h))
-			}
-		}
 	}
+	lostIn := o.lostIn(o.Ruleset.Value.Walks)
 	switch {
 	case len(lostIn) > 0:
 		return notApplicable("see %s", strings.Join(lostIn, ", "))
@@ -340,6 +339,20 @@ func checkDirections(o *Observation) Check {
 			do("sudo wslmirror trace 8080   # follows the packets to one port")
 	}
 	return ok("packets pass in both directions: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
+}
+
+// lostIn are the checks of the chains that stop requests, or may stop them.
+func (o *Observation) lostIn(walks []Walk) (checks []string) {
+	for _, w := range walks {
+		for _, t := range w.Traces {
+			if h, stops := t.StoppedBy(); stops && h.Kind == trace.InChain {
+				checks = add(checks, o.checkOf(h))
+			} else if h, is := undecided(t); is {
+				checks = add(checks, o.checkOf(h))
+			}
+		}
+	}
+	return checks
 }
 
 // portsFollowed is how many ports of Linux were followed.

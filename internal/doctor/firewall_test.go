@@ -192,7 +192,7 @@ func seenOn(t *testing.T, h *lab.Host) *Observation {
 	if err := h.Do(func() error {
 		o.Net.Value, o.Net.Err = readNetwork("loopback0")
 		o.Listeners.Value, o.Listeners.Err = ports.Listeners()
-		o.Ruleset.Value, o.Ruleset.Err = readRuleset(o.traced(func(netip.Addr) ([]ports.Listener, error) { return nil, errors.New("not seen") }), time.Now().Add(Timeout))
+		o.Ruleset.Value, o.Ruleset.Err = readRuleset(o.traced(func(netip.Addr) ([]ports.Listener, error) { return nil, errors.New("not seen") }), nil, time.Now().Add(Timeout))
 		return errors.Join(o.Net.Err, o.Listeners.Err, o.Ruleset.Err)
 	}); err != nil {
 		t.Fatal(err)

@@ -55,11 +55,13 @@ func (w walled) forecast(when string, want trace.Verdict) (fixes []string) {
 	return fixes
 }
 
-// lost checks that doctor names the firewall as the only fault, and returns its commands.
-func (w walled) lost(when string) []string {
+// lost checks that doctor names the firewall as the only fault, and what is lost. It returns
+// the commands that doctor suggests.
+func (w walled) lost(what string) []string {
 	w.Helper()
 	got := diagnose(w.T, w.WSL, w.daemon.dir)
-	got.expect(w.T, when, w.check)
+	got.expect(w.T, what, w.check)
+	got.sees(w.T, w.check, doctor.Fault, what)
 	return strings.Split(got.check(w.check).Do, "\n")
 }
 
@@ -120,7 +122,7 @@ func TestFirewalls(t *testing.T) {
 			w.daemon.await("two ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
 
 			w.sh(test.on)
-			commands := w.lost("by default")
+			commands := w.lost("packets are lost: Windows to 8080/tcp, 8080/udp, 9000/tcp")
 			if got := w.forecast("by default", trace.Stops); !slices.Equal(got, commands) {
 				t.Errorf("trace suggests %q, doctor %q", got, commands)
 			}
@@ -149,7 +151,7 @@ func TestFirewalls(t *testing.T) {
 
 			for _, more := range test.more {
 				w.sh(more)
-				w.sh(w.lost("after " + more)...)
+				w.sh(w.lost("9000/tcp")...)
 				w.passes("cured after " + more)
 			}
 
@@ -161,8 +163,8 @@ func TestFirewalls(t *testing.T) {
 	}
 }
 
-// ufw drops what the kernel forwards to containers of an engine that adds no rules beside
-// those of ufw.
+// ufw drops what the kernel forwards from and to containers of an engine that adds no rules
+// beside those of ufw.
 func TestFirewallForwards(t *testing.T) {
 	playMirrored(t)
 	b := labtest.New(t, lab.Options{})
@@ -171,15 +173,29 @@ func TestFirewallForwards(t *testing.T) {
 		t.Fatal(err)
 	}
 	engine := labtest.StartEngine(t, b, "podman-netavark-nftables")
-	labtest.RunContainer(t, engine, "web", "8080:80/tcp", "8080:80/udp")
+	c := labtest.RunContainer(t, engine, "web", "8080:80/tcp", "8080:80/udp")
+	container, _, err := engine.Enter(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for at, h := range map[string]*lab.Host{"127.0.0.1:9000": b.WSL, "127.0.0.1:7000": b.Windows} {
 		if _, err := h.ServeEcho("tcp", at); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w := walled{t, b, distro, start(t, b.WSL), "ufw"}
-	w.daemon.await("two ports", func(s status.Snapshot) bool { return s.State == status.Active && len(s.Ports) == 2 })
-	w.sh("ufw allow in on loopback0", "ufw --force enable")
-	w.sh(w.lost("on")...)
+	w := walled{t, b, distro, start(t, b.WSL, "--to-windows=7000"), "ufw"}
+	w.daemon.await("two ports, and that of Windows", func(s status.Snapshot) bool {
+		return s.State == status.Active && len(s.Ports) == 2 && slices.ContainsFunc(s.Directions, func(d status.Direction) bool { return len(d.Ports) == 1 })
+	})
+	w.sh("ufw allow in on loopback0; ufw --force enable")
+	toWindows := net.JoinHostPort(c.Gateway.String(), "7000")
+	if answer, err := container.Ask("tcp", toWindows, silence); err == nil {
+		t.Errorf("the container is answered: %q", answer)
+	}
+	w.sh(w.lost("Windows to 8080/tcp, 8080/udp; containers to Windows")...)
 	w.passes("cured")
+	if answer, err := container.Ask("tcp", toWindows, patience); answer != "Windows" {
+		t.Errorf("the container is told %q, %v", answer, err)
+	}
+	diagnose(t, b.WSL, w.daemon.dir).sees(t, "container-to-windows", doctor.OK, "containers reach 7000/tcp")
 }

@@ -43,6 +43,10 @@ func (p *packet) managed(h Hop) []string {
 // ufw is managed for ufw. The rule is the first one, because the user's own rules may deny the
 // port, and names the address, because ufw does not move a rule that it has already.
 func (p *packet) ufw(h Hop) []string {
+	if strings.HasPrefix(h.Chain, "ufw-before-") || h.Chain == "ufw-not-local" {
+		// These come before the rules that its command adds.
+		return []string{"# let /etc/ufw/before.rules accept it, and then: sudo ufw reload"}
+	}
 	mirrored := h.In == p.f.Link || h.Out == p.f.Link
 	in, out, to := text.Word(h.In), text.Word(h.Out), ""
 	switch {
