@@ -1,7 +1,7 @@
 package lab
 
 // firewalls is Debian 13 with the programs that manage a firewall, and a Docker that tells
-// firewalld of its bridges by D-Bus.
+// firewalld of its bridges by D-Bus. It has sudo, so that commands run there as they are printed.
 var firewalls = tree{
 	suite: "trixie",
 	packages: []string{
@@ -19,7 +19,7 @@ var firewalls = tree{
 		"ufw",
 	},
 	steps: []string{
-		// Neither firewall runs unless a test starts it, and so with the engine.
+		// firewalld and the engine run only if a test starts them. ufw is off until it is enabled.
 		`chroot "$1" systemctl disable docker.service docker.socket containerd.service firewalld.service`,
 		// The bench configures the network, as WSL does.
 		`chroot "$1" systemctl mask systemd-networkd.service`,
