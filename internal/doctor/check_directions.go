@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/sockdiag"
-	"github.com/wslmirror/wslmirror/internal/text"
 	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/netwatch"
 	"github.com/wslmirror/wslmirror/nft/ruleset"
@@ -34,6 +33,8 @@ func lost(of []trace.Question) string {
 	var windows, linux, rest []string
 	for _, q := range of {
 		switch {
+		case q.From == trace.Container:
+			rest = add(rest, "containers to Windows")
 		case q.Suppose && q.From == trace.Linux:
 			rest = add(rest, "Linux to Windows")
 		case q.Suppose:
@@ -108,15 +109,10 @@ func undecided(t trace.Trace) (h trace.Hop, is bool) {
 // checkOf is the check that covers a chain: that of the program that owns it, or
 // else that of its hook.
 func (o *Observation) checkOf(h trace.Hop) string {
-	r := o.Ruleset.Value
-	switch {
-	case strings.HasSuffix(h.Table, " firewalld"):
-		return "firewalld"
-	case strings.HasPrefix(h.Chain, "ufw-"),
-		r.UFW && h.Handle == 0 && h.Table == "ip filter" && slices.Contains([]string{"INPUT", "OUTPUT", "FORWARD"}, h.Chain):
-		return "ufw"
+	if h.Manager != "" {
+		return string(h.Manager)
 	}
-	for _, m := range r.Missing {
+	for _, m := range o.Ruleset.Value.Missing {
 		if trace.PlaceOf(m.At) == h.Place() {
 			return "docker-loopback0"
 		}
@@ -169,7 +165,11 @@ func (o *Observation) judgeRules(check string) (c Check, stops []cause) {
 func lookAt(of []trace.Question) string {
 	q := of[max(0, slices.IndexFunc(of, func(q trace.Question) bool { return !q.Suppose }))]
 	port := strings.TrimSuffix(q.Port.String(), "/tcp")
-	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, q.From)
+	from := string(q.From)
+	if q.From == trace.Container {
+		from += ":" + q.Addr.String()
+	}
+	return fmt.Sprintf("sudo wslmirror trace %s --from %s   # shows the rule", port, from)
 }
 
 const whyFirewall = "A firewall that only allows lo drops packets from Windows, which arrive on "
@@ -221,38 +221,34 @@ func (o *Observation) checkOwn(check string) Check {
 	return c.because(o.whyOwn(check, stops), "").do(commands...).do(comments...)
 }
 
+// fixes are the commands that repair all causes.
+func fixes(stops []cause) (commands []string) {
+	for _, s := range stops {
+		for _, f := range s.fix {
+			commands = add(commands, f)
+		}
+	}
+	return commands
+}
+
 func checkUFW(o *Observation) Check {
 	there := o.Ruleset.Value.UFW
 	if c, blind := o.blind(); blind && (o.UFW || there) {
 		return c
 	}
-	switch legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil; {
-	case !there && o.UFW && legacy:
-		return unknown("ufw is installed; its rules may be in iptables-legacy, which wslmirror does not check")
-	case !there:
-		return notApplicable("ufw is off, or not installed")
-	}
 	c, stops := o.judgeRules("ufw")
-	switch c.Verdict {
-	case OK:
+	legacy := len(o.Legacy.Value) > 0 || o.Legacy.Err != nil
+	switch {
+	case c.Verdict == OK && there:
 		return ok("ufw is on, and allows %s", o.Iface)
-	case NotApplicable:
+	case c.Verdict == OK && o.UFW && legacy:
+		return unknown("ufw is installed; its rules may be in iptables-legacy, which wslmirror does not check")
+	case c.Verdict == OK:
+		return notApplicable("ufw is off, or not installed")
+	case c.Verdict == NotApplicable:
 		return c
 	}
-	var commands []string
-	for _, s := range stops {
-		in, out := text.Word(s.at.In), text.Word(s.at.Out)
-		switch {
-		case s.at.Hook == "forward":
-			commands = add(commands, fmt.Sprintf("sudo ufw route allow in on %s out on %s", in, out))
-		case s.at.Out != "":
-			commands = add(commands, "sudo ufw allow out on "+out)
-		default:
-			commands = add(commands, "sudo ufw allow in on "+in)
-		}
-	}
-	return c.because(whyFirewall+o.Iface+". ufw also sets rp_filter whenever it starts (/etc/ufw/sysctl.conf).", "").
-		do(commands...).do(`# in /etc/ufw/sysctl.conf: net/ipv4/conf/all/rp_filter=0`)
+	return c.because(whyFirewall+o.Iface+".", "").do(fixes(stops)...)
 }
 
 func checkFirewalld(o *Observation) Check {
@@ -274,18 +270,7 @@ func checkFirewalld(o *Observation) Check {
 	case NotApplicable:
 		return c
 	}
-	var commands []string
-	for _, s := range stops {
-		link := s.at.In
-		if link == "" {
-			link = s.at.Out
-		}
-		commands = add(commands, "sudo firewall-cmd --permanent --zone=trusted --add-interface="+text.Word(link))
-	}
-	if len(commands) > 0 {
-		commands = append(commands, "sudo firewall-cmd --reload")
-	}
-	return c.because(whyFirewall+o.Iface+". The default zone allows few services.", "").do(commands...)
+	return c.because(whyFirewall+o.Iface+". The default zone allows few services.", "").do(fixes(stops)...)
 }
 
 // checkDirections judges what no firewall rule causes: where the kernel sends
@@ -337,20 +322,13 @@ func checkDirections(o *Observation) Check {
 	}
 	var unsure []trace.Question
 	why := ""
-	var lostIn []string
 	for _, w := range o.Ruleset.Value.Walks {
 		last := w.Traces[len(w.Traces)-1]
 		if _, chain := undecided(last); last.Verdict == trace.Unknown && !chain {
 			unsure, why = append(unsure, w.Question), last.Why
 		}
-		for _, t := range w.Traces {
-			if h, stops := t.StoppedBy(); stops && h.Kind == trace.InChain {
-				lostIn = add(lostIn, o.checkOf(h))
-			} else if h, is := undecided(t); is {
-				lostIn = add(lostIn, o.checkOf(h))
-			}
-		}
 	}
+	lostIn := o.lostIn(o.Ruleset.Value.Walks)
 	switch {
 	case len(lostIn) > 0:
 		return notApplicable("see %s", strings.Join(lostIn, ", "))
@@ -361,6 +339,20 @@ func checkDirections(o *Observation) Check {
 			do("sudo wslmirror trace 8080   # follows the packets to one port")
 	}
 	return ok("packets pass in both directions: Windows and Linux to Linux's ports (%d), Linux to Windows", o.portsFollowed())
+}
+
+// lostIn are the checks of the chains that stop requests, or may stop them.
+func (o *Observation) lostIn(walks []Walk) (checks []string) {
+	for _, w := range walks {
+		for _, t := range w.Traces {
+			if h, stops := t.StoppedBy(); stops && h.Kind == trace.InChain {
+				checks = add(checks, o.checkOf(h))
+			} else if h, is := undecided(t); is {
+				checks = add(checks, o.checkOf(h))
+			}
+		}
+	}
+	return checks
 }
 
 // portsFollowed is how many ports of Linux were followed.

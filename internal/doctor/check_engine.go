@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/internal/trace"
 )
 
 func checkDocker(o *Observation) Check {
@@ -163,6 +164,10 @@ func checkContainerToWindows(o *Observation) Check {
 		switch {
 		case d.Name != status.ContainersToWindows:
 		case d.Active:
+			fromContainers := slices.DeleteFunc(slices.Clone(o.Ruleset.Value.Walks), func(w Walk) bool { return w.From != trace.Container })
+			if see := o.lostIn(fromContainers); len(see) > 0 {
+				return notApplicable("see %s", strings.Join(see, ", "))
+			}
 			c := ok("containers reach %s on Windows' 127.0.0.1 through this machine's addresses", strings.Join(d.Ports, ", "))
 			if d.Reason != "" {
 				c.Seen += "; " + d.Reason

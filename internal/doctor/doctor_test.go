@@ -171,6 +171,13 @@ func TestChecks(t *testing.T) {
 			r.Walks = []Walk{{trace.Question{Port: http, From: trace.Windows}, list}}
 		})
 	}
+	fromContainer := func(t trace.Trace) func(obs) {
+		return both(toWindows(true, "", "11434/tcp"), setRuleset(func(r *Ruleset) {
+			q := trace.Question{Port: ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 11434}, From: trace.Container, Addr: netip.MustParseAddr("172.17.0.2"), Suppose: true}
+			r.Walks = []Walk{{q, []trace.Trace{t}}}
+		}))
+	}
+	drop := trace.Hop{Kind: trace.InChain, Table: "inet fw", Chain: "f", Hook: "forward", Sure: true}
 	stopsAt := func(h trace.Hop, fix string) trace.Trace {
 		h.Stops = true
 		return trace.Trace{Verdict: trace.Stops, Why: "why", Fix: []string{fix}, Hops: []trace.Hop{h}}
@@ -451,6 +458,10 @@ func TestChecks(t *testing.T) {
 		{"container-to-windows", consomme(""), OK, `WSLMIRROR_OPTS="--to-windows 11434"`},
 		{"container-to-windows", toWindows(true, "", "11434/tcp", "53/udp"), OK, "reach 11434/tcp, 53/udp on Windows' 127.0.0.1"},
 		{"container-to-windows", toWindows(true, "Linux itself serves 80/tcp", "53/udp"), OK, "Linux itself serves 80/tcp"},
+		{"container-to-windows", fromContainer(trace.Trace{Verdict: trace.Reaches}), OK, "reach 11434/tcp"},
+		{"container-to-windows", fromContainer(stopsAt(drop, "")), NotApplicable, "see forward"},
+		{"forward", fromContainer(stopsAt(drop, "sudo nft insert")), Fault, "containers to Windows (why)"},
+		{"forward", fromContainer(trace.Trace{Verdict: trace.Unknown, Hops: []trace.Hop{{Kind: trace.InChain, Hook: "forward"}}}), Unknown, "trace 11434 --from container:172.17.0.2"},
 		{"container-to-windows", toWindows(false, "the block is gone"), Warning, "should reach Windows' 127.0.0.1, but do not: the block is gone"},
 		{"container-to-windows", toWindows(false, status.NoPorts), OK, "allow single ports"},
 		{"container-to-windows", func(o obs) { o.Status.Err = errHidden }, Unknown, "hidden"},

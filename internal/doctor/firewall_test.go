@@ -82,18 +82,20 @@ func TestFirewalls(t *testing.T) {
 		want               Verdict
 		says               string
 	}{
-		"ufw":                 {iptables, user(""), "ufw", Fault, "sudo ufw allow in on loopback0"},
+		"ufw":                 {iptables, user(""), "ufw", Fault, "sudo ufw prepend allow in on loopback0 to 127.0.0.1"},
 		"ufw, the link":       {iptables, user("-A ufw-user-input -i loopback0 -j ACCEPT"), "ufw", OK, ""},
 		"ufw, another link":   {iptables, user("-A ufw-user-input -i eth0 -j ACCEPT"), "ufw", Fault, ""},
 		"ufw, from localhost": {iptables, user("-A ufw-user-input -s 127.0.0.0/8 -j ACCEPT"), "ufw", OK, ""},
 		"ufw, from the LAN":   {iptables, user("-A ufw-user-input -s 192.168.1.0/24 -j ACCEPT"), "ufw", Fault, ""},
 		"ufw, the ports":      {iptables, user("-A ufw-user-input -p tcp --dport 8080:8081 -j ACCEPT"), "ufw", Warning, "Windows to new listeners"},
+		"ufw, denied port":    {iptables, user("-A ufw-user-input -p tcp --dport 8080 -j DROP\n-A ufw-user-input -i loopback0 -j ACCEPT"), "ufw", Fault, "sudo ufw prepend allow in on loopback0 to 127.0.0.1"},
+		"ufw, disabled":       {iptables, "*filter\n:INPUT ACCEPT\n:ufw-before-input -\n-A INPUT -j ufw-before-input\nCOMMIT", "ufw", NotApplicable, "ufw is off"},
 		"ufw, another port":   {iptables, user("-A ufw-user-input -p tcp --dport 80 -j ACCEPT"), "ufw", Fault, ""},
 		"ufw, default allow":  {iptables, strings.Replace(user(""), "INPUT DROP", "INPUT ACCEPT", 1), "ufw", OK, ""},
 		"ufw, denies outgoing": {iptables, strings.Replace(user("-A ufw-user-input -i loopback0 -j ACCEPT"), ":INPUT DROP", ":INPUT DROP\n:OUTPUT DROP", 1),
-			"ufw", Fault, "sudo ufw allow out on loopback0"},
+			"ufw", Fault, "sudo ufw prepend allow out on loopback0 to 127.0.0.1"},
 		"ufw, by time":       {iptables, user("-A ufw-user-input -m time --timestart 08:00 --timestop 18:00 -j ACCEPT"), "ufw", Unknown, "sudo wslmirror trace 8080 --from windows"},
-		"firewalld":          {nft, zone(""), "firewalld", Fault, "--zone=trusted --add-interface=loopback0"},
+		"firewalld":          {nft, zone(""), "firewalld", Fault, "--permanent --zone=trusted --change-interface=loopback0"},
 		"firewalld, trusted": {nft, zone(`iifname "loopback0" goto filter_IN_trusted;`), "firewalld", OK, ""},
 		"firewalld, another": {nft, zone(`iifname "eth0" goto filter_IN_trusted;`), "firewalld", Fault, ""},
 		"input":              {nft, one("input priority 0; policy drop", "iif lo accept;"), "input", Fault, everything},
@@ -161,21 +163,23 @@ func onlyCause(t *testing.T, o *Observation, c Check) {
 }
 
 // typed is a line as it is typed where there is neither ufw nor firewalld: what those make
-// of it.
+// of it. The end-to-end tests have the real ones.
 func typed(line string) string {
 	line = strings.TrimSpace(line)
-	words := strings.Fields(line)
-	link := words[len(words)-1]
-	_, zone, _ := strings.Cut(link, "--add-interface=")
+	rest, input := strings.CutPrefix(line, "sudo ufw prepend allow in on ")
+	if input {
+		return "iptables-nft -I ufw-user-input -j ACCEPT -i " + strings.Replace(rest, " to ", " -d ", 1)
+	}
+	rest, output := strings.CutPrefix(line, "sudo ufw prepend allow out on ")
+	if output {
+		return "iptables-nft -I OUTPUT -j ACCEPT -o " + strings.Replace(rest, " to ", " -d ", 1)
+	}
+	link, zone := strings.CutPrefix(line, "sudo firewall-cmd --zone=trusted --change-interface=")
 	switch {
-	case strings.HasPrefix(line, "#"), strings.HasSuffix(line, "--reload"):
+	case zone:
+		return "nft insert rule inet firewalld filter_INPUT_ZONES iifname " + link + " goto filter_IN_trusted"
+	case strings.HasPrefix(line, "#"), strings.HasPrefix(line, "sudo firewall-cmd --permanent "):
 		return ""
-	case strings.HasPrefix(line, "sudo ufw allow in on "):
-		return "iptables-nft -A ufw-user-input -i " + link + " -j ACCEPT"
-	case strings.HasPrefix(line, "sudo ufw allow out on "):
-		return "iptables-nft -A OUTPUT -o " + link + " -j ACCEPT"
-	case strings.HasPrefix(line, "sudo firewall-cmd"):
-		return "nft insert rule inet firewalld filter_INPUT_ZONES iifname " + zone + " goto filter_IN_trusted"
 	}
 	return line
 }
@@ -188,7 +192,7 @@ func seenOn(t *testing.T, h *lab.Host) *Observation {
 	if err := h.Do(func() error {
 		o.Net.Value, o.Net.Err = readNetwork("loopback0")
 		o.Listeners.Value, o.Listeners.Err = ports.Listeners()
-		o.Ruleset.Value, o.Ruleset.Err = readRuleset(o.traced(func(netip.Addr) ([]ports.Listener, error) { return nil, errors.New("not seen") }), time.Now().Add(Timeout))
+		o.Ruleset.Value, o.Ruleset.Err = readRuleset(o.traced(func(netip.Addr) ([]ports.Listener, error) { return nil, errors.New("not seen") }), nil, time.Now().Add(Timeout))
 		return errors.Join(o.Net.Err, o.Listeners.Err, o.Ruleset.Err)
 	}); err != nil {
 		t.Fatal(err)

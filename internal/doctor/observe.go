@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -169,7 +170,7 @@ func observeRules(ctx context.Context, o *Observation, f files, cfg Config) {
 	s.Wait()
 	by := o.traced(cfg.Inside)
 	end, _ := ctx.Deadline()
-	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(by, end.Add(-Timeout/4)) }) // early enough to tell
+	look(s, &o.Ruleset, func() (Ruleset, error) { return readRuleset(by, o.named(), end.Add(-Timeout/4)) }) // early enough to tell
 	s.Wait()
 	reserved := o.Ruleset.Value.Reserved
 	if p := o.Status.Value.SourcePorts; o.Ruleset.Err != nil && p != nil {
@@ -223,8 +224,9 @@ func (o *Observation) traced(inside func(netip.Addr) ([]ports.Listener, error)) 
 	}
 }
 
-// readRuleset reads the ruleset, and follows packets until the given time.
-func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error) {
+// readRuleset reads the ruleset, and follows packets until the given time. Containers reach the
+// ports toWindows on Windows' 127.0.0.1.
+func readRuleset(by *trace.Observation, toWindows []ruleset.Port, until time.Time) (out Ruleset, err error) {
 	r, err := ruleset.OpenReader(nft.TableName)
 	if err != nil {
 		return out, err
@@ -253,7 +255,7 @@ func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error
 		out = Ruleset{WSL: wsl, Published: by.Published, Ours: nft.OurTable{Table: nft.TableOf(rs), Owner: owner, Present: present}}
 		foreign := nft.FindForeignRules(rs, loopback)
 		out.Present, out.Missing = foreign.Present, foreign.Add
-		asked := questions(by)
+		asked := questions(by, toWindows)
 		for i, q := range asked {
 			if time.Now().After(until) {
 				out.Unfollowed = len(asked) - i
@@ -264,7 +266,7 @@ func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error
 		out.Reserved.First, out.Reserved.Last = rs.SourcePorts()
 		out.Passes, out.PassesKnown = rs.Passes(loopback)
 		out.Docker = rs.HasChain("DOCKER") || rs.HasTable("docker-bridges")
-		out.UFW, out.Firewalld = rs.HasChain("ufw-before-input"), rs.HasTable("firewalld")
+		out.UFW, out.Firewalld = by.UFW, rs.HasTable("firewalld")
 		return nil
 	})
 	if err == nil {
@@ -280,8 +282,9 @@ func readRuleset(by *trace.Observation, until time.Time) (out Ruleset, err error
 const firstClient = 32768
 
 // questions are the requests to follow: from Windows and from Linux to each port of Linux,
-// and from Linux to Windows. One more goes from Windows to a port without a listener yet.
-func questions(o *trace.Observation) (list []trace.Question) {
+// from Linux to Windows, and from containers to the ports toWindows there. One more goes from
+// Windows to a port without a listener yet.
+func questions(o *trace.Observation, toWindows []ruleset.Port) (list []trace.Question) {
 	if !netwatch.Find(o.Links, o.Link).Up {
 		return nil
 	}
@@ -316,6 +319,35 @@ func questions(o *trace.Observation) (list []trace.Question) {
 	}
 	for _, p := range all {
 		list = append(list, trace.Question{Port: p, From: trace.Windows}, trace.Question{Port: p, From: trace.Linux})
+	}
+	for _, l := range o.Links {
+		// One container stands for all on its bridge.
+		i := slices.IndexFunc(o.Published, func(p ruleset.Published) bool {
+			return l.Kind == "bridge" && slices.ContainsFunc(o.Prefixes[l.Index], func(n netip.Prefix) bool { return n.Contains(p.To.Addr()) })
+		})
+		for _, p := range toWindows {
+			if i >= 0 {
+				list = append(list, trace.Question{Port: p, From: trace.Container, Addr: o.Published[i].To.Addr(), Suppose: true})
+			}
+		}
+	}
+	return list
+}
+
+// named are the ports that containers reach on Windows' 127.0.0.1, according to the daemon.
+func (o *Observation) named() (list []ruleset.Port) {
+	for _, d := range o.Status.Value.Directions {
+		if d.Name != status.ContainersToWindows || !d.Active {
+			continue
+		}
+		for _, port := range d.Ports {
+			for _, p := range protocols {
+				digits, is := strings.CutSuffix(port, "/"+p.name)
+				if n, err := strconv.ParseUint(digits, 10, 16); is && err == nil {
+					list = append(list, ruleset.Port{Proto: p.number, Number: uint16(n)})
+				}
+			}
+		}
 	}
 	return list
 }

@@ -149,7 +149,6 @@ func TestDoctorBesideRulesOfOthers(t *testing.T) {
 		`chain premangle { type filter hook prerouting priority mangle; meta l4proto udp meta mark set ct mark; }; chain postmangle { type filter hook postrouting priority mangle; meta l4proto udp meta mark 0xca6c ct mark set meta mark; }; }'; ` +
 		"ip route add default dev eth0 table 51820; ip rule add pref 32764 lookup main suppress_prefixlength 0; ip rule add pref 32765 not fwmark 0xca6c lookup 51820"
 	for name, test := range map[string]struct{ engine, script, want string }{
-		"ufw":               {"podman-netavark-nftables", ufw("-A ufw-user-input -i loopback0 -j ACCEPT\n"), ""},
 		"Tailscale":         {"docker-iptables", tailscale, ""},
 		"WireGuard":         {"docker-iptables", wireguard, ""},
 		"answers forwarded": {"podman-netavark-nftables", `nft 'table inet fw { chain f { type filter hook forward priority 0; iifname "podman*" ct state established drop; }; }'`, "forward"},

@@ -78,50 +78,6 @@ func hasProcess(t *testing.T, c *lab.Host) {
 	}
 }
 
-// ufw returns what ufw 0.36 loads for incoming packets, with its defaults and a rule of the
-// user's.
-func ufw(user string) string {
-	return "iptables-nft-restore --noflush <<'END'\n" + `*filter
-:INPUT DROP
-:ufw-before-input -
-:ufw-user-input -
-:ufw-not-local -
-:ufw-logging-deny -
--A INPUT -j ufw-before-input
--A ufw-before-input -i lo -j ACCEPT
--A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A ufw-before-input -m conntrack --ctstate INVALID -j ufw-logging-deny
--A ufw-before-input -m conntrack --ctstate INVALID -j DROP
--A ufw-before-input -p icmp --icmp-type echo-request -j ACCEPT
--A ufw-before-input -p udp --sport 67 --dport 68 -j ACCEPT
--A ufw-before-input -j ufw-not-local
--A ufw-before-input -p udp -d 224.0.0.251 --dport 5353 -j ACCEPT
--A ufw-before-input -j ufw-user-input
--A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN
--A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN
--A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j ufw-logging-deny
--A ufw-not-local -j DROP
--A ufw-logging-deny -m conntrack --ctstate INVALID -m limit --limit 3/min --limit-burst 10 -j RETURN
-` + user + "COMMIT\nEND\n"
-}
-
-// firewalld is what firewalld 1.3 writes for incoming packets, with the zone public.
-const firewalld = `nft 'table inet firewalld {
-	chain filter_PREROUTING { type filter hook prerouting priority filter + 10; icmpv6 type nd-neighbor-solicit accept; meta nfproto ipv6 fib saddr . mark . iif oif missing drop; }
-	chain filter_INPUT {
-		type filter hook input priority filter + 10; policy accept
-		ct state { established, related } accept
-		ct status dnat accept
-		iifname "lo" accept
-		ct state invalid drop
-		jump filter_INPUT_ZONES
-		reject with icmpx admin-prohibited
-	}
-	chain filter_INPUT_ZONES { goto filter_IN_public; }
-	chain filter_IN_public { tcp dport 22 accept; ip6 daddr fe80::/64 udp dport 546 accept; meta l4proto { icmp, ipv6-icmp } accept; }
-	chain filter_OUTPUT { type filter hook output priority filter + 10; policy accept; ct state { established, related } accept; oifname "lo" accept; ip6 daddr ::/96 reject with icmpv6 addr-unreachable; }
-}'`
-
 // For each fault, the forecast is what happens, and the suggested commands cure it.
 func TestTraceNamesTheFault(t *testing.T) {
 	const own = "9000" // the port of a server in Linux
@@ -148,10 +104,6 @@ func TestTraceNamesTheFault(t *testing.T) {
 		"forward":                         {`nft 'table inet fw { chain f { type filter hook forward priority 0; oif "docker0" drop; }; }'`, nil, "8080", "of inet fw f drops it", ""},
 		"forwarding off":                  {"echo 0 >/proc/sys/net/ipv4/ip_forward", nil, "8080", "forwarding is off on loopback0", ""},
 		"no route back":                   {"ip route flush table 127", []string{"--repair=false"}, own, "the answer to Windows stays in Linux", ""},
-		"ufw":                             {ufw(""), []string{}, own, "the policy of ip filter INPUT drops it", "the policy of ip filter INPUT drops it"},
-		"ufw, published":                  {ufw(""), []string{}, "8080/udp", "the policy of ip filter INPUT drops it", "the policy of ip filter INPUT drops it"},
-		"ufw, let in":                     {ufw("-A ufw-user-input -i loopback0 -j ACCEPT\n"), []string{}, own, "", ""},
-		"firewalld":                       {firewalld, []string{}, own, "of inet firewalld filter_INPUT drops it", "of inet firewalld filter_INPUT drops it"},
 		"rule of a VPN":                   {"ip route add default dev eth0 table 51820; ip rule add pref 0 not fwmark 0xca6c lookup 51820", []string{"--repair=false"}, own, "is sent to 127.0.0.1 through eth0", "is sent to 127.0.0.1 through eth0"},
 		"may":                             {`nft 'table inet fw { chain in { type filter hook input priority 0; iif loopback0 limit rate over 1000/second drop; }; }'`, []string{}, own, "?may drop it", "?may drop it"},
 		"route_localnet":                  {"echo 0 >/proc/sys/net/ipv4/conf/loopback0/route_localnet", []string{"--repair=false"}, own, "route_localnet", "route_localnet"},

@@ -43,23 +43,26 @@ type Distro struct {
 
 // Boot boots a distribution in the host's network and waits until systemd has
 // started everything. It wants the Debian package systemd-container.
-func (h *Host) Boot(name string) (*Distro, error) {
+func (h *Host) Boot(name string) (*Distro, error) { return h.bootOn(bookworm, name) }
+
+// bootOn is Boot for any tree that has systemd as process 1.
+func (h *Host) bootOn(t tree, name string) (*Distro, error) {
 	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
 		return nil, fmt.Errorf("boot %s: %w: apt-get install systemd-container", name, err)
 	}
 	d := &Distro{Name: name, host: h, cgroup: newCgroup()}
-	if err := d.boot(); err != nil {
+	if err := d.boot(t); err != nil {
 		return nil, fmt.Errorf("boot %s: %w", name, err)
 	}
 	return d, nil
 }
 
-func (d *Distro) boot() error {
+func (d *Distro) boot(t tree) error {
 	dir, err := makeCgroup2(d.cgroup)
 	if err != nil {
 		return err
 	}
-	if d.proc, err = d.host.startOnTree(distroTimeout, distroScript, dir, d.Name); err != nil {
+	if d.proc, err = d.host.startOn(t, distroTimeout, distroScript, dir, d.Name); err != nil {
 		return errors.Join(err, closeCgroup(d.cgroup))
 	}
 	d.host.keep(d)

@@ -314,8 +314,11 @@ func (f *forecast) missing(priority uint32, in string, table uint32, proto uint8
 // nftName is a name that nft takes without quotes (string in its src/scanner.l).
 var nftName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.-]*$`)
 
-// accept is the command that adds a rule to accept such packets ahead of the rule of a hop.
-func (f *forecast) accept(h Hop, words string) []string {
+// accept are the commands that add a rule to accept such packets ahead of the rule of a hop.
+func (p *packet) accept(h Hop, words string) []string {
+	if h.Manager != "" {
+		return p.managed(h)
+	}
 	family, table, _ := strings.Cut(h.Table, " ")
 	if !nftName.MatchString(table) || !nftName.MatchString(h.Chain) {
 		return []string{"sudo nft list ruleset   # find the rule, and let it accept the packet"}

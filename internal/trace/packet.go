@@ -149,7 +149,7 @@ func (p *packet) leave(out ruleset.Iface) (e end, ok bool) {
 			h := p.f.trace.Hops[p.masked]
 			p.f.stopped = p.unmask
 			return e, p.f.stop(fmt.Sprintf("%s %s changes its source 127.0.0.1, so the answer cannot return", h.Table, h.Chain),
-				p.f.accept(h, p.unmask.words)...)
+				p.accept(h, p.unmask.words)...)
 		}
 		return end{out, true}, true
 	case !p.one.Reply && !p.f.announced(p.port):
@@ -188,6 +188,7 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			Table: s.Chain.Family() + " " + s.Chain.Table(), Base: s.Chain.Chain(), Chain: s.At.Chain(),
 			Handle: s.At.Handle, Comment: s.Comment, Verdict: string(s.Does), Sure: s.Sure, nat: s.Type == nftables.ChainTypeNAT,
 		}
+		h.Manager = p.f.manager(h)
 		where := fmt.Sprintf("%s %s", h.Table, h.Chain)
 		switch s.Does {
 		case ruleset.Translates, ruleset.Redirects:
@@ -204,8 +205,8 @@ func (p *packet) at(hook nftables.ChainHook, in, out ruleset.Iface) bool {
 			p.f.astray = true
 		case s.Does == ruleset.Drops:
 			p.f.stopped = at(s)
-			fix := p.f.accept(h, p.f.stopped.words)
-			if s.Owned {
+			fix := p.accept(h, p.f.stopped.words)
+			if s.Owned && h.Manager == "" {
 				fix = []string{fmt.Sprintf("# let the program that owns the table %s accept it", h.Table)}
 				if _, name, _ := strings.Cut(h.Table, " "); nftName.MatchString(name) {
 					fix = append(fix, fmt.Sprintf("sudo nft list table %s   # the first line names it", h.Table))

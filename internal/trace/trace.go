@@ -24,6 +24,8 @@ type Observation struct {
 	Route func(netwatch.RouteQuery) (netwatch.RouteAnswer, error)
 	// Follow is that of a Ruleset. It is nil if the rules are unknown.
 	Follow func(ruleset.Packet, ruleset.Single) ([]ruleset.Step, ruleset.Packet, ruleset.Single)
+	// UFW says that ufw is on.
+	UFW bool
 	// Unread says which rules Follow does not know, "" if it knows all.
 	Unread    string
 	Published []ruleset.Published
@@ -118,6 +120,8 @@ type Hop struct {
 	Program string `json:"program,omitempty"`
 	PID     int    `json:"pid,omitempty"`
 	Verdict string `json:"verdict"`
+	// Manager is the known program that wrote the chain, or set its policy.
+	Manager Manager `json:"-"`
 	// In and Out are the links that a chain's rules can match.
 	In  string `json:"-"`
 	Out string `json:"-"`
@@ -145,7 +149,7 @@ func (o *Observation) See(rs *ruleset.Ruleset) {
 			bridges = append(bridges, ruleset.Bridge{Iface: iface(l), Prefixes: o.Prefixes[l.Index]})
 		}
 	}
-	o.Follow = rs.Follow
+	o.Follow, o.UFW = rs.Follow, rs.HasChain("ufw-user-input") // "ufw disable" leaves the others
 	o.Published = rs.Analyse(iface(netwatch.Find(o.Links, o.Link)), bridges).Published
 	var hidden []ruleset.Ports
 	for _, out := range rs.Walk(ruleset.FromWindows(ruleset.Unnamed), ruleset.Sight{Chains: ruleset.Intended}) {
