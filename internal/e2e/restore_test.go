@@ -86,6 +86,7 @@ var losses = map[string]func(*testing.T, *lab.Bench){
 	"chains, by a flush": removeBy("nft flush ruleset"),
 	"chains of nat":      removeBy("nft delete table ip nat", "nft delete table ip6 nat"),
 	"one chain":          removeBy("nft flush chain ip filter WSLOUTPUT", "nft delete chain ip filter WSLOUTPUT"),
+	"rules of chains":    removeBy("iptables -F", "iptables -t nat -F", "ip6tables -F", "ip6tables -t nat -F"),
 	"ip rules":           removeBy("ip rule flush"),
 	"ip rules at once":   removeBy("ip -4 rule del iif loopback0 ipproto tcp lookup local", "ip -4 rule del pref 1 ipproto udp lookup 127"),
 	"table 127":          removeBy("ip route flush table 127"),

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ func TestFollowsWSLsOwnChanges(t *testing.T) {
 	for name, change := range map[string]func(*lab.Bench) error{
 		"a NIC is added":             func(b *lab.Bench) error { return b.AddNIC("eth1", addrs["eth1"]) },
 		"a NIC is removed":           func(b *lab.Bench) error { return b.RemoveNIC("eth2") },
+		"all NICs are removed":       func(b *lab.Bench) error { return errors.Join(b.RemoveNIC("eth0"), b.RemoveNIC("eth2")) },
 		"the block of ports changes": func(b *lab.Bench) error { return b.ChangeBlock(61000, 61299, "eth0", "eth2") },
 		"a NIC comes and goes": func(b *lab.Bench) error {
 			if err := b.AddNIC("eth1", addrs["eth1"]); err != nil {

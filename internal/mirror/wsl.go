@@ -33,10 +33,21 @@ type part struct {
 type chain struct {
 	ruleset.WSLChain
 	links map[int]string
+	// emptied says of a missing chain that it exists, but without rules ("iptables -F").
+	emptied bool
 }
 
 func (w WSL) has(name string) bool {
-	return slices.ContainsFunc(w, func(p part) bool { return p.name == name })
+	_, ok := w.find(name)
+	return ok
+}
+
+func (w WSL) find(name string) (p part, ok bool) {
+	i := slices.IndexFunc(w, func(p part) bool { return p.name == name })
+	if i < 0 {
+		return p, false
+	}
+	return w[i], true
 }
 
 func (w WSL) without(which func(part) bool) WSL { return slices.DeleteFunc(slices.Clone(w), which) }
@@ -98,22 +109,40 @@ func (m *memory) learn(o Observed) {
 // missing returns the parts that were seen and are gone, for links that still exist. If the
 // ip rules for localhost are there, no ip rule counts as missing: WSL removes the rules of
 // a NIC with the NIC.
+//
+// A chain without rules is missing too, but not the rules of a NIC that has no ip rules any
+// more. Before WSL removes a NIC, it removes the NIC's rules, first from the chain and then
+// the ip rules (LxGnsMessageInterfaceNetFilter in src/linux/init/GnsEngine.cpp).
 func (m *memory) missing(o Observed) (missing WSL) {
 	if !o.Host.Present() {
 		return nil
 	}
-	indexes := map[string]int{}
+	indexes, ruled := map[string]int{}, map[string]int{}
 	for _, l := range o.Links {
 		indexes[l.Name] = l.Index
 	}
+	for _, p := range o.WSL {
+		if r, ok := p.is.(netwatch.Rule); ok && indexes[r.Iif] != 0 {
+			ruled[r.Iif] = indexes[r.Iif]
+		}
+	}
 	forLocalhost := false
 	for _, p := range m.known {
-		if o.WSL.has(p.name) {
+		now, there := o.WSL.find(p.name)
+		emptied := there && isChain(now) && len(now.is.(chain).Rules) == 0
+		if there && !emptied {
 			continue
 		}
 		switch is := p.is.(type) {
 		case chain:
-			is.WSLChain = nft.Relink(is.WSLChain, is.links, indexes)
+			links := indexes
+			if emptied {
+				links = ruled
+			}
+			is.WSLChain, is.emptied = nft.Relink(is.WSLChain, is.links, links), emptied
+			if emptied && len(is.Rules) == 0 {
+				continue
+			}
 			p.is = is
 		case netwatch.Rule:
 			if is.Iif != "" && indexes[is.Iif] == 0 {
@@ -133,9 +162,14 @@ func (m *memory) missing(o Observed) (missing WSL) {
 	return missing
 }
 
-// settle is how long something must be missing before it is restored. A flush takes several
-// steps, and "ip route flush" repeats as long as it finds something.
-const settle = 50 * time.Millisecond
+const (
+	// settle is how long something must be missing before it is restored. A flush takes
+	// several steps, and "ip route flush" repeats as long as it finds something.
+	settle = 50 * time.Millisecond
+	// settleEmptied is the same for a chain without rules. If WSL has removed them, it starts
+	// four more programs before it removes the ip rules.
+	settleEmptied = time.Second
+)
 
 // settled returns what is lost and will not come back by itself. waits says that something
 // has been missing for too short a time to decide.
@@ -147,7 +181,11 @@ func (m *memory) settled(missing WSL, now time.Time) (lost WSL, waits bool) {
 	case m.since.IsZero():
 		m.since = now
 	}
-	if now.Sub(m.since) < settle {
+	wait := settle
+	if slices.ContainsFunc(missing, func(p part) bool { return isChain(p) && p.is.(chain).emptied }) {
+		wait = settleEmptied
+	}
+	if now.Sub(m.since) < wait {
 		return nil, true
 	}
 	return missing, false
@@ -263,7 +301,7 @@ func (o *observer) wslChains(links []netwatch.Link) (w WSL) {
 	}
 	for _, c := range o.last.wslChains {
 		if c.Present {
-			w = append(w, part{c.String(), chain{c, names}})
+			w = append(w, part{c.String(), chain{WSLChain: c, links: names}})
 		}
 	}
 	return w

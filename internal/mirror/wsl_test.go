@@ -34,8 +34,8 @@ func booted() Observed {
 		Host:  netwatch.Link{Name: "loopback0", Index: 2, Up: true},
 		WSL: WSL{
 			{"postrouting", chain{
-				ruleset.WSLChain{Present: true, Rules: []ruleset.Rule{masquerade(3), masquerade(3)}},
-				map[int]string{1: "lo", 2: "loopback0", 3: "eth0"},
+				WSLChain: ruleset.WSLChain{Present: true, Rules: []ruleset.Rule{masquerade(3), masquerade(3)}},
+				links:    map[int]string{1: "lo", 2: "loopback0", 3: "eth0"},
 			}},
 			{"route", netwatch.Route{Table: 127, Link: 2, Via: netip.MustParseAddr("169.254.73.249")}},
 			{"gateway", netwatch.Neighbour{Link: 2, MAC: "000000"}},
@@ -66,6 +66,8 @@ func (o *Observed) withoutRules(which func(netwatch.Rule) bool) {
 
 func TestLost(t *testing.T) {
 	gone := func(o *Observed) { o.WSL = nil }
+	emptied := func(o *Observed) { o.WSL[0].is = chain{WSLChain: ruleset.WSLChain{Present: true}} }
+	rulesOfNIC := func(o *Observed) { o.withoutRules(func(r netwatch.Rule) bool { return r.Iif == "eth0" }) }
 	tests := map[string]struct {
 		change      func(*Observed)
 		lost        string
@@ -79,10 +81,10 @@ func TestLost(t *testing.T) {
 		"all, and loopback0":               {func(o *Observed) { gone(o); o.Host = netwatch.Link{Name: "loopback0"} }, "", 0, 0},
 		"all, and loopback0 is anew":       {func(o *Observed) { gone(o); o.Host.Index = 9 }, "postrouting", 2, 3},
 		"all, and loopback0 is down":       {func(o *Observed) { gone(o); o.Host.Up = false }, "postrouting, ip rules: 9", 2, 3},
-		"rules of a chain": {func(o *Observed) {
-			o.WSL[0].is = chain{ruleset.WSLChain{Present: true}, nil}
-		}, "", 0, 0},
-		"rules of a NIC": {func(o *Observed) { o.withoutRules(func(r netwatch.Rule) bool { return r.Iif == "eth0" }) }, "", 0, 0},
+		"the rules of a chain":             {emptied, "postrouting", 2, 3},
+		"the ip rules of a NIC":            {rulesOfNIC, "", 0, 0},
+		"all rules of a NIC":               {func(o *Observed) { emptied(o); rulesOfNIC(o) }, "", 0, 0},
+		"the rules, and the link":          {func(o *Observed) { emptied(o); o.Links = o.Links[:2] }, "", 0, 0},
 		"a rule for localhost": {func(o *Observed) {
 			o.withoutRules(func(r netwatch.Rule) bool { return r.Iif == "loopback0" && r.IPProto == unix.IPPROTO_UDP })
 		}, "ip rules: 1", 0, 0},
@@ -201,6 +203,7 @@ func TestSettled(t *testing.T) {
 	var m memory
 	now := time.Now()
 	lost := booted().WSL
+	emptied := WSL{{"postrouting", chain{emptied: true}}}
 	for _, step := range []struct {
 		after time.Duration
 		lost  WSL
@@ -210,6 +213,8 @@ func TestSettled(t *testing.T) {
 		{0, nil, false, false}, {time.Hour, lost, false, true}, {time.Hour + settle - 1, lost, false, true},
 		{time.Hour + settle, lost, true, false}, {time.Hour + settle + 1, nil, false, false},
 		{2 * time.Hour, lost, false, true}, {2*time.Hour + 1, nil, false, false}, {2*time.Hour + settle, lost, false, true},
+		{3 * time.Hour, nil, false, false}, {4 * time.Hour, emptied, false, true},
+		{4*time.Hour + settleEmptied - 1, emptied, false, true}, {4*time.Hour + settleEmptied, emptied, true, false},
 	} {
 		if gone, waits := m.settled(step.lost, now.Add(step.after)); len(gone) > 0 != step.gone || waits != step.waits {
 			t.Errorf("after %v: gone %v, waits %v", step.after, len(gone) > 0, waits)
