@@ -17,7 +17,7 @@ import (
 // A documented command is one that README.md or a page of docs shows, and how it is tested.
 type documented struct {
 	typed string // as the page has it, or a setting
-	how   any    // inWSL, onBench, by, name, byHand or inWindows
+	how   any    // inWSL, inFedora, onBench, by, name, byHand or inWindows
 }
 
 // inWSL is a command that runs as it is, in a booted distribution with the package. The
@@ -31,6 +31,9 @@ type inWSL struct {
 	until  string        // a daemon: it runs in the foreground until this succeeds
 	then   func(service) // what is done and checked afterwards
 }
+
+// inFedora is a command that runs as it is, with a real dnf and stand-ins for the rest.
+type inFedora struct{ prints string }
 
 // onBench is a command that runs in a checkout, with smaller numbers.
 type onBench struct{ instead string }
@@ -67,7 +70,7 @@ var commands = []documented{
 	// It is installed.
 	{"sha256sum --check --ignore-missing SHA256SUMS", inWSL{prints: ".deb: OK"}},
 	{"sudo apt install ./wslmirror_*.deb", inWSL{prints: "sudo systemctl enable --now wslmirror"}},
-	{"sudo dnf install ./wslmirror-*.rpm", by{"packaging", "TestRPMLifecycle", `"--install"`}},
+	{"sudo dnf install ./wslmirror-*.rpm", inFedora{prints: "sudo systemctl enable --now wslmirror"}},
 	{"sudo wslmirror run", inWSL{until: "wslmirror status"}},
 	{"sudo wslmirror hold", inWSL{until: "grep held /run/wslmirror-hold/hold.json"}},
 	{"sudo systemctl enable --now wslmirror", inWSL{then: isActive}},
@@ -153,7 +156,7 @@ var commands = []documented{
 			s.tb.Errorf("after the purge there is still\n%s", out)
 		}
 	}}},
-	{"sudo dnf remove wslmirror", by{"packaging", "TestRPMLifecycle", `"--erase"`}},
+	{"sudo dnf remove wslmirror", inFedora{prints: "Removed:"}},
 
 	// The repository's own.
 	{"sudo make demo", by{"cmd/mirrorlab", "TestRecording", "sudo make demo"}},
@@ -324,6 +327,34 @@ func TestCommandsOnTheBench(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The commands that differ in Fedora.
+func TestCommandsInFedora(t *testing.T) {
+	need(t, "dnf", "go")
+	tree := newTree(t)
+	dnf, err := exec.LookPath("dnf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.Programs(t, map[string]string{"dnf": "exec " + dnf + " --installroot=" + tree + ` --releasever=1 --setopt=reposdir=/nonexistent "$@"`})
+	run(t, "dnf", "--assumeyes", "install", systemdRPM(t, tree))
+	rpm := pkg(t, packages(t, dist), "rpm")
+	downloads := t.TempDir()
+	if err := os.Symlink(rpm, filepath.Join(downloads, filepath.Base(rpm))); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands {
+		if how, ok := c.how.(inFedora); ok {
+			out := run(t, "sh", "-c", `cd "$1" && echo y | `+strings.TrimPrefix(c.typed, "sudo "), "sh", downloads)
+			if !strings.Contains(out, how.prints) {
+				t.Errorf("%s does not print %q:\n%s", c.typed, how.prints, out)
+			}
+		}
+	}
+	if left := named(t, tree); len(left) > 0 {
+		t.Errorf("after the removal there is still %q", left)
 	}
 }
 
