@@ -21,6 +21,10 @@ build: ## build bin/wslmirror and bin/mirrorlab
 demo: build ## see the fault, the cure, and the fault again (root)
 	@bin/mirrorlab demo
 
+.PHONY: recording
+recording: ## record the demo for README.md, as docs/demo.svg (root)
+	$(GO) test ./cmd/mirrorlab -run Recording -count 1 -update
+
 .PHONY: quick
 quick: lint ## the tests that need no root, in less than a minute
 	CI= $(GO) test -short -vet=off ./... # it may skip what CI must not

@@ -67,12 +67,7 @@ func TestRPMLifecycle(t *testing.T) {
 	tree := newTree(t)
 	rpm := []string{"rpm", "--root=" + tree, "--dbpath=/var/lib/rpm"}
 
-	// A stand-in for the package's dependency.
-	write(t, filepath.Join(tree, "systemd.yaml"),
-		"name: systemd\narch: all\nversion: 252.0.0\nprovides: [/bin/sh]\n", 0o644)
-	run(t, "go", "tool", "-modfile=tools/go.mod", "nfpm", "package", "--packager", "rpm",
-		"--config", filepath.Join(tree, "systemd.yaml"), "--target", filepath.Join(tree, "systemd.rpm"))
-	run(t, rpm[0], append(rpm[1:], "--install", filepath.Join(tree, "systemd.rpm"))...)
+	run(t, rpm[0], append(rpm[1:], "--install", systemdRPM(t, tree))...)
 
 	steps(t, tree, []step{
 		{"install", append(rpm, "--install", pkg(t, packages(t, dist), "rpm")), []string{
@@ -92,6 +87,15 @@ func TestRPMLifecycle(t *testing.T) {
 	if left := named(t, tree); !slices.Equal(left, []string{"etc/default/wslmirror.rpmsave"}) {
 		t.Errorf("after the removal there is still %q", left)
 	}
+}
+
+// systemdRPM builds a stand-in for the package's dependency, and returns its path.
+func systemdRPM(t *testing.T, tree string) string {
+	t.Helper()
+	recipe, rpm := filepath.Join(tree, "systemd.yaml"), filepath.Join(tree, "systemd.rpm")
+	write(t, recipe, "name: systemd\narch: all\nversion: 252.0.0\nprovides: [/bin/sh]\n", 0o644)
+	run(t, "go", "tool", "-modfile=tools/go.mod", "nfpm", "package", "--packager", "rpm", "--config", recipe, "--target", rpm)
+	return rpm
 }
 
 func TestArchLifecycle(t *testing.T) {
