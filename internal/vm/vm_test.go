@@ -65,7 +65,7 @@ func demo(mode lab.Mode) work {
 }
 
 // unknownToWSL are the modules of Debian's kernels, of those that the bench or wslmirror
-// have used, that one of WSL's kernels has not: see docs/kernels.md.
+// might use, that not every kernel of WSL has: see docs/kernels.md.
 var unknownToWSL = []string{
 	"nf_dup_netdev", "nft_dup_netdev", "nft_fwd_netdev", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_netdev",
 	"nft_socket", "nf_flow_table", "nft_flow_offload", "xfrm_user", "ifb", "dummy",
