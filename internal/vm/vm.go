@@ -1,6 +1,8 @@
 // Package vm boots other kernels than the machine's own, and runs programs on them: in
-// QEMU, without KVM, with everything in an initramfs. It needs the Debian packages
-// qemu-system-x86 and kmod. It knows nothing of what runs there.
+// QEMU, without KVM, with everything in an initramfs. The kernels are Debian's, or built
+// from Debian's sources with a configuration of this package. It needs the Debian packages
+// qemu-system-x86 and kmod, and those that make vm installs to build a kernel. It knows
+// nothing of what runs there.
 package vm
 
 import (
