@@ -16,14 +16,17 @@ import (
 )
 
 // An engine is a stand-in for a container engine: docker, whose proxy serves
-// localhost, or podman, for which the kernel does. It writes the whole of its
+// localhost, podman, for which the kernel does, or CNI's portmap, which does not even
+// bind what it publishes. It writes the whole of its
 // rules anew whenever something changes.
 type engine struct {
-	w       *world
-	proxy   bool
-	rules   bool // they are in the kernel
-	bridges []*bridge
-	ports   []*port
+	w     *world
+	proxy bool
+	rules bool // they are in the kernel
+	// table and chain are where those of an engine without a proxy are.
+	table, chain string
+	bridges      []*bridge
+	ports        []*port
 }
 
 type bridge struct {
@@ -50,6 +53,8 @@ type port struct {
 	number uint16
 	to     *container // nil: it is not published
 	open   io.Closer  // what binds it
+	// program is another program that has taken the port; nil: none.
+	program io.Closer
 }
 
 // Addresses on which ports are published.
@@ -80,16 +85,25 @@ func (p *port) release() (err error) {
 
 func (w *world) buildEngines() error {
 	w.docker = &engine{w: w, proxy: true, rules: true}
-	w.podman = &engine{w: w, rules: true}
-	for _, b := range []struct {
+	w.podman = &engine{w: w, rules: true, table: "inet netavark", chain: "HOSTPORT"}
+	type network struct {
 		engine *engine
 		bridge *bridge
 		n      int
-	}{
+	}
+	networks := []network{
 		{w.docker, &bridge{name: "docker0", addr: netip.MustParsePrefix("172.17.0.1/16")}, 2},
 		{w.docker, &bridge{name: "br-second", addr: netip.MustParsePrefix("172.18.0.1/16")}, 1},
 		{w.podman, &bridge{name: "podman0", addr: netip.MustParsePrefix("10.88.0.1/16"), open: true}, 1},
-	} {
+	}
+	if w.holds() {
+		w.cni = &engine{w: w, rules: true, table: "ip cni", chain: "CNI-HOSTPORT-DNAT"}
+		networks = append(networks, network{w.cni, &bridge{name: "cni0", addr: netip.MustParsePrefix("10.4.0.1/16"), open: true}, 1})
+		for i, number := range []uint16{290, 9281, 9282, 9283} {
+			w.cni.ports = append(w.cni.ports, &port{engine: w.cni, proto: []string{"tcp", "udp"}[i%2], addr: []string{anyAddr, localhost}[i/2], number: number})
+		}
+	}
+	for _, b := range networks {
 		b.engine.bridges = append(b.engine.bridges, b.bridge)
 		for i := range b.n {
 			c := &container{
@@ -212,9 +226,11 @@ func (p *port) publish(to *container) (err error) {
 
 func (p *port) bind(to *container) (err error) {
 	at := netip.AddrPortFrom(netip.MustParseAddr(p.addr), p.number).String()
-	if p.engine.proxy {
+	switch {
+	case p.engine == p.engine.w.cni:
+	case p.engine.proxy:
 		p.open, err = p.engine.w.bench.WSL.Proxy(p.proto, at, netip.AddrPortFrom(to.addr.Addr(), 80).String())
-	} else {
+	default:
 		p.open, err = p.engine.w.bench.WSL.Hold(p.proto, at)
 	}
 	if err == nil {
@@ -260,7 +276,10 @@ func (w *world) sysctl(link, key string, on bool) error {
 // pick chooses one.
 func pick[T any](w *world, from []T) T { return from[w.rng.IntN(len(from))] }
 
-// allBridges are those of both engines.
-func (w *world) allBridges() []*bridge {
-	return slices.Concat(w.docker.bridges, w.podman.bridges)
+// allBridges are those of all engines.
+func (w *world) allBridges() (list []*bridge) {
+	for _, e := range w.engines() {
+		list = append(list, e.bridges...)
+	}
+	return list
 }

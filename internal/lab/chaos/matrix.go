@@ -82,7 +82,7 @@ func (w *world) toPort(p *port) (list []way) {
 	if !p.engine.proxy && !p.to.bridge.open {
 		return list // the engine needs it, and it is not ours to give back
 	}
-	if !p.excepted() {
+	if !p.excepted() && (p.engine != w.cni || w.holdersJudged()) {
 		list = append(list, way{windows, p.proto, at(localhost, p.number), answer, p})
 	}
 	// What the kernel serves comes back by our ip rule.
