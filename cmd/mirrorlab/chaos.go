@@ -134,7 +134,7 @@ func printTimes(out io.Writer, res chaos.Result) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\n%d faults in %d bursts; %d ways were asked\n", res.Steps, res.Bursts, res.Asked)
+	_, err := fmt.Fprintf(out, "\n%d faults in %d bursts; %d ways were asked; %d times a port was held\n", res.Steps, res.Bursts, res.Asked, res.Held)
 	return err
 }
 

@@ -27,7 +27,8 @@ func (p Port) name() string { return fmt.Sprintf("%s-%d", p.Proto, p.Number) }
 func parseName(name string) (p Port, ok bool) {
 	proto, number, _ := strings.Cut(name, "-")
 	n, err := strconv.ParseUint(number, 10, 16)
-	return Port{proto, uint16(n)}, err == nil && n != 0 && (proto == "tcp" || proto == "udp")
+	p = Port{proto, uint16(n)}
+	return p, err == nil && n != 0 && (proto == "tcp" || proto == "udp") && p.name() == name
 }
 
 func comparePorts(a, b Port) int {

@@ -92,7 +92,7 @@ func New(cfg Config, kept map[string]int) *Holder {
 	}
 	for name, fd := range kept {
 		p, ok := parseName(name)
-		if _, twice := h.held[p]; !ok || twice {
+		if !ok {
 			unix.Close(fd) // another version's
 			if cfg.Forget != nil {
 				_ = cfg.Forget(name) // systemd's copy would keep the port

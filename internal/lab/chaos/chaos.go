@@ -59,7 +59,9 @@ type Config struct {
 // A Result is what a run has seen.
 type Result struct {
 	Steps, Bursts, Asked int
-	Times                Times
+	// Held is how many ports holders held, of all bursts.
+	Held  int
+	Times Times
 }
 
 // Add adds another run.
@@ -67,6 +69,7 @@ func (r *Result) Add(s Result) {
 	r.Steps += s.Steps
 	r.Bursts += s.Bursts
 	r.Asked += s.Asked
+	r.Held += s.Held
 	for fault, d := range s.Times {
 		r.Times[fault] = append(r.Times[fault], d...)
 	}
@@ -216,8 +219,11 @@ func (r *runner) burst() error {
 	if err := r.w.settleHolders(deadline); err != nil {
 		return err
 	}
-	if n == 1 && f.name == publishedByRules && r.w.holdersJudged() && time.Since(r.flooded) > recovery {
-		r.res.Times.add(held, time.Since(began))
+	if r.w.holdersJudged() {
+		r.res.Held += len(r.w.toHold())
+		if n == 1 && f.name == publishedByRules && time.Since(r.flooded) > recovery {
+			r.res.Times.add(held, time.Since(began))
+		}
 	}
 	ways := r.w.ways()
 	all := ways

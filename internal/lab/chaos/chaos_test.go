@@ -90,7 +90,10 @@ func TestChaos(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("%d faults in %d bursts, %d ways asked", res.Steps, res.Bursts, res.Asked)
+				t.Logf("%d faults in %d bursts, %d ways asked, %d ports held", res.Steps, res.Bursts, res.Asked, res.Held)
+				if (res.Held > 0) == (test.Seed%3 == 2) {
+					t.Errorf("of seed %d, %d ports were held", test.Seed, res.Held)
+				}
 			})
 		}
 	})

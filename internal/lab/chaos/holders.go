@@ -141,17 +141,20 @@ func (w *world) settleHolders(deadline time.Time) error {
 	return nil
 }
 
+// toHold are the ports that should be held: only rules publish them.
+func (w *world) toHold() []*port {
+	return w.cni.those(func(p *port) bool { return p.to != nil && p.program == nil && w.cni.rules && w.serving() })
+}
+
 // wronglyHeld is how what is held differs from what should be.
 func (w *world) wronglyHeld() (string, error) {
 	var want, known, knows []string
-	for _, p := range w.cni.ports {
-		publish := p.to != nil && w.cni.rules && w.serving()
-		if publish && p.program == nil {
-			want = append(want, "held: "+p.element(), "stored: "+p.element())
-		}
-		if publish || p.program != nil {
-			known = append(known, "Windows knows: "+p.element())
-		}
+	for _, p := range w.toHold() {
+		want = append(want, "held: "+p.element(), "stored: "+p.element())
+		known = append(known, "Windows knows: "+p.element())
+	}
+	for _, p := range w.cni.those(taken) {
+		known = append(known, "Windows knows: "+p.element())
 	}
 	has, err := w.held()
 	if wrong := difference(want, has); err != nil || wrong != "" {
