@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -228,6 +229,32 @@ func TestHolderWithoutIPv6(t *testing.T) {
 			}
 			h.stop()
 		})
+	}
+}
+
+// A socket that shares [::1], as another holder's does before it is connected, does not make
+// the holder use IPv4. A program can still bind that.
+func TestHolderSharesIPv6(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	err := b.WSL.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.Bind(fd, &unix.SockaddrInet6{Port: 8080, Addr: [16]byte{15: 1}}),
+		)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publishByRules(t, b, "8080")
+	beginHolding(t, b, "8080/tcp", "8080/udp")
+	if _, err := b.WSL.ServeEcho("udp", "0.0.0.0:8080"); err != nil {
+		t.Errorf("beside the holder: %v", err)
 	}
 }
 

@@ -130,7 +130,7 @@ func hasAny(p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return k.Proto == p.Proto && k.Local.Port() == p.Number })
 }
 
-// hasIPv6 reports whether an IPv6 socket has p, so that nothing else can have it on [::1].
+// hasIPv6 reports whether an IPv6 socket has p, which may be why it cannot be had on [::1].
 func hasIPv6(sockets []sockdiag.Socket, p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool {
 		return k.Proto == p.Proto && k.Local.Port() == p.Number && k.Local.Addr().Is6()

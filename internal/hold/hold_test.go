@@ -90,3 +90,16 @@ func TestBackOffIsBounded(t *testing.T) {
 		t.Errorf("at last a wait of %v, want %v", last, mostPause)
 	}
 }
+
+// A program may end between the list of sockets and the beginning of the watch. So the
+// holder looks once more.
+func TestWatchBeginsWithALook(t *testing.T) {
+	h := New(Config{}, nil)
+	h.watchEnds(true)
+	defer h.watchEnds(false)
+	select {
+	case <-h.ended:
+	default:
+		t.Error("a program that has just ended would be noticed after minutes")
+	}
+}

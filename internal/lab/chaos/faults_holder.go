@@ -41,7 +41,8 @@ var holderFaults = []fault{
 		p := pick(w, w.takable())
 		server, err := w.bench.WSL.ServeEcho(p.proto, at(anyAddr, p.number))
 		if err != nil {
-			return fmt.Errorf("beside a holder: %w", err)
+			sockets, _ := w.bench.WSL.Run("ss", "--all", "--numeric", "--tcp", "--udp", "--processes", fmt.Sprintf("sport = :%d", p.number))
+			return fmt.Errorf("beside a holder: %w\n%s", err, sockets)
 		}
 		p.program = server
 		return w.nudge() // nobody tells that a port is bound now
