@@ -104,10 +104,9 @@ func (w *world) restartDaemon() error {
 		w.cut(func(a way) bool { return a.port != nil && a.port.engine == w.cni })
 	}
 	_ = d.proc.Close()
-	holder := d.holder.proc
-	if out, err := inNamespaceOf(holder, exec.Command("sh", "-c", `rm -rf "$0"/*`, d.dir)).CombinedOutput(); err != nil {
+	if out, err := d.holder.beside(exec.Command("sh", "-c", `rm -rf "$0"/*`, d.dir)).CombinedOutput(); err != nil {
 		return fmt.Errorf("empty %s: %w: %s", d.dir, err, out)
 	}
 	d.log = new(journal)
-	return w.runDaemon(d, func(cmd *exec.Cmd) *exec.Cmd { return inNamespaceOf(holder, cmd) })
+	return w.runDaemon(d, d.holder.beside)
 }

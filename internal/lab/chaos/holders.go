@@ -21,7 +21,8 @@ type holder struct {
 	proc    *lab.Process
 	log     *journal
 	store   *store
-	stopped bool // by SIGSTOP
+	mounts  *os.File // the mount namespace of the daemon, with the runtime directory
+	stopped bool     // by SIGSTOP
 }
 
 // holderStarts is in the first line that it logs.
@@ -39,11 +40,15 @@ func (w *world) addHolder(d *daemon) error {
 	if err := errors.Join(os.Mkdir(own, 0o755), os.Chown(own, sandbox.User, sandbox.User)); err != nil {
 		return err
 	}
-	store, err := newStore(own + ".notify")
+	mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", d.proc.Process.Pid))
 	if err != nil {
 		return err
 	}
-	d.holder = &holder{store: store}
+	store, err := newStore(own + ".notify")
+	if err != nil {
+		return errors.Join(err, mounts.Close())
+	}
+	d.holder = &holder{store: store, mounts: mounts}
 	return w.startHolder(d)
 }
 
@@ -51,7 +56,7 @@ func (w *world) addHolder(d *daemon) error {
 func (w *world) startHolder(d *daemon) (err error) {
 	h := d.holder
 	program := w.cfg.Holder.Command("hold", "--runtime-dir", d.dir, "--log-level", "debug")
-	cmd := inNamespaceOf(d.proc, exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, program.Args...)...))
+	cmd := h.beside(exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, program.Args...)...))
 	files, names := h.store.files()
 	cmd.Env = append(program.Env, "NOTIFY_SOCKET="+h.store.path, "LISTEN_FDS="+strconv.Itoa(len(files)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	cmd.ExtraFiles = files
@@ -64,9 +69,10 @@ func (w *world) startHolder(d *daemon) (err error) {
 	return err
 }
 
-// inNamespaceOf has a command see the runtime directory that a process sees.
-func inNamespaceOf(p *lab.Process, cmd *exec.Cmd) *exec.Cmd {
-	in := exec.Command("nsenter", append([]string{"--mount", "--target", strconv.Itoa(p.Cmd.Process.Pid), "--"}, cmd.Args...)...)
+// beside has a command see the runtime directory.
+func (h *holder) beside(cmd *exec.Cmd) *exec.Cmd {
+	mounts := fmt.Sprintf("--mount=/proc/%d/fd/%d", os.Getpid(), h.mounts.Fd())
+	in := exec.Command("nsenter", append([]string{mounts, "--"}, cmd.Args...)...)
 	in.Env = cmd.Env
 	return in
 }
@@ -78,6 +84,7 @@ func (w *world) endHolder(d *daemon, sig unix.Signal) error {
 	}
 	w.cut(func(a way) bool { return a.port != nil && a.port.engine == w.cni })
 	err := d.holder.end(sig)
+	err = errors.Join(err, d.holder.mounts.Close())
 	d.holder.store.close()
 	d.holder = nil
 	return err
