@@ -106,7 +106,7 @@ func (t Times) add(fault string, d time.Duration) { t[fault] = append(t[fault], 
 // All are those of every fault, but for what holders do after one.
 func (t Times) All() (all []time.Duration) {
 	for fault, d := range t {
-		if fault != held {
+		if fault != untilHeld {
 			all = append(all, d...)
 		}
 	}

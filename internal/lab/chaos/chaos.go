@@ -222,7 +222,7 @@ func (r *runner) burst() error {
 	if r.w.holdersJudged() {
 		r.res.Held += len(r.w.toHold())
 		if n == 1 && f.name == publishedByRules && time.Since(r.flooded) > recovery {
-			r.res.Times.add(held, time.Since(began))
+			r.res.Times.add(untilHeld, time.Since(began))
 		}
 	}
 	ways := r.w.ways()

@@ -47,7 +47,7 @@ func Faults() (names []string) {
 	for _, f := range faults {
 		names = append(names, f.name)
 	}
-	return append(names, restored, held)
+	return append(names, restored, untilHeld)
 }
 
 // restored stands for each fault after which wslmirror has to restore what WSL had set

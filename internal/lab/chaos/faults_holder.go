@@ -9,11 +9,11 @@ import (
 	"github.com/wslmirror/wslmirror/internal/lab"
 )
 
-// publishedByRules is a fault after which a holder has a port to hold, and held stands for
-// it in the times.
+// publishedByRules is a fault after which a holder has a port to hold, and untilHeld
+// stands for that in the times.
 const (
 	publishedByRules = "a port published by rules alone"
-	held             = "a port by rules alone, until it is held"
+	untilHeld        = "a port by rules alone, until it is held"
 )
 
 // What happens to the holders, to the ports that only rules publish, and to who else wants

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +18,7 @@ import (
 type store struct {
 	path string
 	conn *net.UnixConn
-	raw  interface {
-		Control(func(fd uintptr)) error
-	}
+	raw  syscall.RawConn
 
 	mu   sync.Mutex
 	kept []stored
