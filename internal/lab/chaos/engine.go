@@ -25,6 +25,7 @@ type engine struct {
 	rules bool // they are in the kernel
 	// table and chain are where those of an engine without a proxy are.
 	table, chain string
+	of           *engine // whose containers it publishes, nil for its own
 	bridges      []*bridge
 	ports        []*port
 }
@@ -86,24 +87,15 @@ func (p *port) release() (err error) {
 func (w *world) buildEngines() error {
 	w.docker = &engine{w: w, proxy: true, rules: true}
 	w.podman = &engine{w: w, rules: true, table: "inet netavark", chain: "HOSTPORT"}
-	type network struct {
+	for _, b := range []struct {
 		engine *engine
 		bridge *bridge
 		n      int
-	}
-	networks := []network{
+	}{
 		{w.docker, &bridge{name: "docker0", addr: netip.MustParsePrefix("172.17.0.1/16")}, 2},
 		{w.docker, &bridge{name: "br-second", addr: netip.MustParsePrefix("172.18.0.1/16")}, 1},
 		{w.podman, &bridge{name: "podman0", addr: netip.MustParsePrefix("10.88.0.1/16"), open: true}, 1},
-	}
-	if w.holds() {
-		w.cni = &engine{w: w, rules: true, table: "ip cni", chain: "CNI-HOSTPORT-DNAT"}
-		networks = append(networks, network{w.cni, &bridge{name: "cni0", addr: netip.MustParsePrefix("10.4.0.1/16"), open: true}, 1})
-		for i, number := range []uint16{290, 9281, 9282, 9283} {
-			w.cni.ports = append(w.cni.ports, &port{engine: w.cni, proto: []string{"tcp", "udp"}[i%2], addr: []string{anyAddr, localhost}[i/2], number: number})
-		}
-	}
-	for _, b := range networks {
+	} {
 		b.engine.bridges = append(b.engine.bridges, b.bridge)
 		for i := range b.n {
 			c := &container{
@@ -129,10 +121,16 @@ func (w *world) buildEngines() error {
 	for i, addr := range []string{anyAddr, anyAddr, localhost} {
 		w.podman.ports = append(w.podman.ports, &port{engine: w.podman, proto: []string{"tcp", "udp"}[i%2], addr: addr, number: uint16(9180 + i)})
 	}
+	if w.holds() {
+		w.cni = &engine{w: w, rules: true, table: "ip cni", chain: "CNI-HOSTPORT-DNAT", of: w.podman}
+		for i, number := range []uint16{290, 9281, 9282, 9283} {
+			w.cni.ports = append(w.cni.ports, &port{engine: w.cni, proto: []string{"tcp", "udp"}[i%2], addr: []string{anyAddr, localhost}[i/2], number: number})
+		}
+	}
 	for _, e := range w.engines() {
 		for i, p := range e.ports {
 			if i%4 < 2 {
-				if err := p.publish(e.bridges[0].containers[0]); err != nil {
+				if err := p.publish(e.plugged()[0]); err != nil {
 					return err
 				}
 			}
@@ -254,6 +252,9 @@ func (e *engine) those(ok func(*port) bool) (ports []*port) {
 
 // plugged are the containers that can serve.
 func (e *engine) plugged() (list []*container) {
+	if e.of != nil {
+		return e.of.plugged()
+	}
 	for _, b := range e.bridges {
 		for _, c := range b.containers {
 			if c.plugged && b.up {

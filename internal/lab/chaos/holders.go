@@ -101,10 +101,12 @@ func (h *holder) end(sig unix.Signal) error {
 	if err := h.log.await(holderStarts); err != nil {
 		return err
 	}
-	if err := errors.Join(h.proc.Process.Signal(sig), h.proc.Process.Signal(unix.SIGCONT)); err != nil {
-		return err
+	if h.stopped { // systemd wakes what it stops
+		if err := h.proc.Process.Signal(unix.SIGCONT); err != nil {
+			return err
+		}
 	}
-	if err := h.proc.Wait(); err != nil {
+	if err := h.proc.Stop(sig); err != nil {
 		return fmt.Errorf("wslmirror hold ended: %w\n%s", err, h.log.tail())
 	}
 	return nil
