@@ -45,7 +45,7 @@ func TestBooted(t *testing.T) {
 		{"crash", func(t *testing.T, s service) { leavesNothing(t, s, before) }},
 		{"watchdog", watchdogBites},
 		{"options", refusesOptions},
-		{"upgrade", func(t *testing.T, s service) { upgrades(t, s, newer) }},
+		{"upgrade", func(t *testing.T, s service) { keepsHolding(t, s, func() { upgrades(t, s, newer) }) }},
 		{"remove", func(t *testing.T, s service) { removes(t, s, before) }},
 		{"purge", func(t *testing.T, s service) { purges(t, s, before) }},
 	}

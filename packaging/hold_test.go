@@ -20,6 +20,44 @@ const byRules = `table ip hold {
 	chain output { type nat hook output priority -100; fib daddr type local jump CNI-HOSTPORT-DNAT; }
 }`
 
+// awaitHeld waits until a user sees that the holder of s holds exactly these ports.
+func awaitHeld(t *testing.T, s service, when string, ports ...string) {
+	t.Helper()
+	labtest.Eventually(t, when+", "+s.Name+" holds "+strings.Join(ports, " and "), func() bool {
+		out, _ := s.RunAs("user", "cat", "/run/wslmirror-hold/hold.json")
+		var now status.Hold
+		return json.Unmarshal([]byte(out), &now) == nil && now.Held != nil && slices.Equal(now.Held, append([]string{}, ports...))
+	})
+}
+
+// heldSockets returns the inodes of the sockets that hold the ports of byRules. Only a
+// holder has any.
+func heldSockets(s service) string {
+	s.tb.Helper()
+	out := s.run("ss", "--no-header", "--tcp", "--numeric", "--all", "--extended", "( sport = :90 or sport = :8090 ) and src [::1]")
+	var inodes []string
+	for _, m := range regexp.MustCompile(`ino:([0-9]+)`).FindAllStringSubmatch(out, -1) {
+		inodes = append(inodes, m[1])
+	}
+	slices.Sort(inodes)
+	return strings.Join(inodes, " ")
+}
+
+// keepsHolding publishes ports that a holder holds while something happens, after which it
+// has the same sockets.
+func keepsHolding(t *testing.T, s service, happens func()) {
+	s.run("nft", byRules)
+	awaitHeld(t, s, "before", "90/tcp", "8090/tcp")
+	before := heldSockets(s)
+	happens()
+	awaitHeld(t, s, "after", "90/tcp", "8090/tcp")
+	if after := heldSockets(s); after != before || len(strings.Fields(after)) != 2 {
+		t.Errorf("the sockets are %q, and were %q", after, before)
+	}
+	s.run("nft", "delete table ip hold")
+	awaitHeld(t, s, "without the rules")
+}
+
 // The holder starts and stops with the daemon, and its sockets survive crashes and
 // restarts.
 func holds(t *testing.T, s service) {
@@ -27,30 +65,10 @@ func holds(t *testing.T, s service) {
 		t.Helper()
 		return s.run("systemctl", "show", "--property="+property, "--value", "wslmirror-hold")
 	}
-	awaitHeld := func(when string, ports ...string) {
-		t.Helper()
-		labtest.Eventually(t, when+", it holds "+strings.Join(ports, " and "), func() bool {
-			out, _ := s.RunAs("user", "cat", "/run/wslmirror-hold/hold.json")
-			var now status.Hold
-			return json.Unmarshal([]byte(out), &now) == nil && now.Held != nil && slices.Equal(now.Held, append([]string{}, ports...))
-		})
-	}
-	// sockets returns the inodes of the sockets that hold the ports. Only the holder has
-	// any.
-	sockets := func() string {
-		t.Helper()
-		out := s.run("ss", "--no-header", "--tcp", "--numeric", "--all", "--extended", "( sport = :90 or sport = :8090 ) and src [::1]")
-		var inodes []string
-		for _, m := range regexp.MustCompile(`ino:([0-9]+)`).FindAllStringSubmatch(out, -1) {
-			inodes = append(inodes, m[1])
-		}
-		slices.Sort(inodes)
-		return strings.Join(inodes, " ")
-	}
 	labtest.Eventually(t, "beside the daemon the holder is active", func() bool { return holder("ActiveState") == "active" })
 	s.run("nft", byRules)
-	awaitHeld("at first", "90/tcp", "8090/tcp")
-	first := sockets()
+	awaitHeld(t, s, "at first", "90/tcp", "8090/tcp")
+	first := heldSockets(s)
 	if len(strings.Fields(first)) != 2 {
 		t.Fatalf("the sockets are %q", first)
 	}
@@ -84,44 +102,44 @@ func holds(t *testing.T, s service) {
 			return holder("ActiveState") == "active" && s.show("ActiveState") == "active" && pids() != before
 		})
 		s.await(status.Active, 0)
-		awaitHeld("after a "+accident.name, "90/tcp", "8090/tcp")
-		if got := sockets(); got != first {
+		awaitHeld(t, s, "after a "+accident.name, "90/tcp", "8090/tcp")
+		if got := heldSockets(s); got != first {
 			t.Errorf("after a %s the sockets are %q, no longer %q", accident.name, got, first)
 		}
 	}
 
 	// Each of the two works without the other.
 	s.run("systemctl", "stop", "wslmirror-hold")
-	if got := sockets(); got != "" || s.status().State != status.Active {
+	if got := heldSockets(s); got != "" || s.status().State != status.Active {
 		t.Errorf("without the holder the sockets are %q and the daemon is %s", got, s.status().State)
 	}
 	s.run("systemctl", "start", "wslmirror-hold")
-	awaitHeld("started again", "90/tcp", "8090/tcp")
+	awaitHeld(t, s, "started again", "90/tcp", "8090/tcp")
 	s.run("systemctl", "stop", "wslmirror")
-	if got := holder("ActiveState") + " " + sockets(); got != "inactive " {
+	if got := holder("ActiveState") + " " + heldSockets(s); got != "inactive " {
 		t.Errorf("when the daemon was stopped the holder is %q", got)
 	}
 	s.run("systemctl", "start", "wslmirror-hold")
-	if got := holder("ActiveState") + " " + sockets(); got != "active " {
+	if got := holder("ActiveState") + " " + heldSockets(s); got != "active " {
 		t.Errorf("without a daemon the holder is %q", got)
 	}
 	s.run("systemctl", "start", "wslmirror")
 	s.await(status.Active, 0)
-	awaitHeld("with the daemon again", "90/tcp", "8090/tcp")
+	awaitHeld(t, s, "with the daemon again", "90/tcp", "8090/tcp")
 
 	s.run("sed", "--in-place=.good", "s/^WSLMIRROR_HOLD=.*/WSLMIRROR_HOLD=false/", "/etc/default/wslmirror")
 	s.run("systemctl", "restart", "wslmirror")
 	labtest.Eventually(t, "the holder that is off ends", func() bool { return holder("ActiveState") == "inactive" })
-	if got := holder("Result") + " " + sockets(); got != "success " {
+	if got := holder("Result") + " " + heldSockets(s); got != "success " {
 		t.Errorf("the holder that is off: %q", got)
 	}
 	s.run("mv", "/etc/default/wslmirror.good", "/etc/default/wslmirror")
 	s.run("systemctl", "restart", "wslmirror")
 	s.await(status.Active, 0)
-	awaitHeld("turned on again", "90/tcp", "8090/tcp")
+	awaitHeld(t, s, "turned on again", "90/tcp", "8090/tcp")
 	s.run("nft", "delete table ip hold")
-	awaitHeld("without the rules")
-	if got := sockets(); got != "" {
+	awaitHeld(t, s, "without the rules")
+	if got := heldSockets(s); got != "" {
 		t.Errorf("then there are still sockets %q", got)
 	}
 }

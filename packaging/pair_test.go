@@ -13,7 +13,7 @@ import (
 
 // The distributions of one VM share one network. If several have enabled the service, one
 // is active. When that distribution ends, by "poweroff" or by "wsl --terminate", another
-// one takes over. Their journals contain no warning about that.
+// one takes over, and its holder with it. Their journals contain no warning about that.
 func TestDistributionsOfOneVM(t *testing.T) {
 	labtest.NeedTree(t)
 	deb := pkg(t, packages(t, dist), "deb")
@@ -24,6 +24,9 @@ func TestDistributionsOfOneVM(t *testing.T) {
 		s.enabled(deb)
 		s.await([]status.State{status.Active, status.Standby, status.Standby}[i], 0)
 	}
+
+	standby[0].run("nft", byRules)
+	awaitHeld(t, standby[0], "at first", "90/tcp", "8090/tcp")
 
 	var serves service
 	history := "active" // of the active distribution: the first one was active from the start
@@ -44,10 +47,16 @@ func TestDistributionsOfOneVM(t *testing.T) {
 			t.Errorf("%s, which served, came to the states %q, want %q", serves.Name, got, history)
 		}
 		history = "standby active"
+		i = slices.IndexFunc(standby, func(s service) bool { return s.status().State == status.Active })
+		awaitHeld(t, standby[i], "after "+way.name, "90/tcp", "8090/tcp")
+		if n := len(strings.Fields(heldSockets(standby[i]))); n != 2 {
+			t.Errorf("after %s, %d sockets hold two ports", way.name, n)
+		}
 	}
 
 	// The last one also removes what a terminated distribution could not.
 	last := standby[0]
+	last.run("nft", "delete table ip hold")
 	last.run("systemctl", "stop", "wslmirror")
 	sameKernel(t, before, traces(last))
 	journal := last.journal()

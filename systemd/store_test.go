@@ -1,8 +1,10 @@
 package systemd
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -63,5 +65,55 @@ func TestStore(t *testing.T) {
 	manager.Close()
 	if err := n.Store("tcp-8080", int(file.Fd())); err != nil {
 		t.Errorf("without a service manager: %v", err)
+	}
+}
+
+// A process owns what was stored for it, one descriptor for each name, and closes the
+// others. Its children get none of them.
+func TestStored(t *testing.T) {
+	const child = "WSLMIRROR_TEST_STORED"
+	if os.Getenv(child) != "" {
+		kept := Stored()
+		for _, name := range []string{"tcp-1", "udp-2"} {
+			flags, err := unix.FcntlInt(uintptr(kept[name]), unix.F_GETFD, 0)
+			var st unix.Stat_t
+			if err == nil {
+				err = unix.Fstat(kept[name], &st)
+			}
+			fmt.Printf("%s %d %t %v\n", name, st.Ino, flags&unix.FD_CLOEXEC != 0, err)
+		}
+		open := 0
+		for fd := range 64 { // those of the memory files, which nothing else has
+			var st unix.Stat_t
+			if unix.Fstat(fd, &st) == nil && fmt.Sprint(st.Dev) == os.Getenv(child) {
+				open++
+			}
+		}
+		fmt.Printf("%d names, %d open, again %d, %q\n", len(kept), open, len(Stored()), os.Getenv("LISTEN_FDS"))
+		os.Exit(0)
+	}
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run=^TestStored$`, os.Args[0])
+	var want string
+	var dev uint64
+	for i, name := range []string{"older", "tcp-1", "udp-2"} {
+		fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := os.NewFile(uintptr(fd), name)
+		defer file.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, file)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		if dev = st.Dev; i > 0 {
+			want += fmt.Sprintf("%s %d true <nil>\n", name, st.Ino)
+		}
+	}
+	want += "2 names, 2 open, again 0, \"\"\n"
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", child, dev), "LISTEN_FDS=3", "LISTEN_FDNAMES=tcp-1:tcp-1:udp-2")
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != want {
+		t.Errorf("get\n%s%v, want\n%s", out, err, want)
 	}
 }

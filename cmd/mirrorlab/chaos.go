@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/wslmirror/wslmirror/internal/lab/chaos"
+	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
+	"github.com/wslmirror/wslmirror/systemd"
 )
 
 func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
@@ -48,11 +50,16 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 	if err != nil {
 		return exitFailure, err
 	}
+	holder := *wslmirror
+	holder.Capability = "net_bind_service"
+	if holder.Filter, err = sandbox.OfUnit(systemd.HoldUnit); err != nil {
+		return exitFailure, errors.Join(err, wslmirror.Close())
+	}
 	told := newCounter(std.err, *steps, *verbose)
 	var runs []chaos.Config
 	for i := range *worlds {
 		for _, direct := range paths {
-			runs = append(runs, chaos.Config{Seed: *seed + uint64(i), Mode: *mode, Direct: direct, Program: wslmirror, Rest: *rest, Told: told.step})
+			runs = append(runs, chaos.Config{Seed: *seed + uint64(i), Mode: *mode, Direct: direct, Program: wslmirror, Holder: &holder, Rest: *rest, Told: told.step})
 		}
 	}
 	for i := range runs {
@@ -127,7 +134,7 @@ func printTimes(out io.Writer, res chaos.Result) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\n%d faults in %d bursts; %d ways were asked\n", res.Steps, res.Bursts, res.Asked)
+	_, err := fmt.Fprintf(out, "\n%d faults in %d bursts; %d ways were asked; %d times a port was held\n", res.Steps, res.Bursts, res.Asked, res.Held)
 	return err
 }
 

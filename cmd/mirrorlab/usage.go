@@ -55,9 +55,9 @@ Commands:
              --svg FILE          draw the plot
              --readme FILE       write the Markdown to its place in FILE
              --wslmirror PATH    the program (the wslmirror beside mirrorlab)
-  chaos    Break links, rulesets, rules, sysctls, engines and the daemons. After
-           each burst of faults, check that everything is right within a second.
-           Print how long repairs took. 1000 faults take a minute.
+  chaos    Break links, rulesets, rules, sysctls, engines, daemons and holders.
+           After each burst of faults, check that everything is right within a
+           second. Print how long repairs took. 1000 faults take a minute.
              --seed N            selects the faults (random, and printed)
              --steps N           how many faults, of all worlds (1000)
              --path both         the daemons' path, or half of the worlds each

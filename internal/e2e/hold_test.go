@@ -3,10 +3,12 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -231,6 +233,32 @@ func TestHolderWithoutIPv6(t *testing.T) {
 	}
 }
 
+// A socket that shares [::1], as another holder's does before it is connected, does not make
+// the holder use IPv4. A program can still bind that.
+func TestHolderSharesIPv6(t *testing.T) {
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{}})
+	err := b.WSL.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.Bind(fd, &unix.SockaddrInet6{Port: 8080, Addr: [16]byte{15: 1}}),
+		)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publishByRules(t, b, "8080")
+	beginHolding(t, b, "8080/tcp", "8080/udp")
+	if _, err := b.WSL.ServeEcho("udp", "0.0.0.0:8080"); err != nil {
+		t.Errorf("beside the holder: %v", err)
+	}
+}
+
 // If a program binds the port, the holder releases it. When the program ends, the kernel
 // tells the holder.
 func TestHolderGivesWay(t *testing.T) {
@@ -393,6 +421,65 @@ func TestHolderChurn(t *testing.T) {
 	h.stop()
 	used := h.proc.Cmd.ProcessState.UserTime() + h.proc.Cmd.ProcessState.SystemTime()
 	t.Logf("%d containers came and went in %.1f s; %d binds; CPU of the holder %.2f s", containers, took.Seconds(), b.Tracker.Binds()-binds, used.Seconds())
+}
+
+// 1,000 ports that are published at once are all held, at the rate that leaves WSL's tracker
+// two thirds of its time. It is as slow here as WSL's own.
+func TestHolderOfManyPorts(t *testing.T) {
+	t.Parallel()
+	const ports, first, atOnce, perSecond = 1000, 10000, 15, 30
+	b := labtest.New(t, lab.Options{Tracker: &tracker.Options{Pause: 11 * time.Millisecond}})
+	publishByRules(t, b, "8080")
+	_, h := beginHolding(t, b, "8080/tcp", "8080/udp")
+	rules, want := "", []string{"8080/tcp", "8080/udp"}
+	for i := range ports {
+		rules += fmt.Sprintf("add rule ip cni CNI-HOSTPORT-DNAT tcp dport %d dnat to 10.4.0.2:80\n", first+i)
+		want = append(want, fmt.Sprintf("%d/tcp", first+i))
+	}
+	file := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.WSL.Run("nft", "--file", file); err != nil {
+		t.Fatal(out, err)
+	}
+	began := time.Now()
+	held := func() int {
+		now, _ := status.ReadHold(status.HoldDir(h.dir))
+		return len(now.Held)
+	}
+	labtest.Eventually(t, "it holds some", func() bool { return held() > 100 })
+	// Others go on meanwhile.
+	var slowest time.Duration
+	for range 50 {
+		asked := time.Now()
+		s, err := b.WSL.ServeEcho("tcp", "0.0.0.0:9999")
+		if err == nil {
+			err = s.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		slowest = max(slowest, time.Since(asked))
+	}
+	h.await(want...)
+	took := time.Since(began)
+	if least := time.Second * (ports - atOnce) / perSecond; took < least-time.Second || took > lab.Scaled(2*least) {
+		t.Errorf("%d ports were held after %v, want %v", ports, took, least)
+	}
+	if len(b.Tracker.Ports()) < ports+2 {
+		t.Errorf("Windows knows %d ports", len(b.Tracker.Ports()))
+	}
+	if out, err := b.WSL.Run("nft", "delete table ip cni"); err != nil {
+		t.Fatal(out, err)
+	}
+	began = time.Now()
+	h.await()
+	gone := time.Since(began)
+	h.stop()
+	used := h.proc.Cmd.ProcessState.UserTime() + h.proc.Cmd.ProcessState.SystemTime()
+	t.Logf("%d ports were held after %.1f s, and released after %.2f s; the slowest bind() of 50 others took %v; CPU of the holder %.2f s",
+		ports, took.Seconds(), gone.Seconds(), slowest.Round(time.Millisecond), used.Seconds())
 }
 
 // Whatever is killed, published, bound and refused meanwhile, in the end the holder holds

@@ -27,7 +27,8 @@ func (p Port) name() string { return fmt.Sprintf("%s-%d", p.Proto, p.Number) }
 func parseName(name string) (p Port, ok bool) {
 	proto, number, _ := strings.Cut(name, "-")
 	n, err := strconv.ParseUint(number, 10, 16)
-	return Port{proto, uint16(n)}, err == nil && n != 0 && (proto == "tcp" || proto == "udp")
+	p = Port{proto, uint16(n)}
+	return p, err == nil && n != 0 && (proto == "tcp" || proto == "udp") && p.name() == name
 }
 
 func comparePorts(a, b Port) int {
@@ -129,7 +130,7 @@ func hasAny(p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool { return k.Proto == p.Proto && k.Local.Port() == p.Number })
 }
 
-// hasIPv6 reports whether an IPv6 socket has p, so that nothing else can have it on [::1].
+// hasIPv6 reports whether an IPv6 socket has p, which may be why it cannot be had on [::1].
 func hasIPv6(sockets []sockdiag.Socket, p Port) bool {
 	return slices.ContainsFunc(sockets, func(k sockdiag.Socket) bool {
 		return k.Proto == p.Proto && k.Local.Port() == p.Number && k.Local.Addr().Is6()

@@ -77,7 +77,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s is %v, %t", p.name(), got, ok)
 		}
 	}
-	for _, name := range []string{"", "tcp", "tcp-", "tcp-0", "tcp-65536", "sctp-1", "tcp-1-2", "stored"} {
+	for _, name := range []string{"", "tcp", "tcp-", "tcp-0", "tcp-65536", "tcp-01", "sctp-1", "tcp-1-2", "stored"} {
 		if p, ok := parseName(name); ok {
 			t.Errorf("%q is %v", name, p)
 		}

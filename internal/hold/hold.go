@@ -92,7 +92,7 @@ func New(cfg Config, kept map[string]int) *Holder {
 	}
 	for name, fd := range kept {
 		p, ok := parseName(name)
-		if _, twice := h.held[p]; !ok || twice {
+		if !ok {
 			unix.Close(fd) // another version's
 			if cfg.Forget != nil {
 				_ = cfg.Forget(name) // systemd's copy would keep the port
@@ -270,7 +270,10 @@ func (h *Holder) apply(s status.Snapshot, want []Port, sockets []sockdiag.Socket
 		}
 		fd, err := -1, errRights
 		if mayBind(p.Number) {
-			fd, err = open(p, v4 || hasIPv6(sockets, p))
+			fd, err = open(p, v4)
+			if errors.Is(err, unix.EADDRINUSE) && !v4 && hasIPv6(sockets, p) {
+				fd, err = open(p, true)
+			}
 		}
 		if err != nil {
 			switch {
@@ -350,6 +353,7 @@ func (h *Holder) watchEnds(on bool) {
 			return
 		}
 		h.ends = ends
+		signal(h.ended) // one may have ended since the sockets were listed
 		go func() {
 			for ends.Next() == nil {
 				signal(h.ended)

@@ -29,7 +29,7 @@ const patience = 500
 // CLOSE_WAIT.
 //
 // [::1] comes first, because a program can then still bind the port for IPv4. v4 demands
-// IPv4: in consomme mode only that works, or another socket has the port on IPv6.
+// IPv4: in consomme mode only that works, and where another socket refuses [::1].
 func open(p Port, v4 bool) (int, error) {
 	if v4 {
 		return open4(p)

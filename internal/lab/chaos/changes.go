@@ -103,10 +103,12 @@ type Times map[string][]time.Duration
 
 func (t Times) add(fault string, d time.Duration) { t[fault] = append(t[fault], d) }
 
-// All are those of every fault.
+// All are those of every fault, but for what holders do after one.
 func (t Times) All() (all []time.Duration) {
-	for _, d := range t {
-		all = append(all, d...)
+	for fault, d := range t {
+		if fault != untilHeld {
+			all = append(all, d...)
+		}
 	}
 	return all
 }

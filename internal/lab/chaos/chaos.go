@@ -42,6 +42,9 @@ type Config struct {
 	Direct bool
 	// Program is wslmirror, of which the daemons are, and what cleans up behind them.
 	Program *sandbox.Program
+	// Holder is wslmirror with the rights of the holder's unit. Two of three seeds have
+	// holders beside the daemons, and WSL's port tracker; nil: none has.
+	Holder *sandbox.Program
 	// Rest is how long to wait after each burst. A daemon that is woken again and
 	// again looks no more than a few times a second, so that without a rest the
 	// times say how long that limit made it wait.
@@ -56,7 +59,9 @@ type Config struct {
 // A Result is what a run has seen.
 type Result struct {
 	Steps, Bursts, Asked int
-	Times                Times
+	// Held is how many ports holders held, of all bursts.
+	Held  int
+	Times Times
 }
 
 // Add adds another run.
@@ -64,6 +69,7 @@ func (r *Result) Add(s Result) {
 	r.Steps += s.Steps
 	r.Bursts += s.Bursts
 	r.Asked += s.Asked
+	r.Held += s.Held
 	for fault, d := range s.Times {
 		r.Times[fault] = append(r.Times[fault], d...)
 	}
@@ -210,6 +216,15 @@ func (r *runner) burst() error {
 	if !r.judged {
 		return nil
 	}
+	if err := r.w.settleHolders(deadline); err != nil {
+		return err
+	}
+	if r.w.holdersJudged() {
+		r.res.Held += len(r.w.toHold())
+		if n == 1 && f.name == publishedByRules && time.Since(r.flooded) > recovery {
+			r.res.Times.add(untilHeld, time.Since(began))
+		}
+	}
 	ways := r.w.ways()
 	all := ways
 	if len(ways) > 0 && r.res.Bursts >= r.closed+closedEvery {
@@ -312,6 +327,9 @@ func (r *runner) leave() error {
 	}
 	was := r.last
 	if err := r.converge(w.deadline()); err != nil {
+		return fmt.Errorf("all daemons have stopped: %w", err)
+	}
+	if err := w.settleHolders(w.deadline()); err != nil {
 		return fmt.Errorf("all daemons have stopped: %w", err)
 	}
 	if r.last.others != was.others {

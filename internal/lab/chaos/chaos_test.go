@@ -29,8 +29,9 @@ func TestMain(m *testing.M) {
 // within is how soon all must be as it should, on a machine that may be busy.
 var within = lab.Scaled(15 * time.Second)
 
-// built is what build has made, nil if it was not called.
-var built *sandbox.Program
+// built is what build has made, nil if it was not called. holder is the same program with
+// the rights of the holder's unit.
+var built, holder *sandbox.Program
 
 // build builds the real wslmirror, once, to be run with the rights of the service.
 // With the race detector in it, its memory and its times would say nothing.
@@ -47,7 +48,12 @@ var build = sync.OnceValue(func() error {
 	if built, err = sandbox.New(path); err != nil {
 		return err
 	}
-	built.Filter, err = sandbox.OfUnit(systemd.Unit)
+	if built.Filter, err = sandbox.OfUnit(systemd.Unit); err != nil {
+		return err
+	}
+	h := *built
+	holder, h.Capability = &h, "net_bind_service"
+	h.Filter, err = sandbox.OfUnit(systemd.HoldUnit)
 	return err
 })
 
@@ -78,13 +84,16 @@ func TestChaos(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("seed %d, direct %v", test.Seed, test.Direct), func(t *testing.T) {
 				t.Parallel()
-				test.Program, test.Steps, test.Within = wslmirror, 120, within
+				test.Program, test.Holder, test.Steps, test.Within = wslmirror, holder, 120, within
 				test.Told = func(_ uint64, _ int, fault string) { faults[i] = append(faults[i], fault) }
 				res, err := chaos.Run(t.Context(), test)
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("%d faults in %d bursts, %d ways asked", res.Steps, res.Bursts, res.Asked)
+				t.Logf("%d faults in %d bursts, %d ways asked, %d ports held", res.Steps, res.Bursts, res.Asked, res.Held)
+				if test.Seed == 1 && res.Held == 0 {
+					t.Error("no port was held, so that nothing was tested of holders")
+				}
 			})
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,7 +24,8 @@ type daemon struct {
 	proc    *lab.Process
 	dir     string // its runtime directory, a file system of its own
 	log     *journal
-	stopped bool // by SIGSTOP
+	stopped bool    // by SIGSTOP
+	holder  *holder // nil if the world has none
 }
 
 func (w *world) startDaemon() error {
@@ -32,6 +34,18 @@ func (w *world) startDaemon() error {
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		return err
 	}
+	if err := w.runDaemon(d, func(cmd *exec.Cmd) *exec.Cmd { return inRuntimeDir(d.dir, cmd) }); err != nil {
+		return err
+	}
+	w.daemons = append(w.daemons, d)
+	if !w.holds() {
+		return nil
+	}
+	return w.addHolder(d)
+}
+
+// runDaemon runs the program of a daemon, in its runtime directory.
+func (w *world) runDaemon(d *daemon, inDir func(*exec.Cmd) *exec.Cmd) (err error) {
 	path := "proxy"
 	if w.cfg.Direct {
 		path = "direct"
@@ -40,14 +54,10 @@ func (w *world) startDaemon() error {
 	if w.excepts() {
 		args = append(args, "--except", except)
 	}
-	cmd := inRuntimeDir(d.dir, w.cfg.Program.Command(args...))
+	cmd := inDir(w.cfg.Program.Command(args...))
 	cmd.Stderr = d.log
-	var err error
-	if d.proc, err = w.bench.WSL.Start(cmd); err != nil {
-		return err
-	}
-	w.daemons = append(w.daemons, d)
-	return nil
+	d.proc, err = w.bench.WSL.Start(cmd)
+	return err
 }
 
 // cleanup cleans up behind the daemons, as the unit does, and returns what that says.
@@ -65,12 +75,16 @@ func (w *world) cleanup() (string, error) {
 	return out.String(), nil
 }
 
-// end ends a daemon.
+// end ends a daemon, with its holder: it is stopped by command, or its distribution is
+// terminated.
 func (w *world) end(d *daemon, sig unix.Signal) error {
 	if sig != unix.SIGKILL {
 		if err := d.awaitStart(); err != nil {
 			return err
 		}
+	}
+	if err := w.endHolder(d, sig); err != nil {
+		return err
 	}
 	err := d.proc.Stop(sig)
 	if sig == unix.SIGKILL {
@@ -85,15 +99,7 @@ func (w *world) end(d *daemon, sig unix.Signal) error {
 }
 
 // awaitStart waits until it is the program, and has its runtime directory.
-func (d *daemon) awaitStart() error {
-	for deadline := time.Now().Add(lab.Scaled(30 * time.Second)); time.Now().Before(deadline); {
-		if strings.Contains(d.log.head(), "wslmirror is starting") {
-			return nil
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return fmt.Errorf("wslmirror does not start\n%s", d.log.tail())
-}
+func (d *daemon) awaitStart() error { return d.log.await("wslmirror is starting") }
 
 // died returns an error if a daemon has ended by itself.
 func (w *world) died() error {
@@ -102,6 +108,9 @@ func (w *world) died() error {
 		case <-d.proc.Done():
 			return fmt.Errorf("wslmirror ended by itself: %w\n%s", d.proc.Wait(), d.log.tail())
 		default:
+		}
+		if err := d.holder.died(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -208,6 +217,17 @@ func (j *journal) Write(p []byte) (int, error) {
 		j.buf.Next(j.buf.Len() / 2)
 	}
 	return j.buf.Write(p)
+}
+
+// await waits until the first of all lines says something.
+func (j *journal) await(text string) error {
+	for deadline := time.Now().Add(lab.Scaled(30 * time.Second)); time.Now().Before(deadline); {
+		if strings.Contains(j.head(), text) {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("wslmirror does not start\n%s", j.tail())
 }
 
 // head is the first of all lines, or as much of it as there is.

@@ -16,14 +16,18 @@ import (
 )
 
 // An engine is a stand-in for a container engine: docker, whose proxy serves
-// localhost, or podman, for which the kernel does. It writes the whole of its
+// localhost, podman, for which the kernel does, or CNI's portmap, which does not even
+// bind what it publishes. It writes the whole of its
 // rules anew whenever something changes.
 type engine struct {
-	w       *world
-	proxy   bool
-	rules   bool // they are in the kernel
-	bridges []*bridge
-	ports   []*port
+	w     *world
+	proxy bool
+	rules bool // they are in the kernel
+	// table and chain are where those of an engine without a proxy are.
+	table, chain string
+	of           *engine // whose containers it publishes, nil for its own
+	bridges      []*bridge
+	ports        []*port
 }
 
 type bridge struct {
@@ -50,6 +54,8 @@ type port struct {
 	number uint16
 	to     *container // nil: it is not published
 	open   io.Closer  // what binds it
+	// program is another program that has taken the port; nil: none.
+	program io.Closer
 }
 
 // Addresses on which ports are published.
@@ -80,7 +86,7 @@ func (p *port) release() (err error) {
 
 func (w *world) buildEngines() error {
 	w.docker = &engine{w: w, proxy: true, rules: true}
-	w.podman = &engine{w: w, rules: true}
+	w.podman = &engine{w: w, rules: true, table: "inet netavark", chain: "HOSTPORT"}
 	for _, b := range []struct {
 		engine *engine
 		bridge *bridge
@@ -115,10 +121,16 @@ func (w *world) buildEngines() error {
 	for i, addr := range []string{anyAddr, anyAddr, localhost} {
 		w.podman.ports = append(w.podman.ports, &port{engine: w.podman, proto: []string{"tcp", "udp"}[i%2], addr: addr, number: uint16(9180 + i)})
 	}
+	if w.holds() {
+		w.cni = &engine{w: w, rules: true, table: "ip cni", chain: "CNI-HOSTPORT-DNAT", of: w.podman}
+		for i, number := range []uint16{290, 9281, 9282, 9283} {
+			w.cni.ports = append(w.cni.ports, &port{engine: w.cni, proto: []string{"tcp", "udp"}[i%2], addr: []string{anyAddr, localhost}[i/2], number: number})
+		}
+	}
 	for _, e := range w.engines() {
 		for i, p := range e.ports {
 			if i%4 < 2 {
-				if err := p.publish(e.bridges[0].containers[0]); err != nil {
+				if err := p.publish(e.plugged()[0]); err != nil {
 					return err
 				}
 			}
@@ -212,9 +224,11 @@ func (p *port) publish(to *container) (err error) {
 
 func (p *port) bind(to *container) (err error) {
 	at := netip.AddrPortFrom(netip.MustParseAddr(p.addr), p.number).String()
-	if p.engine.proxy {
+	switch {
+	case p.engine == p.engine.w.cni:
+	case p.engine.proxy:
 		p.open, err = p.engine.w.bench.WSL.Proxy(p.proto, at, netip.AddrPortFrom(to.addr.Addr(), 80).String())
-	} else {
+	default:
 		p.open, err = p.engine.w.bench.WSL.Hold(p.proto, at)
 	}
 	if err == nil {
@@ -238,6 +252,9 @@ func (e *engine) those(ok func(*port) bool) (ports []*port) {
 
 // plugged are the containers that can serve.
 func (e *engine) plugged() (list []*container) {
+	if e.of != nil {
+		return e.of.plugged()
+	}
 	for _, b := range e.bridges {
 		for _, c := range b.containers {
 			if c.plugged && b.up {
@@ -260,7 +277,10 @@ func (w *world) sysctl(link, key string, on bool) error {
 // pick chooses one.
 func pick[T any](w *world, from []T) T { return from[w.rng.IntN(len(from))] }
 
-// allBridges are those of both engines.
-func (w *world) allBridges() []*bridge {
-	return slices.Concat(w.docker.bridges, w.podman.bridges)
+// allBridges are those of all engines.
+func (w *world) allBridges() (list []*bridge) {
+	for _, e := range w.engines() {
+		list = append(list, e.bridges...)
+	}
+	return list
 }

@@ -120,8 +120,11 @@ func (w *world) table() string {
 			t.Windows = append(t.Windows, p.element())
 		}
 	}
-	if w.podman.rules {
-		for _, p := range w.podman.published() {
+	for _, e := range w.engines() {
+		if e.proxy || !e.rules {
+			continue
+		}
+		for _, p := range e.published() {
 			t.Served = append(t.Served, p.element())
 		}
 	}

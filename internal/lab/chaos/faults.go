@@ -40,14 +40,14 @@ const (
 
 // faults are all there are. Whatever puts an end to a fault comes more often
 // than a new one, so that the world is whole half of the time.
-var faults = slices.Concat(linkFaults, floodFaults, ruleFaults, foreignFaults, engineFaults, daemonFaults)
+var faults = slices.Concat(linkFaults, floodFaults, ruleFaults, foreignFaults, engineFaults, daemonFaults, holderFaults)
 
 // Faults are the names of all faults.
 func Faults() (names []string) {
 	for _, f := range faults {
 		names = append(names, f.name)
 	}
-	return append(names, restored)
+	return append(names, restored, untilHeld)
 }
 
 // restored stands for each fault after which wslmirror has to restore what WSL had set
@@ -157,7 +157,9 @@ func (e *engine) bridgesThat(up bool) (list []*bridge) {
 var ruleFaults = []fault{
 	{"nft flush ruleset", 8, (*world).mayLose, func(w *world) error {
 		w.lose()
-		w.docker.rules, w.podman.rules = false, false
+		for _, e := range w.engines() {
+			e.rules = false
+		}
 		w.foreign.redirects, w.foreign.blocklist = false, false // the table that is owned stays
 		if err := w.bench.FlushRuleset(); err != nil {
 			return err
@@ -268,10 +270,10 @@ var engineFaults = []fault{
 	{"a network made", 8, func(w *world) bool { return !w.docker.bridges[1].there }, func(w *world) error {
 		return w.docker.create(w.docker.bridges[1])
 	}, others},
-	{"an engine restarted", 2, func(w *world) bool { return w.docker.rules && w.podman.rules }, func(w *world) error {
+	{"an engine restarted", 2, (*world).ruled, func(w *world) error {
 		return pick(w, w.engines()).restart()
 	}, others | cuts | damages},
-	{"an engine writes its rules again", 25, func(w *world) bool { return !w.docker.rules || !w.podman.rules }, func(w *world) error {
+	{"an engine writes its rules again", 25, func(w *world) bool { return !w.ruled() }, func(w *world) error {
 		for _, e := range w.engines() {
 			if !e.rules {
 				return e.restart()

@@ -56,15 +56,15 @@ func (w *world) ways() []way {
 		{linux, "tcp", at(localhost, windowsPort), windows.Name, nil},
 	}
 	for _, e := range w.engines() {
-		for _, c := range e.plugged() {
-			list = append(list, w.fromContainers(c)...)
-		}
-	}
-	for _, e := range w.engines() {
 		for _, p := range e.published() {
 			if p.to.bridge.up {
 				list = append(list, w.toPort(p)...)
 			}
+		}
+	}
+	for _, e := range []*engine{w.docker, w.podman} {
+		for _, c := range e.plugged() {
+			list = append(list, w.fromContainers(c)...)
 		}
 	}
 	return list
@@ -82,7 +82,7 @@ func (w *world) toPort(p *port) (list []way) {
 	if !p.engine.proxy && !p.to.bridge.open {
 		return list // the engine needs it, and it is not ours to give back
 	}
-	if !p.excepted() {
+	if !p.excepted() && (p.engine != w.cni || w.holdersJudged()) {
 		list = append(list, way{windows, p.proto, at(localhost, p.number), answer, p})
 	}
 	// What the kernel serves comes back by our ip rule.
@@ -94,14 +94,20 @@ func (w *world) toPort(p *port) (list []way) {
 	return list
 }
 
-// askAll goes all ways at once, again and again until the deadline if it must, and
-// at least twice: a machine that stops for a moment costs one answer, and what is
-// wrong costs the next one as well.
+// mostAsking is how many ways are gone at once: six worlds share 1024 descriptors.
+const mostAsking = 24
+
+// askAll goes all ways, again and again until the deadline if it must, and at least
+// twice: a machine that stops for a moment costs one answer, and what is wrong costs the
+// next one as well.
 func askAll(ways []way, deadline time.Time) error {
 	errs := make([]error, len(ways))
+	turns := make(chan struct{}, mostAsking)
 	var asking sync.WaitGroup
 	for i, a := range ways {
 		asking.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
 			for try := 1; ; try++ {
 				wait := patience
 				if a.answer == refused {
@@ -129,8 +135,8 @@ type keptConn struct {
 	client *lab.Client
 }
 
-// mostKept is how many there are at most.
-const mostKept = 24
+// mostKept is how many there are at most. With a proxy each takes four descriptors.
+const mostKept = 20
 
 // askKept asks on the connections that there are, and opens others.
 func (w *world) askKept(ways []way) error {

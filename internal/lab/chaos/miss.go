@@ -39,6 +39,9 @@ func (r *runner) miss(err error) error {
 	m := &Miss{Seed: r.w.cfg.Seed, Step: r.res.Steps, Mode: r.w.cfg.Mode, Direct: r.w.cfg.Direct, Rest: r.w.cfg.Rest, Recent: r.recent, What: err}
 	for i, d := range r.w.daemons {
 		m.Log += fmt.Sprintf("daemon %d, stopped: %v\n%s", i, d.stopped, d.log.tail())
+		if d.holder != nil {
+			m.Log += fmt.Sprintf("its holder, stopped: %v\n%s", d.holder.stopped, d.holder.log.tail())
+		}
 	}
 	return m
 }

@@ -31,11 +31,12 @@ func (e *engine) empty() string {
 	if e.proxy {
 		return "flush chain ip nat DOCKER\nflush chain ip nat PREROUTING\nflush chain ip nat OUTPUT\nflush chain ip nat POSTROUTING\nflush chain ip raw PREROUTING\n"
 	}
-	return "delete table inet netavark\n"
+	return fmt.Sprintf("delete table %s\n", e.table)
 }
 
 // script is the engine's rules: those of Docker 20.10, with the drop of Docker
-// 28 that did not know of loopback0 (moby#53382), or those of netavark.
+// 28 that did not know of loopback0 (moby#53382), or those of netavark. Those of portmap
+// differ from these by their names.
 func (e *engine) script() string {
 	var b strings.Builder
 	add := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -49,13 +50,13 @@ func (e *engine) script() string {
 		add("add rule ip nat PREROUTING fib daddr type local counter jump DOCKER")
 		add("add rule ip nat OUTPUT ip daddr != 127.0.0.0/8 fib daddr type local counter jump DOCKER")
 	} else {
-		add("add table inet netavark\ndelete table inet netavark\nadd table inet netavark\nadd chain inet netavark HOSTPORT")
-		add("add chain inet netavark PREROUTING { type nat hook prerouting priority dstnat; }")
-		add("add chain inet netavark OUTPUT { type nat hook output priority -100; }")
-		add("add chain inet netavark POSTROUTING { type nat hook postrouting priority srcnat; }")
-		add("add rule inet netavark PREROUTING fib daddr type local counter jump HOSTPORT")
-		add("add rule inet netavark OUTPUT fib daddr type local counter jump HOSTPORT")
-		add("add rule inet netavark POSTROUTING meta mark & 0x2000 == 0x2000 counter masquerade")
+		add("add table %s\ndelete table %[1]s\nadd table %[1]s\nadd chain %[1]s %s", e.table, e.chain)
+		add("add chain %s PREROUTING { type nat hook prerouting priority dstnat; }", e.table)
+		add("add chain %s OUTPUT { type nat hook output priority -100; }", e.table)
+		add("add chain %s POSTROUTING { type nat hook postrouting priority srcnat; }", e.table)
+		add("add rule %s PREROUTING fib daddr type local counter jump %s", e.table, e.chain)
+		add("add rule %s OUTPUT fib daddr type local counter jump %s", e.table, e.chain)
+		add("add rule %s POSTROUTING meta mark & 0x2000 == 0x2000 counter masquerade", e.table)
 	}
 	for _, br := range e.bridges {
 		if !br.there {
@@ -65,7 +66,7 @@ func (e *engine) script() string {
 			add("add rule ip nat DOCKER iifname %q counter return", br.name)
 			add("add rule ip nat POSTROUTING oifname != %q ip saddr %s counter masquerade", br.name, br.addr.Masked())
 		} else {
-			add("add rule inet netavark POSTROUTING ip saddr %s ip daddr != { 224.0.0.0/4, %[1]s } counter masquerade", br.addr.Masked())
+			add("add rule %s POSTROUTING ip saddr %s ip daddr != { 224.0.0.0/4, %[2]s } counter masquerade", e.table, br.addr.Masked())
 		}
 	}
 	for _, p := range e.published() {
@@ -76,8 +77,8 @@ func (e *engine) script() string {
 		match += fmt.Sprintf("%s dport %d", p.proto, p.number)
 		to := netip.AddrPortFrom(p.to.addr.Addr(), 80)
 		if !e.proxy {
-			add("add rule inet netavark HOSTPORT ip saddr 127.0.0.1 %s counter meta mark set meta mark | 0x2000", match)
-			add("add rule inet netavark HOSTPORT %s counter dnat ip to %s", match, to)
+			add("add rule %s %s ip saddr 127.0.0.1 %s counter meta mark set meta mark | 0x2000", e.table, e.chain, match)
+			add("add rule %s %s %s counter dnat ip to %s", e.table, e.chain, match, to)
 			continue
 		}
 		add("add rule ip nat DOCKER iifname != %q %s counter dnat to %s", p.to.bridge.name, match, to)

@@ -7,7 +7,10 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/tracker"
 )
 
 // The servers of the world that are in no container, but for windowsUDP on TCP, and
@@ -84,6 +87,7 @@ type world struct {
 	foreign   foreign
 	docker    *engine
 	podman    *engine
+	cni       *engine // nil in a world without holders
 
 	daemons []*daemon
 	started int  // how many there were
@@ -113,7 +117,11 @@ func newWorld(cfg Config) (w *world, err error) {
 }
 
 func (w *world) build() (err error) {
-	if w.bench, err = lab.New(lab.Options{Mode: w.cfg.Mode, Ports: 4096}); err != nil {
+	opts := lab.Options{Mode: w.cfg.Mode, Ports: 4096}
+	if w.holds() {
+		opts.Tracker = &tracker.Options{OldKernel: true}
+	}
+	if w.bench, err = lab.New(opts); err != nil {
 		return err
 	}
 	if err := w.bench.WSL.Sysctl("ipv4/ip_forward", "1"); err != nil {
@@ -141,7 +149,7 @@ func (w *world) build() (err error) {
 func (w *world) close() error {
 	var errs []error
 	for _, d := range w.daemons {
-		errs = append(errs, d.proc.Close())
+		errs = append(errs, w.endHolder(d, unix.SIGKILL), d.proc.Close())
 	}
 	w.cut(nil)
 	errs = append(errs, w.foreign.close(), w.forger.close())
@@ -157,10 +165,12 @@ func (w *world) close() error {
 }
 
 func (w *world) engines() []*engine {
-	if w.podman == nil {
-		return nil
-	}
-	return []*engine{w.docker, w.podman}
+	return slices.DeleteFunc([]*engine{w.docker, w.podman, w.cni}, func(e *engine) bool { return e == nil })
+}
+
+// ruled reports whether the rules of all engines are in the kernel.
+func (w *world) ruled() bool {
+	return !slices.ContainsFunc(w.engines(), func(e *engine) bool { return !e.rules })
 }
 
 // serving reports whether a daemon should have its table in the kernel: one that
@@ -180,5 +190,5 @@ func (w *world) acting() (n int) {
 // whole reports whether every way of the matrix should work, but for what a way
 // itself knows.
 func (w *world) whole() bool {
-	return w.serving() && w.wsl.whole && w.docker.rules && w.podman.rules && !w.rpFilter
+	return w.serving() && w.wsl.whole && w.ruled() && !w.rpFilter
 }
