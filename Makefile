@@ -60,7 +60,7 @@ footprint: deps build ## print what the idle daemon costs (root, a minute)
 
 .PHONY: chaos
 chaos: deps build ## break everything, 10000 times, and see it heal (root, a quarter of an hour)
-	bin/mirrorlab chaos --steps 10000 --worlds 3 --rest 700ms
+	bin/mirrorlab chaos --steps 10000 --worlds 2 --rest 700ms
 
 .PHONY: soak
 soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)

@@ -166,7 +166,7 @@ var commands = []documented{
 	{"mirrorlab directions", by{"cmd/mirrorlab", "TestDirections", `findProgram("directions"`}},
 	{"mirrorlab chaos", name{}},
 	{"mirrorlab chaos --steps 100", onBench{"mirrorlab chaos --steps 10"}},
-	{"mirrorlab chaos --mode MODE --steps 10000 --worlds 3 --rest 300ms", onBench{"mirrorlab chaos --mode consomme --steps 9 --worlds 3 --rest 300ms"}},
+	{"mirrorlab chaos --mode MODE --steps 10000 --worlds 2 --rest 300ms", onBench{"mirrorlab chaos --mode consomme --steps 9 --worlds 2 --rest 300ms"}},
 	{"mirrorlab bench --only server,alone --rounds 60", onBench{shortBench}},
 	{"mirrorlab bench --trial keepalive --only server,alone --rounds 90", onBench{shortBench}},
 	{"mirrorlab bench --rounds 20 --svg cmd/mirrorlab/bench.svg --readme docs/performance.md", onBench{shortBench}},

@@ -80,7 +80,7 @@ func runChaos(ctx context.Context, args []string, std stdio) (int, error) {
 
 // mostWorlds is how many worlds have fewer than 1024 descriptors open for certain;
 // google/nftables panics at more (isReadReady in its socket.go uses select(2)).
-const mostWorlds = 6
+const mostWorlds = 4
 
 // chaosIn runs worlds at the same time, until one misses.
 func chaosIn(ctx context.Context, runs []chaos.Config) (all chaos.Result, err error) {

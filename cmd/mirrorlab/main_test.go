@@ -26,7 +26,7 @@ func TestUsageErrors(t *testing.T) {
 		{"chaos --steps 0", "--steps and --worlds are at least 1"},
 		{"bench --only proxy,none", "there is no way \"none\""},
 		{"bench --trial many --only server", "or none with these ways"},
-		{"chaos --worlds 5", "10 worlds at a time are more than 6"},
+		{"chaos --worlds 5", "10 worlds at a time are more than 4"},
 		{"matrix --engine rkt --wslmirror true", `there is no engine "rkt"`},
 		{"bench --rounds 0", "--rounds and --seconds must be 1 or more"},
 		{"bench --seconds -1", "--rounds and --seconds must be 1 or more"},

@@ -61,7 +61,7 @@ Commands:
              --seed N            selects the faults (random, and printed)
              --steps N           how many faults, of all worlds (1000)
              --path both         the daemons' path, or half of the worlds each
-             --worlds N          how many at a time, of each path (1); at most 6
+             --worlds N          how many at a time, of each path (1); at most 4
              --rest 0s           how long to wait after each burst
              --verbose           print each fault
   soak     Cause a storm of events for a minute. Then start and stop containers
