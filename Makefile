@@ -32,8 +32,8 @@ test: deps lint ## all tests (root); installs the Debian packages they need
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, actionlint
 	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
-	$(GO) vet -tags clock ./...
-	$(TOOL) staticcheck -tags clock ./...
+	$(GO) vet -tags clock,vm ./...
+	$(TOOL) staticcheck -tags clock,vm ./...
 	$(TOOL) actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 
 .PHONY: bench
@@ -65,7 +65,7 @@ soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 
 .PHONY: vm
 vm: deps ## boot other kernels, and write docs/kernels.md (root, an hour)
-	WSLMIRROR_KERNELS=all $(GO) test ./internal/vm -run Kernels -v -timeout 4h -update
+	WSLMIRROR_KERNELS=all $(GO) test -tags vm ./internal/vm -run 'Kernels|Reboot|Swarm' -v -timeout 4h -update
 
 .PHONY: package
 package: ## build the package for this machine into dist
