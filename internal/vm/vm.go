@@ -85,9 +85,9 @@ func (m Machine) boot(ctx context.Context) ([]Result, error) {
 	}
 	root := m.Root.clone()
 	root.Write(job.File, 0o644, jobs)
-	modules := folders
-	if m.Disk != "" {
-		modules = []string{"/"} // a system asks for more
+	modules, memory := folders, "1536"
+	if m.Disk != "" { // a system asks for more
+		modules, memory = []string{"/"}, "3072"
 	}
 	if err := m.Kernel.addModules(root, modules, m.Without); err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func (m Machine) boot(ctx context.Context) ([]Result, error) {
 	// One processor: with several, QEMU's emulation has crashed while the kernel patched
 	// its own code. no_timer_check: on a busy machine the timer is too late for the check,
 	// and the kernel panics.
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", "1536",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", memory,
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", m.Kernel.image, "-initrd", initrd,
 		"-append", "console=ttyS0 loglevel=1 reboot=t panic=-1 rdinit=/init mitigations=off no_timer_check "+systemd)
