@@ -36,8 +36,8 @@ test: deps lint ## all tests (root); installs the Debian packages they need
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, actionlint
 	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
-	$(GO) vet -tags clock ./...
-	$(TOOL) staticcheck -tags clock ./...
+	$(GO) vet -tags clock,vm ./...
+	$(TOOL) staticcheck -tags clock,vm ./...
 	$(TOOL) actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 
 .PHONY: bench
@@ -70,7 +70,7 @@ soak: deps build ## a storm, then churn and load for FOR=30m; and leaks (root)
 .PHONY: vm
 vm: deps ## boot other kernels (KERNELS=part of a name: only these), and write docs/kernels.md (root, two hours)
 	@.ci/deps make flex bison bc xz-utils libelf-dev # to build one
-	WSLMIRROR_KERNELS=all $(GO) test ./internal/vm -run 'Kernels/boot/$(KERNELS)' -v -timeout 6h -update
+	WSLMIRROR_KERNELS=all $(GO) test -tags vm ./internal/vm -run 'Kernels/boot/$(KERNELS)$(if $(KERNELS),,|Reboot|Swarm)' -v -timeout 6h -update
 
 .PHONY: package
 package: ## build the package for this machine into dist

@@ -56,7 +56,11 @@ func (c matrixCell) lost(other matrixCell) bool {
 
 func runMatrix(ctx context.Context, args []string, std stdio) (int, error) {
 	return runTable(ctx, "matrix", args, std, func(ctx context.Context, o tableOptions) (tableText, error) {
-		rows, err := matrix(ctx, o.wslmirror, o.modes, o.settings(settings()), newProgress(std.err))
+		list := settings()
+		if o.engine != "" { // those that are asked for by name only
+			list = append(list, swarms()...)
+		}
+		rows, err := matrix(ctx, o.wslmirror, o.modes, o.settings(list), newProgress(std.err))
 		return tableText{renderMatrix(rows), shortMatrix(rows) + "\n" + markdownMatrix(rows), matrixFaults(rows)}, err
 	})
 }
@@ -73,11 +77,19 @@ func settings() (list []setting) {
 	return list
 }
 
+// swarms are the engines that not every kernel can run.
+func swarms() (list []setting) {
+	for _, e := range lab.Swarms {
+		list = append(list, setting{EngineKind: e, everywhere: true})
+	}
+	return list
+}
+
 // matrix fills the rows of some engines.
 func matrix(ctx context.Context, program *sandbox.Program, modes []lab.Mode, list []setting, p progress) (rows []matrixRow, err error) {
 	err = p.step(fmt.Sprintf("ask %d engines in %d modes", len(list), len(modes)), func() error {
 		rows, err = sideBySide(ctx, 3, list, func(ctx context.Context, s setting) (rows []matrixRow, err error) {
-			w, err := s.start(modes[0], matrixPorts)
+			w, err := s.start(modes[0], s.ports())
 			if err != nil {
 				return nil, err
 			}
@@ -101,14 +113,22 @@ var matrixPorts = []published{
 	{"localhost", "127.0.0.1", "8081"},
 }
 
+// ports are those that the engine can publish.
+func (s setting) ports() []published {
+	if s.everywhere {
+		return matrixPorts[:1]
+	}
+	return matrixPorts
+}
+
 // fill asks in one mode.
 func (s setting) fill(ctx context.Context, b *lab.Bench, mode lab.Mode, program *sandbox.Program) (rows []matrixRow, err error) {
-	for _, p := range matrixPorts {
+	for _, p := range s.ports() {
 		rows = append(rows, matrixRow{mode: mode, engine: s.String(), address: p.address})
 	}
 	fill := func(column int) {
 		var asking sync.WaitGroup
-		for i, p := range matrixPorts {
+		for i, p := range s.ports() {
 			cell := &rows[i].got[column]
 			for to, from := range map[*bool]struct {
 				host  *lab.Host
@@ -182,7 +202,7 @@ func (d *daemon) paths(rows []matrixRow) error {
 		if found == nil {
 			continue
 		}
-		for i, p := range matrixPorts {
+		for i, p := range matrixPorts[:len(rows)] {
 			rows[i].path = found[p.port]
 		}
 		return nil

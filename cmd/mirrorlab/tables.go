@@ -46,7 +46,11 @@ func runTable(ctx context.Context, verb string, args []string, std stdio, fill f
 	if err := parse(flags, args); err != nil {
 		return usageExit(err, std)
 	}
-	if o.engine != "" && !slices.ContainsFunc(lab.Engines, func(e lab.EngineKind) bool { return e.Name == o.engine }) {
+	engines := lab.Engines
+	if verb == "matrix" {
+		engines = slices.Concat(engines, lab.Swarms)
+	}
+	if o.engine != "" && !slices.ContainsFunc(engines, func(e lab.EngineKind) bool { return e.Name == o.engine }) {
 		return exitUsage, usageError("--engine: there is no engine %q", o.engine)
 	}
 	var err error
@@ -78,6 +82,8 @@ type setting struct {
 	late bool
 	// network has the containers in a network that a user has made, as compose does.
 	network bool
+	// everywhere says that the engine publishes ports on all addresses only.
+	everywhere bool
 }
 
 func (s setting) String() string {
@@ -159,7 +165,10 @@ func (s setting) publish(w *world, ports []published) error {
 		options = append(options, "--add-host", dockerName+":host-gateway")
 	}
 	for _, p := range ports {
-		at := p.address + ":" + p.port + ":80/"
+		at := p.port + ":80/"
+		if !s.everywhere {
+			at = p.address + ":" + at
+		}
 		c, err := w.engine.RunWith(p.container, slices.Concat(options, []string{"--publish", at + "tcp", "--publish", at + "udp"})...)
 		if err != nil {
 			return err

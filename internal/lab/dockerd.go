@@ -23,7 +23,8 @@ var dockerTimeout = Scaled(time.Minute)
 // new mount, because that would hide the cgroups. Its security folder goes, so
 // that dockerd does not load its AppArmor profile into the machine's kernel.
 // The data lies on tmpfs because an overlay cannot lie on an overlay.
-// docker-init is process 1 because dockerd does not reap orphans.
+// docker-init is process 1 because dockerd does not reap orphans. A service of a swarm
+// would first look for its image elsewhere.
 const dockerScript = `
 mount --rbind /sys sys
 umount sys/kernel/security 2>/dev/null || true
@@ -32,6 +33,7 @@ mount -t proc proc proc
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p var/lib/docker
 mount -t tmpfs -o mode=755 tmpfs var/lib/docker
+export DOCKER_SERVICE_PREFER_OFFLINE_IMAGE=1
 exec chroot . docker-init -- dockerd --storage-driver overlay2 \
 	--exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "$@"
 `

@@ -132,7 +132,7 @@ func TestEndToEndIsOnlyTests(t *testing.T) {
 		}
 	}
 	// Including the tests of all packages and all build tags.
-	for line := range strings.Lines(string(goCommand(t, "list", "-tags", "clock", "-f", "{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImports}}", "./..."))) {
+	for line := range strings.Lines(string(goCommand(t, "list", "-tags", "clock,vm", "-f", "{{.ImportPath}} {{.Imports}} {{.TestImports}} {{.XTestImports}}", "./..."))) {
 		importer, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if slices.Contains(strings.FieldsFunc(imports, func(r rune) bool { return strings.ContainsRune(" []", r) }), e2e) {
 			t.Errorf("%s imports internal/e2e", importer)

@@ -168,8 +168,8 @@ func (d Debian) sources() string {
 // folders are those of modules that networking needs.
 var folders = []string{"net", "lib", "crypto", "arch/x86/crypto", "drivers/net"}
 
-// addModules gives a tree the modules for networking, but for some.
-func (k Kernel) addModules(root *Tree, without []string) error {
+// addModules gives a tree the modules in some folders, but for some.
+func (k Kernel) addModules(root *Tree, folders, without []string) error {
 	base := filepath.Join("/lib/modules", k.Name)
 	indexes, err := filepath.Glob(filepath.Join(k.dir, base, "modules.*"))
 	if err != nil {

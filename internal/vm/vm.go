@@ -30,6 +30,10 @@ type Machine struct {
 	Without []string
 	// Root is its file system.
 	Root *Tree
+	// Disk, if it is not empty, is an image of a disk (see NewDisk) with a system that has
+	// systemd. That boots then, with Root at job.Root; the jobs run when it has started,
+	// and then it reboots, which ends the machine. The image keeps what is written.
+	Disk string
 	Jobs []job.Job
 	// Console, if it is not nil, is shown what the machine prints.
 	Console io.Writer
@@ -48,6 +52,10 @@ type Result struct {
 // where nothing else runs.
 const startTimeout = 2 * time.Minute
 
+// systemd, where there is one, leaves the console to the jobs. The Debian tree of the bench
+// has no kmod, without which one unit would fail.
+const systemd = "systemd.show_status=false systemd.mask=serial-getty@ttyS0.service systemd.mask=kmod-static-nodes.service"
+
 // Boot boots a machine, and returns the results of its jobs when it has turned itself
 // off. The error says what the console showed last. Where this machine is very busy, the
 // kernel may hang before it has begun, since its timer is late; so there is a second try.
@@ -62,7 +70,11 @@ func (m Machine) Boot(ctx context.Context) ([]Result, error) {
 func (m Machine) boot(ctx context.Context) ([]Result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	start := time.AfterFunc(startTimeout, cancel)
+	timeout := startTimeout
+	if m.Disk != "" {
+		timeout *= 5
+	}
+	start := time.AfterFunc(timeout, cancel)
 	defer start.Stop()
 	dir, err := os.MkdirTemp("", "wslmirror-vm-")
 	if err != nil {
@@ -75,7 +87,11 @@ func (m Machine) boot(ctx context.Context) ([]Result, error) {
 	}
 	root := m.Root.clone()
 	root.Write(job.File, 0o644, jobs)
-	if err := m.Kernel.addModules(root, m.Without); err != nil {
+	modules, memory := folders, "1536"
+	if m.Disk != "" { // a system asks for more
+		modules, memory = []string{"/"}, "3072"
+	}
+	if err := m.Kernel.addModules(root, modules, m.Without); err != nil {
 		return nil, err
 	}
 	initrd := filepath.Join(dir, "initrd")
@@ -85,10 +101,13 @@ func (m Machine) boot(ctx context.Context) ([]Result, error) {
 	// One processor: with several, QEMU's emulation has crashed while the kernel patched
 	// its own code. no_timer_check: on a busy machine the timer is too late for the check,
 	// and the kernel panics.
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", "1536",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-smp", "1", "-m", memory,
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", m.Kernel.image, "-initrd", initrd,
-		"-append", "console=ttyS0 loglevel=1 reboot=t panic=-1 rdinit=/init mitigations=off no_timer_check")
+		"-append", "console=ttyS0 loglevel=1 reboot=t panic=-1 rdinit=/init mitigations=off no_timer_check "+systemd)
+	if m.Disk != "" {
+		cmd.Args = append(cmd.Args, "-drive", "file="+m.Disk+",format=raw,if=virtio,cache=unsafe")
+	}
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Kill() }
 	var console bytes.Buffer

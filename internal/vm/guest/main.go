@@ -1,5 +1,6 @@
 // Guest is process 1 of a virtual machine of package vm: it runs the jobs that its folder
-// names, tells the console what came of each, and turns the machine off.
+// names, tells the console what came of each, and turns the machine off. If the machine
+// has a disk, it boots the system there, and does the same as a service of that.
 package main
 
 import (
@@ -17,6 +18,16 @@ import (
 )
 
 func main() {
+	if os.Getpid() != 1 { // where a system has booted from the disk: see switchRoot
+		err := runJobs(job.Root + job.File)
+		if err == nil {
+			err = exec.Command("systemctl", "reboot").Run()
+		}
+		if err != nil {
+			fmt.Println("guest:", err)
+		}
+		return
+	}
 	if err := run(); err != nil {
 		fmt.Println("guest:", err)
 	}
@@ -44,9 +55,88 @@ func run() error {
 			return err
 		}
 	}
+	if exec.Command("modprobe", "virtio_blk").Run() == nil {
+		if _, err := os.Stat(disk); err == nil {
+			return switchRoot()
+		}
+	}
 	// It complains of what is there already.
 	_ = exec.Command("/bin/busybox", "--install", "-s", "/bin").Run()
-	b, err := os.ReadFile(job.File)
+	return runJobs(job.File)
+}
+
+// disk is the machine's disk, if it has one.
+const disk = "/dev/vda"
+
+// unit runs the jobs in the system that has booted from the disk.
+const unit = `[Unit]
+After=multi-user.target
+[Service]
+Type=exec
+ExecStart=` + job.Root + `/init
+Environment=HOME=/root
+StandardOutput=file:/dev/ttyS0
+StandardError=inherit
+`
+
+// switchRoot boots the system on the disk. It sees nothing of ours but the modules of
+// its kernel, and job.Root. It only returns if it fails.
+func switchRoot() error {
+	const root, units = "/root", "/root/run/systemd/system"
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(disk, root, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", disk, err)
+	}
+	if err := unix.Mount("tmpfs", root+"/run", "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount /run: %w", err)
+	}
+	for from, to := range map[string]string{"/": job.Root, "/lib/modules": "/lib/modules"} {
+		if err := os.MkdirAll(root+to, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(from, root+to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", to, err)
+		}
+	}
+	if err := os.MkdirAll(units+"/default.target.wants", 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(units+"/jobs.service", []byte(unit), 0o644); err != nil {
+		return err
+	}
+	if err := os.Symlink("../jobs.service", units+"/default.target.wants/jobs.service"); err != nil {
+		return err
+	}
+	// The system may have no modprobe, as in WSL, where the kernel runs that of the VM.
+	if err := os.WriteFile("/modprobe", []byte("#!/bin/sh\nexec chroot "+job.Root+" modprobe \"$@\"\n"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile("/proc/sys/kernel/modprobe", []byte(job.Root+"/modprobe"), 0); err != nil {
+		return err
+	}
+	for _, at := range []string{"/proc", "/sys", "/dev"} {
+		if err := unix.Mount(at, root+at, "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("move %s: %w", at, err)
+		}
+	}
+	// As switch_root(8) does, but that the files stay.
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	return unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ())
+}
+
+// runJobs runs the jobs that a file names.
+func runJobs(file string) error {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}

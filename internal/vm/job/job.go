@@ -4,6 +4,9 @@ package job
 // File is where the guest finds its jobs, as JSON.
 const File = "/jobs.json"
 
+// Root is where a system that boots from a disk has the machine's own file system.
+const Root = "/run/vm"
+
 // A Job is a program to be run.
 type Job struct {
 	Name string
