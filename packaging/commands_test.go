@@ -177,6 +177,7 @@ var commands = []documented{
 	{"make footprint", onBench{`.ci/footprint "$(which wslmirror)" 1`}},
 	{"make soak", by{"internal/lab/chaos", "TestSoak", "chaos.Soak("}},
 	{"sudo make vm", by{"internal/vm", "TestKernels", "boots()"}},
+	{"sudo make vm KERNELS=wsl", by{"internal/vm", "TestKernels", "boots()"}},
 	{"make test", by{".ci/run", "", "exec make test"}},
 	{"sudo make test", by{".ci/run", "", "exec make test"}},
 	{"go test ./internal/e2e -run DirectChurn -v", by{"internal/e2e", "TestDirectChurn", ""}},
