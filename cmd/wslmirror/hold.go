@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strconv"
@@ -54,6 +55,14 @@ func serveHold(args []string, stdout io.Writer, notifier *systemd.Notifier) (int
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	own := status.HoldDir(*dir)
+	err = os.MkdirAll(own, 0o755)
+	if err == nil {
+		err = unix.Access(own, unix.W_OK)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		err := fmt.Errorf("no permission to write in %s", own)
+		return exitFailure, hinted{err, "start the service (sudo systemctl start wslmirror-hold), or run it with sudo"}
+	}
 	h := hold.New(hold.Config{
 		Dir: *dir, Log: log, Store: notifier.Store, Forget: notifier.Forget,
 		Publish: func(s status.Hold) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
+	"github.com/wslmirror/wslmirror/internal/status"
 )
 
 func TestNeedsOneCapability(t *testing.T) {
@@ -50,10 +51,15 @@ func TestNeedsOneCapability(t *testing.T) {
 	}
 }
 
-// Commands that need the right to change the network say so in one line, and how to get it.
+// Commands that need rights say so in one line, and how to get them.
 func TestVerbsWithoutTheRight(t *testing.T) {
 	b := labtest.New(t, lab.Options{})
-	for _, args := range [][]string{{"cleanup"}, {"run", "--runtime-dir", t.TempDir()}} {
+	dir := t.TempDir()
+	for _, args := range [][]string{{"cleanup"}, {"run", "--runtime-dir", dir}, {"hold", "--runtime-dir", dir}} {
+		says := "wslmirror: no permission to change nftables (CAP_NET_ADMIN)"
+		if args[0] == "hold" {
+			says = "wslmirror: no permission to write in " + status.HoldDir(dir)
+		}
 		cmd := asNobody(t)(args...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -64,7 +70,7 @@ func TestVerbsWithoutTheRight(t *testing.T) {
 		p.Wait()
 		lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
 		if code := p.Cmd.ProcessState.ExitCode(); code != exitFailure || stdout.Len() > 0 || len(lines) != 2 ||
-			lines[0] != "wslmirror: no permission to change nftables (CAP_NET_ADMIN)" ||
+			lines[0] != says ||
 			!strings.HasPrefix(lines[1], "hint: ") || !strings.Contains(lines[1], "run it with sudo") {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", args[0], code, stdout.String(), stderr.String())
 		}
