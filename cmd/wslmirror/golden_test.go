@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wslmirror/wslmirror/internal/doctor"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/ports"
@@ -19,6 +21,7 @@ import (
 	"github.com/wslmirror/wslmirror/internal/trace"
 	"github.com/wslmirror/wslmirror/internal/windows"
 	"github.com/wslmirror/wslmirror/nft"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 var update = flag.Bool("update", false, "write the recorded outputs in testdata anew")
@@ -35,7 +38,7 @@ func TestRecorded(t *testing.T) {
 	defer func(old *time.Location) { time.Local = old }(time.Local)
 	time.Local = time.UTC
 	for name, outputs := range map[string][]output{
-		"status": statusOutputs(t), "ports": portsOutputs(), "doctor": doctorOutputs(t),
+		"status": statusOutputs(t), "ports": portsOutputs(), "doctor": doctorOutputs(t), "trace": traceOutputs(t), "log": logOutputs(),
 	} {
 		for _, width := range []int{60, 80, 200} {
 			for _, locale := range []string{"UTF-8", "C"} {
@@ -68,15 +71,7 @@ func TestDocuments(t *testing.T) {
 		silent.windows[proto] = windows.Ports{ExcludedErr: err, DynamicErr: err, ListenersErr: err}
 	}
 	silent.block = ports.Block{Range: f.block.Range}
-	dropped := printed[0].Hops[5]
-	live := liveReport{Seconds: 2.5, Missed: 7, Clients: []trace.Live{
-		{From: trace.Windows, Requests: 3, Hops: []trace.LiveHop{
-			{Hop: printed[0].Hops[0], Packets: 3, Forecast: &printed[0].Hops[0]},
-			{Hop: trace.Hop{Kind: trace.InChain, Table: "inet fw", Base: "in", Chain: "in", Verdict: "pass", Sure: true}, Packets: 3, Forecast: &dropped, Differs: true},
-			{Hop: trace.Hop{Kind: trace.AtSocket, Verdict: "deliver", To: "127.0.0.1:8080", Sure: true}, Packets: 3},
-		}},
-		{From: trace.Proxy, Agrees: true, Hops: []trace.LiveHop{}},
-	}}
+	live := goldenLive()
 	for name, document := range map[string]any{
 		"status":        timed(active),
 		"status-old":    timed(status.Snapshot{State: status.Active, Since: goldenNow, Updated: goldenNow, Path: status.PathProxy, Ports: []status.Port{}}),
@@ -294,6 +289,57 @@ func goldenReport() doctor.Report {
 		doctor.Check{Name: "table-127", Verdict: doctor.OK, Seen: "127.0.0.1 via 169.254.73.249 on loopback0"},
 		doctor.Check{Name: "podman", Verdict: doctor.NotApplicable, Seen: "none"},
 	)
+}
+
+// goldenLive has a packet that passes where the forecast has it dropped.
+func goldenLive() liveReport {
+	dropped := printed[0].Hops[5]
+	return liveReport{Seconds: 2.5, Missed: 7, Clients: []trace.Live{
+		{From: trace.Windows, Requests: 3, Hops: []trace.LiveHop{
+			{Hop: printed[0].Hops[0], Packets: 3, Forecast: &printed[0].Hops[0]},
+			{Hop: trace.Hop{Kind: trace.InChain, Table: "inet fw", Base: "in", Chain: "in", Verdict: "pass", Sure: true}, Packets: 3, Forecast: &dropped, Differs: true},
+			{Hop: trace.Hop{Kind: trace.AtSocket, Verdict: "deliver", To: "127.0.0.1:8080", Sure: true}, Packets: 3},
+		}},
+		{From: trace.Proxy, Agrees: true, Hops: []trace.LiveHop{}},
+	}}
+}
+
+func traceOutputs(t *testing.T) []output {
+	port := ruleset.Port{Proto: unix.IPPROTO_TCP, Number: 8080}
+	traces := slices.Clone(printed)
+	for i := range traces {
+		traces[i].Hops = slices.Clone(traces[i].Hops)
+		for j := range traces[i].Hops {
+			if h := &traces[i].Hops[j]; h.Program == labtest.Hostile {
+				h.Program = "nginx"
+			}
+		}
+	}
+	show := func(print func(*bytes.Buffer, screen) error) func(screen) string {
+		return func(on screen) string {
+			var b bytes.Buffer
+			if err := print(&b, on); err != nil {
+				t.Fatal(err)
+			}
+			return b.String()
+		}
+	}
+	return []output{
+		{"sudo wslmirror trace 8080", "a firewall drops it", show(func(b *bytes.Buffer, on screen) error { return printTraces(b, on, port, traces) })},
+		{"sudo wslmirror trace 8080 --live", "packets differ from the forecast", show(func(b *bytes.Buffer, on screen) error { return printLive(b, on, port, goldenLive()) })},
+		{"sudo wslmirror trace 8080 --live", "no packet came", show(func(b *bytes.Buffer, on screen) error {
+			return printLive(b, on, port, liveReport{Seconds: 10, Clients: []trace.Live{{From: trace.Windows}, {From: trace.Linux}}})
+		})},
+	}
+}
+
+func logOutputs() []output {
+	at := goldenNow
+	return []output{{"wslmirror log --since 1h", "notices, a warning and an error", func(on screen) string {
+		return event{at, 6, "8080/tcp is published by docker on 0.0.0.0 for 172.17.0.2:80, path proxy"}.show(on) +
+			event{at, 4, "restored parts of WSL's setup that another program had removed: ip rules: 9"}.show(on) +
+			event{at.Add(time.Second), 3, "could not read or change the kernel's state, retrying: read the chains of table ip nat: input/output error"}.show(on)
+	}}}
 }
 
 func doctorOutputs(t *testing.T) []output {

@@ -60,7 +60,7 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 		return exitFailure, err
 	}
 	if !*asJSON {
-		err = printTraces(stdout, port, traces)
+		err = printTraces(stdout, screenOf(stdout), port, traces)
 	}
 	var seen *liveReport
 	if live > 0 && err == nil {
@@ -75,7 +75,7 @@ func showTrace(args []string, stdout io.Writer) (int, error) {
 	case *asJSON:
 		err = writeJSON(stdout, traceDocument{schema, number, proto, traces, seen})
 	case seen != nil:
-		err = printLive(stdout, port, *seen)
+		err = printLive(stdout, screenOf(stdout), port, *seen)
 	}
 	if err != nil {
 		return exitFailure, fmt.Errorf("print: %w", err)

@@ -188,7 +188,7 @@ func TestPrintLive(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	if err := printLive(&b, port, report); err != nil {
+	if err := printLive(&b, screen{width: 80}, port, report); err != nil {
 		t.Fatal(err)
 	}
 	labtest.WantAll(t, b.String(), "1 packet arrived too fast to be inspected", "no packets")
@@ -196,7 +196,7 @@ func TestPrintLive(t *testing.T) {
 		t.Errorf("shows a proxy that has sent nothing:\n%s", &b)
 	}
 	b.Reset()
-	if err := printLive(&b, ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, liveReport{Seconds: 10, Clients: report.Clients[1:]}); err != nil {
+	if err := printLive(&b, screen{width: 80}, ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 53}, liveReport{Seconds: 10, Clients: report.Clients[1:]}); err != nil {
 		t.Fatal(err)
 	}
 	if want := "\nNo packet to 53/udp in 10 s. While trace waits, send one:\n  in Linux:    bash -c \"echo A >/dev/udp/127.0.0.1/53\"\n"; b.String() != want {

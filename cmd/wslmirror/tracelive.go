@@ -124,9 +124,8 @@ func addComments(clients []trace.Live) error {
 }
 
 // printLive prints the counted packets, and where they differ from the forecast.
-func printLive(w io.Writer, port ruleset.Port, r liveReport) error {
+func printLive(w io.Writer, out screen, port ruleset.Port, r liveReport) error {
 	var b bytes.Buffer
-	out := screenOf(w)
 	total := uint64(0)
 	for _, c := range r.Clients {
 		total += c.Requests + c.Answers

@@ -13,9 +13,8 @@ import (
 
 // printTraces prints the paths for people: a line for each hop that decides something,
 // and a mark where a packet stops.
-func printTraces(w io.Writer, port ruleset.Port, traces []trace.Trace) error {
+func printTraces(w io.Writer, out screen, port ruleset.Port, traces []trace.Trace) error {
 	var b bytes.Buffer
-	out := screenOf(w)
 	for i, t := range traces {
 		if i > 0 {
 			b.WriteString("\n")
