@@ -17,7 +17,7 @@ import (
 // A documented command is one that README.md or a page of docs shows, and how it is tested.
 type documented struct {
 	typed string // as the page has it, or a setting
-	how   any    // inWSL, inFedora, onBench, by, name, byHand or inWindows
+	how   any    // inWSL, inFedora, onBench, by, name or inWindows
 }
 
 // inWSL is a command that runs as it is, in a booted distribution with the package. The
@@ -44,9 +44,6 @@ type by struct{ folder, function, contains string }
 
 // A name is the beginning of another command in the table.
 type name struct{}
-
-// byHand is a benchmark that takes a minute. The test checks only that it exists.
-type byHand struct{ folder, benchmark string }
 
 // inWindows is Windows' own.
 type inWindows struct{}
@@ -173,7 +170,7 @@ var commands = []documented{
 	{"sudo make speed", onBench{shortBench}},
 	{"make bench", onBench{shortBenchmark}},
 	{"go test ./nft/ruleset -run XXX -bench Beside -benchtime 1x", onBench{shortBenchmark}},
-	{"go test ./nft -run XXX -bench Packet -benchtime 1x", byHand{"nft", "BenchmarkPacket"}},
+	{"go test ./nft -run XXX -bench Packet -benchtime 1x", onBench{"go test ./nft -run XXX -bench Packet -benchtime 1x -short"}},
 	{"make footprint", onBench{`.ci/footprint "$(which wslmirror)" 1`}},
 	{"make soak", by{"internal/lab/chaos", "TestSoak", "chaos.Soak("}},
 	{"sudo make vm", by{"internal/vm", "TestKernels", "boots()"}},
@@ -264,10 +261,6 @@ func TestEveryCommandIsTested(t *testing.T) {
 		case by:
 			if text := source(t, how.folder, how.function); text == "" || !strings.Contains(text, how.contains) {
 				t.Errorf("%q: %s in %s does not contain %q", c.typed, how.function, how.folder, how.contains)
-			}
-		case byHand:
-			if source(t, how.folder, how.benchmark) == "" {
-				t.Errorf("%q: there is no %s", c.typed, how.benchmark)
 			}
 		case name:
 			if !slices.ContainsFunc(commands, func(other documented) bool {

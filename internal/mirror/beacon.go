@@ -97,8 +97,9 @@ type beaconWatch struct {
 	owner uint32 // of the table
 	conn  net.Conn
 	done  chan struct{}
-	// pause is how long to delay the call of gone. It grows while connections end and the
-	// table keeps its owner: the beacon then belongs to another process.
+	// pause is how long after connecting gone is called at the earliest. It grows with each
+	// connection that ends while the table keeps its owner: the beacon then belongs to
+	// another process.
 	pause time.Duration
 }
 
@@ -115,14 +116,14 @@ func (w *beaconWatch) connect(gone func()) error {
 	}
 	done := make(chan struct{})
 	w.conn, w.done = conn, done
-	pause := w.pause
+	earliest := time.Now().Add(w.pause)
 	go func() {
 		conn.Read(make([]byte, 1))
 		close(done)
-		if pause == 0 {
-			gone()
+		if early := time.Until(earliest); early > 0 {
+			time.AfterFunc(early, gone)
 		} else {
-			time.AfterFunc(pause, gone)
+			gone()
 		}
 	}()
 	return nil
@@ -135,11 +136,11 @@ func (w *beaconWatch) again(gone func()) error {
 		case <-w.done:
 			w.conn.Close()
 			w.conn = nil
+			w.pause = min(max(2*w.pause, firstBackOff), resync)
 		default:
 			return nil
 		}
 	}
-	w.pause = min(max(2*w.pause, firstBackOff), resync)
 	return w.connect(gone)
 }
 

@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -8,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
 )
 
 // Only connections that are still open count; closed ones are in the backlog, too.
@@ -165,5 +169,77 @@ func TestBeaconOfAStranger(t *testing.T) {
 	time.Sleep(while) // there is no event to wait for: nothing should happen
 	if n, m := len(serves), len(standsBy); n > most || m > most {
 		t.Errorf("in %v, %d looks of the daemon that serves and %d of the other, want at most %d", while, n, m, most)
+	}
+}
+
+// However often a daemon has looked in vain for the beacon of the table's owner, it notices
+// at once when the owner ends.
+func TestBeaconThatComesLate(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	woken := make(chan struct{}, 1)
+	wake := func() { woken <- struct{}{} }
+	var owner *beacon
+	var w *beaconWatch
+	if err := b.WSL.Do(func() (err error) {
+		if w, err = watchBeacon(1, wake); err == nil {
+			return errors.New("there is a beacon")
+		}
+		for range 30 { // with a pause that doubles, these would be minutes
+			if w.again(wake) == nil {
+				return errors.New("there is a beacon")
+			}
+		}
+		if owner, err = lightBeacon(); err != nil {
+			return err
+		}
+		return w.again(wake)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	began := time.Now()
+	owner.close()
+	labtest.Receive(t, "the end of the owner", woken)
+	if took := time.Since(began); took > lab.Scaled(5*time.Second) {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// The beacon is there before the table, so that other daemons find it when they hear of the
+// table.
+func TestBeaconComesBeforeTheTable(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	var events *nl.NetlinkSocket
+	if err := b.WSL.Do(func() (err error) {
+		events, err = nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer events.Close()
+	if err := events.SetReceiveTimeout(&unix.Timeval{Sec: int64(labtest.Patience() / time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	startDaemon(t, b.WSL, Policy{})
+	for {
+		messages, _, err := events.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE || !bytes.Contains(m.Data, append([]byte(nft.TableName), 0)) {
+				continue
+			}
+			if err := b.WSL.Do(func() error {
+				conn, err := net.Dial("unix", beaconName)
+				if err == nil {
+					err = conn.Close()
+				}
+				return err
+			}); err != nil {
+				t.Errorf("there is a table, and no beacon: %v", err)
+			}
+			return
+		}
 	}
 }

@@ -139,6 +139,11 @@ func (s *system) install(obs Observed, t nft.Table) error {
 	if obs.Ours && obs.Table.Table.Equal(t) {
 		return nil
 	}
+	if !obs.Ours {
+		// The beacon comes first: the table is the event at which other daemons look for it.
+		// pass corrects it if the table cannot be installed.
+		_ = s.show(true, 0) // show logs its own error
+	}
 	if err := s.lease.acquire(t, obs.Table); err != nil {
 		return err
 	}
