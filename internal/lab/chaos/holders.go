@@ -14,6 +14,7 @@ import (
 
 	"github.com/wslmirror/wslmirror/internal/lab"
 	"github.com/wslmirror/wslmirror/internal/lab/sandbox"
+	"github.com/wslmirror/wslmirror/internal/lab/tracker"
 )
 
 // A holder is a running "wslmirror hold", beside the daemon of its distribution.
@@ -178,13 +179,16 @@ func (w *world) wronglyHeld() (string, error) {
 	if err := w.bench.Tracker.Advance(time.Hour); err != nil {
 		return "", err
 	}
-	for _, k := range w.bench.Tracker.Ports() {
-		proto := map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[k.Proto]
-		if slices.ContainsFunc(w.cni.ports, func(p *port) bool { return p.number == k.Number }) {
-			knows = append(knows, fmt.Sprintf("Windows knows: %s . %d", proto, k.Number))
-		}
+	for _, p := range w.cni.those(w.windowsKnows) {
+		knows = append(knows, "Windows knows: "+p.element())
 	}
 	return difference(known, knows), nil
+}
+
+// windowsKnows reports whether WSL's tracker has told Windows that Linux has a port.
+func (w *world) windowsKnows(p *port) bool {
+	number := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[p.proto]
+	return w.bench.Tracker != nil && slices.Contains(w.bench.Tracker.Ports(), tracker.Port{Proto: number, Number: p.number})
 }
 
 // held are the ports of the sockets that holders have, and of those that are stored for

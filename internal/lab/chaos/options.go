@@ -53,6 +53,9 @@ func (w *world) fromContainers(c *container) []way {
 	}
 	for _, p := range w.contested() {
 		switch {
+		case p.to == nil && w.windowsKnows(p):
+			// WSL counts every socket with the port. Those of docker-proxy's last connections
+			// may wait for a minute (TIME_WAIT), and Windows sends the port to Linux so long.
 		case p.to == nil:
 			list = append(list, way{from, p.proto, at(lanAddr, p.number), windows, p})
 		case p.to.bridge.up:
