@@ -229,15 +229,24 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 		counted = t.counted()
 		t.conn.DelTable(t.table)
 		_ = within(t.sock, answerTimeout, t.conn.Flush) // the table also goes with the socket
-		_ = t.events.SetReadDeadline(time.Now().Add(lastWords))
+		_ = t.events.SetReadDeadline(time.Now())
 	})()
+	ended := false
 	for {
+		if ended && !t.pending() {
+			return max(counted, traced) - traced, nil
+		}
 		messages, err := t.events.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
 			continue // counted in missed
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return max(counted, traced) - traced, nil
+			// After a deadline nothing is read, even if there are messages.
+			if err := t.events.SetReadDeadline(time.Time{}); err != nil {
+				return 0, err
+			}
+			ended = true
+			continue
 		case err != nil:
 			return 0, fmt.Errorf("trace packets: %w", err)
 		}
@@ -257,8 +266,20 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 	}
 }
 
-// lastWords is how long Follow waits for messages that are under way when tracing ends.
-const lastWords = 50 * time.Millisecond
+// pending reports whether there is a message. It waits a moment for those that are under
+// way.
+func (t *Tracer) pending() bool {
+	raw, err := t.events.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = raw.Control(func(fd uintptr) {
+		const lastWords = 50 // ms
+		n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, lastWords)
+	})
+	return err == nil && n > 0
+}
 
 // counted returns how many packets the rules have met.
 func (t *Tracer) counted() (packets uint64) {

@@ -36,7 +36,7 @@ var daemonFaults = []fault{
 		}
 		return nil
 	}, damages},
-	{"kill -9 of one that is stopped", 2, func(w *world) bool { return w.acting() < len(w.daemons) }, func(w *world) error {
+	{"kill -9 of one that is stopped", 2, func(w *world) bool { return w.acting() < len(w.daemons) && len(w.holdersThat(true)) == 0 }, func(w *world) error {
 		for _, d := range w.daemons {
 			if d.stopped {
 				return w.end(d, unix.SIGKILL)
@@ -88,8 +88,11 @@ var daemonFaults = []fault{
 }
 
 // canEnd says that there is a daemon, and none that is stopped, among which the
-// one that serves could be.
-func (w *world) canEnd() bool { return len(w.daemons) > 0 && w.acting() == len(w.daemons) }
+// one that serves could be. Nor is a holder stopped: whether that ends with its daemon is
+// not for the model to say.
+func (w *world) canEnd() bool {
+	return len(w.daemons) > 0 && w.acting() == len(w.daemons) && len(w.holdersThat(true)) == 0
+}
 
 // role is the daemon that serves, or one that does not. Where nobody serves any
 // one is as good.
