@@ -231,9 +231,10 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 		_ = within(t.sock, answerTimeout, t.conn.Flush) // the table also goes with the socket
 		_ = t.events.SetReadDeadline(time.Now())
 	})()
-	ended := false
+	var ended time.Time
 	for {
-		if ended && !t.pending() {
+		// Other tools' events may never end.
+		if !ended.IsZero() && (time.Since(ended) > answerTimeout || !t.pending()) {
 			return max(counted, traced) - traced, nil
 		}
 		messages, err := t.events.Receive()
@@ -245,7 +246,7 @@ func (t *Tracer) Follow(ctx context.Context, each func(TraceEvent)) (missed uint
 			if err := t.events.SetReadDeadline(time.Time{}); err != nil {
 				return 0, err
 			}
-			ended = true
+			ended = time.Now()
 			continue
 		case err != nil:
 			return 0, fmt.Errorf("trace packets: %w", err)

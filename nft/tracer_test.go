@@ -1,12 +1,17 @@
 package nft
 
 import (
+	"context"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wslmirror/wslmirror/internal/lab"
+	"github.com/wslmirror/wslmirror/internal/lab/labtest"
 	"github.com/wslmirror/wslmirror/internal/nlconn"
+	"github.com/wslmirror/wslmirror/nft/ruleset"
 )
 
 // traceMessage is what the kernel sends about a packet that a rule drops.
@@ -34,6 +39,34 @@ func TestDecodeTrace(t *testing.T) {
 	policy := nlconn.AppendUint32BE([]byte{unix.NFPROTO_IPV4, 0, 0, 0}, unix.NFTA_TRACE_POLICY, 1)
 	if e, err = decodeTrace(policy); err != nil || e.Does.Drops() || !e.Does.Ends() || e.Handle != 0 || e.Head != nil {
 		t.Errorf("a policy: %+v, %v", e, err)
+	}
+}
+
+// What the kernel has reported before tracing ends is read, also where the machine is so
+// busy that this takes long.
+func TestTracerReadsWhatWaits(t *testing.T) {
+	b := labtest.New(t, lab.Options{})
+	const packets = 5
+	var tracer *Tracer
+	in(t, b.WSL, func() (err error) {
+		tracer, err = OpenTracer([]Traced{{Dst: ruleset.Localhost, Port: ruleset.Port{Proto: unix.IPPROTO_UDP, Number: 9000}}})
+		return err
+	})
+	defer tracer.Close()
+	for range packets {
+		_, _ = b.WSL.Ask("udp", "127.0.0.1:9000", time.Millisecond) // nobody answers
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := map[uint32]bool{}
+	missed, err := tracer.Follow(ctx, func(e TraceEvent) {
+		if len(seen) == 0 {
+			cancel()
+			time.Sleep(200 * time.Millisecond) // this program has to wait for a processor
+		}
+		seen[e.Packet] = true
+	})
+	if err != nil || missed != 0 || len(seen) < packets {
+		t.Errorf("%d packets were seen and %d missed, %v; want %d", len(seen), missed, err, packets)
 	}
 }
 
