@@ -230,10 +230,12 @@ func explain(err error) error {
 		return hinted{errors.New("bind() does not work: WSL's port tracker has ended"), "run 'wsl.exe --shutdown' and start WSL again"}
 	case errors.Is(err, nft.ErrPermission):
 		return hinted{err, "start the service (sudo systemctl start wslmirror), or run it with sudo"}
-	case errors.Is(err, nft.ErrNoNFTables):
-		return hinted{err, "run 'sudo modprobe nf_tables'; if that fails, update the kernel: 'wsl --update' in Windows; this one is Linux " + windows.KernelRelease()}
-	case errors.Is(err, nft.ErrNoOwner):
-		return hinted{err, "update the kernel: 'wsl --update' in Windows; this one is Linux " + windows.KernelRelease()}
+	case errors.Is(err, nft.ErrNoNFTables), errors.Is(err, nft.ErrNoOwner):
+		hint := "update the kernel: 'wsl --update' in Windows; this one is Linux " + windows.KernelRelease()
+		if errors.Is(err, nft.ErrNoNFTables) {
+			hint = "run 'sudo modprobe nf_tables'; if that fails, " + hint
+		}
+		return hinted{err, hint}
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -10,9 +11,29 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/wslmirror/wslmirror/internal/status"
+	"github.com/wslmirror/wslmirror/nft"
 	"github.com/wslmirror/wslmirror/systemd"
 )
+
+// Each reason why this kernel or this user is unsuitable has a hint that can help.
+func TestExplain(t *testing.T) {
+	for err, hint := range map[error]string{
+		nft.ErrNoNFTables: "run 'sudo modprobe nf_tables'; if that fails, update the kernel: 'wsl --update' in Windows",
+		nft.ErrNoOwner:    "update the kernel: 'wsl --update' in Windows",
+		nft.ErrPermission: "start the service (sudo systemctl start wslmirror), or run it with sudo",
+		unix.ENOSYS:       "run 'wsl.exe --shutdown' and start WSL again",
+		unix.EIO:          "",
+	} {
+		var h hinted
+		errors.As(explain(fmt.Errorf("check: %w", err)), &h)
+		if !strings.HasPrefix(h.hint, hint) || hint == "" && h.hint != "" {
+			t.Errorf("%v: hint %q, want %q", err, h.hint, hint)
+		}
+	}
+}
 
 // What a service that does not run comes to, in words and in advice.
 func TestTrouble(t *testing.T) {

@@ -25,6 +25,7 @@ func TestManagers(t *testing.T) {
 		"ufw's policy":         {Hop{Table: "ip filter", Chain: "INPUT", Hook: "input", In: "loopback0"}, own, false, "sudo ufw prepend allow in on loopback0 to 127.0.0.1"},
 		"ufw's rule":           {Hop{Table: "ip filter", Chain: "ufw-user-input", Handle: 7, Hook: "input", In: "loopback0"}, own, false, "sudo ufw prepend allow in on loopback0 to 127.0.0.1"},
 		"ufw's own rules":      {Hop{Table: "ip filter", Chain: "ufw-before-input", Handle: 7, Hook: "input", In: "loopback0"}, own, false, "# let /etc/ufw/before.rules accept it, and then: sudo ufw reload"},
+		"ufw's end":            {Hop{Table: "ip filter", Chain: "ufw-not-local", Handle: 7, Hook: "input", In: "loopback0"}, own, false, "# let /etc/ufw/before.rules accept it, and then: sudo ufw reload"},
 		"ufw, from the LAN":    {Hop{Table: "ip filter", Chain: "INPUT", Hook: "input", In: "eth0"}, other, false, "sudo ufw prepend allow in on eth0 proto tcp to 192.0.2.2 port 8080"},
 		"ufw, to Windows":      {Hop{Table: "ip filter", Chain: "OUTPUT", Hook: "output", Out: "loopback0"}, own, false, "sudo ufw prepend allow out on loopback0 to 127.0.0.1"},
 		"ufw, proxy":           {Hop{Table: "ip filter", Chain: "OUTPUT", Hook: "output", Out: "docker0"}, web, false, "sudo ufw prepend allow out on docker0"},
