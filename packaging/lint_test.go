@@ -86,7 +86,7 @@ func TestUnitOnOldSystemd(t *testing.T) {
 	}
 	known := strings.Fields(`Description Documentation ConditionVirtualization ConditionPathExists ConditionCapability
 		Wants After Before StartLimitIntervalSec Type Environment EnvironmentFile ExecStart ExecStopPost Restart RestartSec
-		RestartPreventExitStatus WatchdogSec TimeoutSec RuntimeDirectory RuntimeDirectoryMode UMask DynamicUser
+		RestartPreventExitStatus WatchdogSec TimeoutStartSec TimeoutStopSec RuntimeDirectory RuntimeDirectoryMode UMask DynamicUser
 		AmbientCapabilities CapabilityBoundingSet NoNewPrivileges LockPersonality KeyringMode RestrictAddressFamilies
 		IPAddressDeny ProtectSystem ProtectHome PrivateTmp PrivateDevices DevicePolicy PrivateMounts InaccessiblePaths
 		RemoveIPC ProtectKernelTunables ProtectKernelModules ProtectControlGroups RestrictNamespaces RestrictRealtime

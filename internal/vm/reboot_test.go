@@ -20,12 +20,6 @@ import (
 // rebootScripts are what runs in a distribution that has booted by itself.
 var rebootScripts = map[string]string{
 	"install": `set -e
-# Emulated, the kernel takes longer to load these one by one than the service may take to
-# start.
-printf '%s\n' nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_reject_ipv4 nf_conntrack_netlink veth >/etc/modules-load.d/slow.conf
-mkdir -p /etc/systemd/system/wslmirror.service.d
-printf '[Service]\nTimeoutStartSec=5min\n' >/etc/systemd/system/wslmirror.service.d/slow.conf
-systemctl restart systemd-modules-load
 dpkg --install /run/vm/wslmirror.deb
 systemctl enable --now wslmirror || { journalctl -b -u wslmirror; exit 1; }
 mkdir -p /var/log/journal # so that the second boot sees the journal of the first
